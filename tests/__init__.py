@@ -1,0 +1,1 @@
+"""The tests of onegov_ormcache: folders and files mirror the package."""

@@ -1,0 +1,67 @@
+"""Applications under test: made anew for each test, closed at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+from onegov_ormcache import OrmCacheApp
+from onegov_ormcache.scope import RequestScope
+
+from .backends import Backend
+from .models import Base
+
+AppT = TypeVar('AppT', bound=OrmCacheApp)
+
+
+class Applications:
+    """Makes root apps on a back end; the fixture `applications` gives one."""
+
+    def __init__(self, backend: Backend, stack: ExitStack) -> None:
+        self.backend = backend
+        self._stack = stack
+
+    def configure(self, app_class: type[AppT], **settings: Any) -> type[AppT]:
+        """A subclass with the back end's settings, and these."""
+        names = {'__module__': app_class.__module__, '__qualname__': app_class.__qualname__}
+        configured: Any = type(app_class)(app_class.__name__, (app_class,), names)  # type: ignore[misc]
+        chosen = {'base': Base, **self.backend.settings, **settings}
+        configured.setting_section(section='orm_cache')(lambda: chosen)
+        made: type[AppT] = configured
+        return made
+
+    def start(self, app_class: type[AppT], **settings: Any) -> AppT:
+        """A root app of the class, configured and set up."""
+        return self.again(self.configure(app_class, **settings))
+
+    def again(self, app_class: type[AppT]) -> AppT:
+        """A root app of a class that is configured: on servers, as good as a process."""
+        app = app_class()
+        app.setup_orm_cache()
+        self._stack.callback(app.close_orm_cache)
+        return app
+
+    def elsewhere(self, app: AppT) -> AppT:
+        """Another process's app where there can be one; else the same."""
+        return app if self.backend.name == 'embedded' else self.again(type(app))
+
+
+@contextmanager
+def committed(app: OrmCacheApp, schema: str) -> Iterator[RequestScope]:
+    """A scope of its own that commits at the end of the block."""
+    with app.request_scope(schema) as scope:
+        yield scope
+        scope.session().commit()
+
+
+def change(app: OrmCacheApp, schema: str, *objects: object) -> None:
+    """Add the objects in a transaction of their own."""
+    with committed(app, schema) as scope:
+        scope.session().add_all(objects)
+
+
+def value(app: OrmCacheApp, schema: str, read: Callable[[Any], Any]) -> Any:
+    """What a request of its own reads."""
+    with app.request_scope(schema):
+        return read(app)

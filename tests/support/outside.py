@@ -1,0 +1,76 @@
+"""Other programs on the database, and an ear for what its triggers tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+
+from onegov_ormcache.database import triggers
+
+
+def libpq_url(dsn: str) -> str:
+    """A SQLAlchemy URL as libpq wants it."""
+    return make_url(dsn).set(drivername='postgresql').render_as_string(hide_password=False)
+
+
+@contextmanager
+def outside(dsn: str, schema: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection of another program, on the tenant's schema; each statement commits."""
+    with closing(psycopg.connect(libpq_url(dsn), autocommit=True)) as connection:
+        connection.execute(f'SET search_path = "{schema}"')
+        yield connection
+
+
+def install(dsn: str, schema: str, tables: Collection[str] | None = None) -> list[str]:
+    """Install the triggers of a tenant, in a transaction of their own."""
+    with create_engine(dsn, poolclass=NullPool).begin() as connection:
+        return triggers.install(connection, schema, tables)
+
+
+class Ear:
+    """Hears the notifications of one schema, and of what it is told besides."""
+
+    def __init__(self, dsn: str, schema: str) -> None:
+        self._schema = schema
+        self._listener = psycopg.connect(libpq_url(dsn), autocommit=True)
+        self._marker = psycopg.connect(libpq_url(dsn), autocommit=True)
+        self._listener.execute('LISTEN orm_cache')
+
+    def heard(self) -> list[str]:
+        """What was notified since the last call, by transactions that have ended."""
+        marker = f'marker-{uuid4().hex}'
+        self._marker.execute("SELECT pg_notify('orm_cache', %s)", [marker])
+        heard: list[str] = []
+        for notify in self._listener.notifies(timeout=20):
+            if notify.payload == marker:
+                return heard
+            if notify.payload.startswith(f'{self._schema}:'):
+                heard.append(notify.payload.partition(':')[2])
+        raise TimeoutError('The marker was not heard')
+
+    def close(self) -> None:
+        """Close both connections."""
+        self._listener.close()
+        self._marker.close()
+
+
+def until(condition: Callable[[], object], seconds: float) -> float:
+    """Wait until a condition holds.
+
+    :return: the seconds that it took.
+    :raises TimeoutError: if it does not hold in time.
+    """
+    begin = time.perf_counter()
+    while not condition():
+        if time.perf_counter() - begin > seconds:
+            raise TimeoutError(f'not within {seconds} s')
+        time.sleep(0.002)
+    return time.perf_counter() - begin
