@@ -1,0 +1,1 @@
+"""Engines, sessions and transactions, and what statements touch; no caching here."""

@@ -1,0 +1,186 @@
+"""What the package asks of SQLite, the embedded default: a database file per schema."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from ..errors import DatabaseUnreachable
+from .transactions import INTERNAL, Written
+
+SUFFIX = '.sqlite'
+
+#: Errors at COMMIT after which SQLite says that the transaction is still open.
+REFUSALS = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CONSTRAINT}
+
+
+class SQLiteView(NamedTuple):
+    """In WAL mode a transaction keeps the view of its first statement."""
+
+    lasts: bool = True
+    serializable: bool = False
+    replica: bool = False
+    triggers: bool = False
+
+
+class SQLite:
+    """A tenant is a file in one folder, with an engine of its own.
+
+    :param url: ``sqlite:///FOLDER``
+    :param options: keyword arguments of ``sqlalchemy.create_engine``.
+    """
+
+    has_transaction_ids = False
+
+    def __init__(self, url: URL, options: dict[str, Any]) -> None:
+        if not url.database or url.database == ':memory:' or url.query:
+            raise DatabaseUnreachable(
+                f'dsn {url.render_as_string()!r}: name a folder, as in sqlite:///tenants; '
+                'it keeps a database file per schema'
+            )
+        self.folder = Path(url.database)
+        self._drivername = url.drivername
+        self._options = options
+        self._lock = Lock()
+        self._engines: dict[str, Engine] = {}
+        self._watchers: list[Callable[[Engine], None]] = []
+        self._claim: FileLock | None = None
+
+    def engine(self, schema: str) -> Engine:
+        with self._lock:
+            engine = self._engines.get(schema)
+            if engine is None:
+                engine = self._engines[schema] = self._make(schema)
+            return engine
+
+    def engines(self) -> list[Engine]:
+        with self._lock:
+            return list(self._engines.values())
+
+    def on_engine(self, watch: Callable[[Engine], None]) -> None:
+        """Call ``watch`` with each engine, now and when one is made."""
+        with self._lock:
+            self._watchers.append(watch)
+            for engine in self._engines.values():
+                watch(engine)
+
+    def check(self) -> None:
+        """Find out whether the folder can be used, and make it.
+
+        :raises DatabaseUnreachable: if not.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseUnreachable(f'The folder {str(self.folder)!r}: {error}') from error
+        if not os.access(self.folder, os.W_OK):
+            raise DatabaseUnreachable(f'The folder {str(self.folder)!r} can not be written to')
+
+    # the part that transactions need
+
+    def autocommits(self, connection: Connection) -> bool:
+        level = connection.get_execution_options().get('isolation_level')
+        return str(level).upper() == 'AUTOCOMMIT'
+
+    def in_transaction(self, dbapi_connection: Any) -> bool:
+        return bool(dbapi_connection.in_transaction)
+
+    def begin(self, connection: Connection, schema: str) -> SQLiteView:
+        # sqlite3 would begin only before the first change, so that a savepoint could
+        # commit on its own; and reading the file's version takes the view
+        connection.exec_driver_sql('BEGIN', execution_options=INTERNAL)
+        connection.exec_driver_sql('SELECT 1 FROM sqlite_master', execution_options=INTERNAL)
+        return SQLiteView()
+
+    def written(self, connection: Connection) -> Written:
+        return Written('', {})
+
+    def has_changes(self, connection: Connection) -> bool:
+        """There are no triggers of the package on SQLite."""
+        return False
+
+    def refused(self, error: BaseException) -> bool:
+        code = getattr(error, 'sqlite_errorcode', None)
+        return code is not None and code & 0xFF in REFUSALS
+
+    def oracle(self, connection: Connection) -> None:
+        """SQLite has no transaction ids to ask for."""
+        return
+
+    # schemas
+
+    def list_schemas(self) -> list[str]:
+        return sorted(path.stem for path in self.folder.glob(f'*{SUFFIX}'))
+
+    def has_schema(self, schema: str) -> bool:
+        return self._file(schema).exists()
+
+    def create_schema(self, schema: str, metadatas: Sequence[MetaData]) -> bool:
+        """Create the file and its tables, as far as they are missing.
+
+        :return: True if the schema is new.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f'{schema}.lock'):
+            is_new = not self.has_schema(schema)
+            with self.engine(schema).connect().execution_options(**INTERNAL) as connection:
+                self.begin(connection, schema)
+                for metadata in metadatas:
+                    metadata.create_all(connection)
+                connection.commit()
+            return is_new
+
+    # the embedded tag store
+
+    def claim(self) -> bool:
+        """Take the folder for this process alone, until :meth:`dispose`; False if it is taken."""
+        lock = FileLock(self.folder / '.claim')
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        self._claim = lock
+        return True
+
+    def dispose(self, close: bool = True) -> None:
+        """Close all connections; ``close=False`` in a forked child: they are its parent's."""
+        if self._claim is not None and close:
+            self._claim.release()
+        self._claim = None
+        with self._lock:
+            for engine in self._engines.values():
+                engine.dispose(close=close)
+            self._engines.clear()
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Whether a new attempt of the transaction may resolve the error."""
+        if not isinstance(error, DBAPIError):
+            return False
+        code = getattr(error.orig, 'sqlite_errorcode', None)
+        return code is not None and code & 0xFF == sqlite3.SQLITE_BUSY
+
+    def _make(self, schema: str) -> Engine:
+        url = URL.create(self._drivername, database=str(self._file(schema)))
+        engine = create_engine(url, **self._options)
+        event.listen(engine, 'connect', _on_connect)
+        for watch in self._watchers:
+            watch(engine)
+        return engine
+
+    def _file(self, schema: str) -> Path:
+        return self.folder / f'{schema}{SUFFIX}'
+
+
+def _on_connect(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # transactions begin where Watch says so
+    connection.execute('PRAGMA journal_mode=WAL')
+    connection.execute('PRAGMA foreign_keys=ON')

@@ -1,0 +1,191 @@
+"""A scope that does nothing but write down what it hears, and tables to work on.
+
+Nothing of a cache is in here: the database layer is tested without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, ForeignKey
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from onegov_ormcache.database.session_manager import SessionManager
+from onegov_ormcache.database.statements import Statement
+from onegov_ormcache.database.transactions import View, Watch, current_scope
+
+
+class Base(DeclarativeBase):
+    """The tables of these tests."""
+
+
+class Item(Base):
+    """Anything with a name of its own."""
+
+    __tablename__ = 'items'
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+class Part(Base):
+    """Refers to an item; that there is one is looked at by COMMIT."""
+
+    __tablename__ = 'parts'
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    item_id: Mapped[int] = mapped_column(
+        ForeignKey('items.id', deferrable=True, initially='DEFERRED')
+    )
+
+
+class FakeListener:
+    """Writes down what it hears of one transaction."""
+
+    def __init__(self, scope: FakeScope) -> None:
+        self._scope = scope
+        self.calls: list[str] = []
+        self.statements: list[Statement] = []
+        self.transaction_ids: list[str | None] = []
+        self.view: View | None = None
+
+    def _hear(self, call: str) -> None:
+        self.calls.append(call)
+        if hook := self._scope.hooks.get(call):
+            hook()
+
+    def begun(self, connection: Connection, view: View) -> None:
+        self.view = view
+        self._scope.connections.append(connection)
+        self._hear('begun')
+
+    def executing(self, statement: Statement) -> None:
+        self.statements.append(statement)
+        self._hear('executing')
+
+    def savepoint_lost(self) -> None:
+        self._hear('savepoint_lost')
+
+    def committing(self, transaction_id: Callable[[], str | None]) -> None:
+        self.transaction_ids.append(transaction_id())
+        self._hear('committing')
+
+    def committed(self) -> None:
+        self._hear('committed')
+
+    def rolled_back(self) -> None:
+        self._hear('rolled_back')
+
+    def lost(self) -> None:
+        self._hear('lost')
+
+
+class FakeScope:
+    """A scope with a session, as the session manager wants one.
+
+    `hooks` are called when a listener of this scope hears of something; what they
+    raise goes through it.
+    """
+
+    def __init__(self, manager: SessionManager, schema: str) -> None:
+        self.session_manager = manager
+        self.schema = schema
+        self.outer: Any = None
+        self.flushed_tables: set[str] | None = None
+        self.hooks: dict[str, Callable[[], object]] = {}
+        self.listeners: list[FakeListener] = []
+        self.connections: list[Connection] = []
+        self.unjudged_tables: list[set[str]] = []
+        self.ends = 0
+        self._session: Session | None = None
+
+    @property
+    def heard(self) -> list[list[str]]:
+        """What each transaction's listener heard, without the statements."""
+        return [[c for c in one.calls if c != 'executing'] for one in self.listeners]
+
+    @property
+    def has_session(self) -> bool:
+        return self._session is not None
+
+    def session(self) -> Session:
+        if self._session is None:
+            self._session = self.session_manager.create_session(self)
+        return self._session
+
+    def transaction(self) -> FakeListener:
+        listener = FakeListener(self)
+        self.listeners.append(listener)
+        return listener
+
+    def unjudged(self, tables: Collection[str]) -> None:
+        self.unjudged_tables.append(set(tables))
+
+    def session_emptied(self) -> None:
+        """The session has dropped all objects."""
+
+    def session_ended(self) -> None:
+        self.ends += 1
+
+
+@contextmanager
+def open_scope(manager: SessionManager, schema: str) -> Iterator[FakeScope]:
+    """Make a scope of this tenant the current one of the block, and close its session."""
+    scope = FakeScope(manager, schema)
+    scope.outer = current_scope.get()
+    token = current_scope.set(scope)
+    try:
+        yield scope
+    finally:
+        current_scope.reset(token)
+        if scope.has_session:
+            scope.session().close()
+
+
+def names(manager: SessionManager, schema: str) -> set[str]:
+    """The names of the tenant's items, as a new transaction sees them."""
+    with open_scope(manager, schema) as scope:
+        return {name for (name,) in scope.session().query(Item.name)}
+
+
+def watch_of(engine: Engine) -> Watch:
+    """Who watches the engine."""
+    watch: Watch = engine.dialect.do_commit.__self__  # type: ignore[attr-defined]
+    return watch
+
+
+# what other processes do
+
+
+def create_tenant(dsn: str, schema: str, meeting: Any, results: Any) -> None:
+    """Create the tenant as soon as all others are ready to, and use it."""
+    manager = SessionManager(dsn, Base)
+    try:
+        meeting.wait()
+        is_new = manager.ensure_schema_exists(schema)
+        with open_scope(manager, schema) as scope:
+            scope.session().query(Item).all()
+        results.put(is_new)
+    except BaseException as error:
+        results.put(repr(error))
+    finally:
+        manager.dispose()
+
+
+def claim_database(dsn: str, results: Any) -> None:
+    """Try to take the database for this process."""
+    manager = SessionManager(dsn, Base)
+    try:
+        results.put(manager.database.claim())
+    finally:
+        manager.dispose()
+
+
+def files(folder: Path) -> set[str]:
+    """The names of all files in the folder and above it, one level."""
+    return {path.name for path in folder.parent.iterdir()} | {
+        path.name for path in folder.glob('**/*')
+    }
