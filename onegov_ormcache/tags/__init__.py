@@ -1,0 +1,1 @@
+"""The tag store: birth, epoch, versions and doubts of each tenant."""

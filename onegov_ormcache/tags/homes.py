@@ -1,0 +1,151 @@
+"""Tags of tables that tenants share live with the schema of those tables: their home.
+
+A transaction then has a snapshot of its tenant and one of each home; a change of a
+shared table, by whichever tenant, is put in doubt and published at its home.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from threading import Lock
+
+from cachetools import LRUCache
+
+from ..errors import OrmCacheError
+from .snapshot import TABLE_TAG, Snapshot, Stamp, TagStore
+
+
+class HomeTagStore:
+    """A tag store over another one, for applications whose tenants share tables.
+
+    See :class:`~onegov_ormcache.tags.snapshot.TagStore`. A call may take a round trip
+    for the tenant and one for each home that it concerns.
+
+    :param tables: the names of the shared tables, each with its schema.
+    """
+
+    def __init__(self, store: TagStore, tables: Iterable[str]) -> None:
+        self.store = store
+        self.single_process = store.single_process
+        self._home_of = {TABLE_TAG + table: table.rpartition('.')[0] for table in tables}
+        #: The schemas of the shared tables.
+        self.homes = sorted(set(self._home_of.values()))
+        self._doubted: dict[str, list[str]] = {}
+        self._lock = Lock()
+        self._merged: LRUCache[str, Snapshot] = LRUCache(10_000)
+
+    def check(self) -> None:
+        self.store.check()
+
+    def snapshot(self, schema: str) -> Snapshot:
+        parts = tuple((part, self.store.snapshot(part)) for part in (schema, *self.homes))
+        with self._lock:
+            merged = self._merged.get(schema)
+            if merged is None or any(
+                new is not old for (_, new), (_, old) in zip(parts, merged.parts, strict=True)
+            ):
+                merged = self._merged[schema] = self._merge(parts)
+        return merged
+
+    def doubt(
+        self,
+        schema: str,
+        writer: str,
+        tags: Collection[str],
+        known: Collection[str],
+        transaction_id: str,
+        read: Stamp,
+    ) -> frozenset[str]:
+        changed, stamps = self._by_home(schema, tags), self._stamps(schema, read)
+        places = sorted(changed.keys() | stamps.keys())
+        with self._lock:
+            self._doubted[writer] = places
+        doubted: set[str] = set()
+        try:
+            for place in places:
+                doubted |= self.store.doubt(
+                    place, writer, changed.get(place, ()), known, transaction_id, {}
+                )
+            # what was read is looked at when all doubts are there: of two writers that
+            # each read what the other changes at another place, one finds the other's
+            for place in stamps:
+                self.store.doubt(
+                    place, writer, changed.get(place, ()), known, transaction_id, stamps[place]
+                )
+        except OrmCacheError:
+            self.end_doubt(schema, writer)
+            raise
+        return frozenset(doubted)
+
+    def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
+        changed = self._by_home(schema, tags)
+        for place in self._pop(writer, changed):
+            self.store.publish(place, writer, changed.get(place, ()))
+
+    def end_doubt(self, schema: str, writer: str) -> None:
+        for place in self._pop(writer, (schema,)):
+            self.store.end_doubt(place, writer)
+
+    def settle(self, schema: str, writer: str, lease: float | None) -> None:
+        self.store.settle(schema, writer, lease)
+
+    def quarantine(self, schema: str, birth: str, waiting: Collection[str]) -> None:
+        self.store.quarantine(schema, birth, waiting)
+
+    def register(self, schema: str, tags: Collection[str]) -> None:
+        self.store.register(schema, tags)
+
+    def renew(self, schema: str) -> None:
+        self.store.renew(schema)
+
+    def own_part(self, schema: str, stamp: Stamp) -> Stamp | None:
+        """What of a stamp must be looked at when its value is stored with the tenant.
+
+        The rest is looked at now: should it change before the value is stored, the value's
+        stamp holds for nobody.
+
+        :return: None if the rest does not hold.
+        """
+        stamps = self._stamps(schema, stamp)
+        own = stamps.pop(schema, {})
+        for home, part in stamps.items():
+            present = self.store.snapshot(home)
+            if (
+                present.quarantine is not None
+                or not present.agrees(part)
+                or not present.in_doubt.isdisjoint(part)
+            ):
+                return None
+        return own
+
+    def _merge(self, parts: tuple[tuple[str, Snapshot], ...]) -> Snapshot:
+        (_, own), *_ = parts
+        by_name = dict(parts)
+        versions = dict(own.versions)
+        for tag, home in self._home_of.items():
+            versions[tag] = by_name[home].version(tag)
+        quarantines = [part.quarantine for _, part in parts if part.quarantine is not None]
+        doubts = {writer: doubt for _, part in parts for writer, doubt in part.doubts.items()}
+        return Snapshot(
+            birth=own.birth,
+            epoch=own.epoch,
+            versions=versions,
+            doubts=doubts,
+            quarantine=quarantines[0] if quarantines else None,
+            in_doubt=frozenset().union(*(part.in_doubt for _, part in parts)),
+            parts=parts,
+        )
+
+    def _by_home(self, schema: str, tags: Iterable[str]) -> dict[str, list[str]]:
+        places: dict[str, list[str]] = {}
+        for tag in tags:
+            places.setdefault(self._home_of.get(tag, schema), []).append(tag)
+        return places
+
+    def _stamps(self, schema: str, stamp: Stamp) -> dict[str, dict[str, str]]:
+        places = self._by_home(schema, stamp)
+        return {place: {tag: stamp[tag] for tag in tags} for place, tags in places.items()}
+
+    def _pop(self, writer: str, otherwise: Iterable[str]) -> list[str]:
+        with self._lock:
+            return self._doubted.pop(writer, None) or list(otherwise)

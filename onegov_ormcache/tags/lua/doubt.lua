@@ -1,0 +1,34 @@
+-- Directly before COMMIT: puts the tags of a writer in doubt.
+--
+-- KEYS[1], ARGV[1], ARGV[2]  see common.lua
+-- ARGV[3]  the writer's id
+-- ARGV[4]  its transaction id, or ''
+-- ARGV[5]  JSON: tags (list), known (list: property tags that the writer judges
+--          itself), read (object: tag to version, what must still hold)
+-- Reply:   {0, tag} if that tag of `read` does not hold, and nothing is changed;
+--          else {1, tag, ...}: the tags in doubt.
+-- Atomic, so that of two writers that read what the other changes, the second to
+-- come finds the first one's doubt.
+local change = cjson.decode(ARGV[5])
+local conflict = broken(change.read, ARGV[3])
+if conflict then
+    return {0, conflict}
+end
+local known = {}
+for _, tag in ipairs(change.known) do
+    known[tag] = true
+end
+for _, tag in ipairs(change.tags) do
+    known[tag] = true
+end
+for _, tag in ipairs(names('v:')) do
+    if string.sub(tag, 1, 9) == 'property:' and not known[tag] then
+        table.insert(change.tags, tag)
+    end
+end
+local doubt = {tags = change.tags, xid = ARGV[4], at = now()}
+redis.call('HSET', key, 'd:' .. ARGV[3], cjson.encode(doubt))
+renew_epoch()
+-- unpack would fail for some thousand tags
+table.insert(change.tags, 1, 1)
+return change.tags

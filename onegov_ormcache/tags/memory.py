@@ -1,0 +1,153 @@
+"""The tag store of the embedded default: a dictionary in this process.
+
+It is lost only together with its writers, so it needs no quarantine; it is
+refused to a second process by those who own the database.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from threading import Lock
+
+from ..errors import SnapshotConflict
+from .snapshot import PROPERTY_TAG, Doubt, Snapshot, Stamp, new_token
+
+
+@dataclass(slots=True)
+class Tenant:
+    """One tenant's state, from its first use to the process's end."""
+
+    birth: str
+    epoch: str
+    versions: dict[str, str] = field(default_factory=dict)
+    doubts: dict[str, Doubt] = field(default_factory=dict)
+    since: dict[str, float] = field(default_factory=dict)
+    #: The snapshot of this epoch, once somebody has asked for it.
+    snapshot: Snapshot | None = None
+
+    def version(self, tag: str) -> str:
+        return self.versions.get(tag, self.birth)
+
+    def holds(self, stamp: Stamp, but: str = '') -> str | None:
+        """The first tag of which the version differs or another writer is in doubt."""
+        for tag, version in stamp.items():
+            if self.version(tag) != version:
+                return tag
+            if any(tag in doubt.tags for writer, doubt in self.doubts.items() if writer != but):
+                return tag
+        return None
+
+    def renew(self) -> None:
+        self.epoch = new_token()
+        self.snapshot = None
+
+
+class MemoryTagStore:
+    """See :class:`~onegov_ormcache.tags.snapshot.TagStore`."""
+
+    single_process = True
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._tenants: dict[str, Tenant] = {}
+
+    def check(self) -> None:
+        pass
+
+    def snapshot(self, schema: str) -> Snapshot:
+        with self._lock:
+            tenant = self._tenant(schema)
+            if tenant.snapshot is None:
+                tenant.snapshot = Snapshot.of(
+                    tenant.birth, tenant.epoch, dict(tenant.versions), dict(tenant.doubts), None
+                )
+            return tenant.snapshot
+
+    def doubt(
+        self,
+        schema: str,
+        writer: str,
+        tags: Collection[str],
+        known: Collection[str],
+        transaction_id: str,
+        read: Stamp,
+    ) -> frozenset[str]:
+        with self._lock:
+            tenant = self._tenant(schema)
+            if tag := tenant.holds(read, but=writer):
+                raise SnapshotConflict(f'{schema}: {tag} has changed since it was read')
+            strangers = {tag for tag in tenant.versions if tag.startswith(PROPERTY_TAG)}
+            tags = frozenset(tags) | strangers.difference(known)
+            tenant.doubts[writer] = Doubt(tags, transaction_id)
+            tenant.since[writer] = time.monotonic()
+            tenant.renew()
+            return tags
+
+    def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
+        with self._lock:
+            tenant = self._tenant(schema)
+            doubt = tenant.doubts.get(writer)
+            changed = {*tags, *(doubt.tags if doubt else ())}
+            tenant.versions.update(dict.fromkeys(changed, new_token()))
+            self._end(tenant, writer)
+
+    def end_doubt(self, schema: str, writer: str) -> None:
+        with self._lock:
+            self._end(self._tenant(schema), writer)
+
+    def settle(self, schema: str, writer: str, lease: float | None) -> None:
+        with self._lock:
+            tenant = self._tenant(schema)
+            doubt = tenant.doubts.get(writer)
+            if doubt is None:
+                return
+            if lease is not None and time.monotonic() - tenant.since[writer] < lease:
+                return
+            tenant.versions.update(dict.fromkeys(doubt.tags, new_token()))
+            self._end(tenant, writer)
+
+    def quarantine(self, schema: str, birth: str, waiting: Collection[str]) -> None:
+        pass
+
+    def register(self, schema: str, tags: Collection[str]) -> None:
+        with self._lock:
+            tenant = self._tenant(schema)
+            added = frozenset(tags) - tenant.versions.keys()
+            if added:
+                tenant.versions.update(dict.fromkeys(added, new_token()))
+                for writer, doubt in tenant.doubts.items():
+                    tenant.doubts[writer] = Doubt(doubt.tags | added, doubt.transaction_id)
+                tenant.renew()
+
+    def renew(self, schema: str) -> None:
+        with self._lock:
+            # doubts stay: who is about to commit still is
+            tenant = self._tenant(schema)
+            tenant.birth = new_token()
+            tenant.versions = dict.fromkeys(tenant.versions, tenant.birth)
+            tenant.renew()
+
+    def fill(self, schema: str, stamp: Stamp, store: Callable[[], None]) -> bool:
+        """Call ``store`` if the stamp holds, so that no change comes in between."""
+        with self._lock:
+            tenant = self._tenant(schema)
+            if tenant.holds(stamp):
+                return False
+            if any(t.startswith(PROPERTY_TAG) and t not in tenant.versions for t in stamp):
+                return False  # writers that do not know the property must have seen its tag
+            store()
+            return True
+
+    def _tenant(self, schema: str) -> Tenant:
+        tenant = self._tenants.get(schema)
+        if tenant is None:
+            token = new_token()
+            tenant = self._tenants[schema] = Tenant(token, token)
+        return tenant
+
+    def _end(self, tenant: Tenant, writer: str) -> None:
+        tenant.doubts.pop(writer, None)
+        tenant.since.pop(writer, None)
+        tenant.renew()

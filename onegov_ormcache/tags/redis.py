@@ -1,0 +1,188 @@
+"""The tag store on Redis: a hash per tenant, changed by Lua scripts alone.
+
+The scripts lie beside this module, in ``lua/``; each says what it takes, what
+it gives and why it must be atomic.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from functools import cache
+from importlib.resources import files
+from threading import Lock
+from typing import Any, TypeVar
+
+import redis
+from cachetools import LRUCache
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ..errors import SnapshotConflict, StoreUnreachable
+from .snapshot import Doubt, Snapshot, Stamp, new_token
+
+T = TypeVar('T')
+
+#: Tenants of which a process remembers the last snapshot.
+REMEMBERED_TENANTS = 10_000
+
+
+def connect(url: str, timeout: float) -> redis.Redis:
+    """A client that waits no longer than ``timeout`` seconds, and tries nothing twice.
+
+    Who tries again must do so with a new token: a script that runs a second time later,
+    with the old one, would bring an old version back.
+
+    :raises StoreUnreachable: if the URL is of no kind that redis-py knows.
+    """
+    try:
+        return redis.Redis.from_url(
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise StoreUnreachable(f'redis_url {_without_password(url)!r}: {error}') from error
+
+
+def ask(question: Callable[[], T]) -> T:
+    """The answer of Redis, asked a second time if the connection was lost.
+
+    :raises StoreUnreachable: for any failure.
+    """
+    try:
+        try:
+            return question()
+        except redis.ConnectionError:
+            return question()
+    except redis.RedisError as error:
+        raise StoreUnreachable(
+            f'Redis (setting redis_url): {error}; is the server up, and may we talk to it?'
+        ) from error
+
+
+@cache
+def script(name: str) -> str:
+    """The text of a script, with what is common to all before it."""
+    folder = files(__package__) / 'lua'
+    return (folder / 'common.lua').read_text() + (folder / f'{name}.lua').read_text()
+
+
+def hash_tag(namespace: str, schema: str) -> str:
+    """What all keys of a tenant begin with: on a Redis Cluster they lie on one node."""
+    return f'{{{namespace}:{schema}}}'
+
+
+class RedisTagStore:
+    """See :class:`~onegov_ormcache.tags.snapshot.TagStore`.
+
+    :param client: made by :func:`connect`.
+    :param namespace: separates applications that share a Redis.
+    :param quarantined: whether fills wait, after a birth, for the database's
+        writers in progress to end; the owner of the database then says when.
+    """
+
+    single_process = False
+
+    def __init__(self, client: redis.Redis, namespace: str, quarantined: bool) -> None:
+        self.client = client
+        self._namespace = namespace
+        self._quarantined = '1' if quarantined else '0'
+        self._scripts = {
+            name: client.register_script(script(name))
+            for name in (
+                'snapshot', 'doubt', 'publish', 'end_doubt',
+                'settle', 'quarantine', 'renew', 'register', 'fill',
+            )
+        }  # fmt: skip
+        self._lock = Lock()
+        self._last: LRUCache[str, Snapshot] = LRUCache(REMEMBERED_TENANTS)
+
+    def check(self) -> None:
+        ask(self.client.ping)
+
+    def snapshot(self, schema: str) -> Snapshot:
+        with self._lock:
+            last = self._last.get(schema)
+        reply = self._run('snapshot', schema, last.epoch if last else '')
+        if reply is None:
+            assert last is not None
+            return last
+        snapshot = _parse(reply)
+        with self._lock:
+            self._last[schema] = snapshot
+        return snapshot
+
+    def doubt(
+        self,
+        schema: str,
+        writer: str,
+        tags: Collection[str],
+        known: Collection[str],
+        transaction_id: str,
+        read: Stamp,
+    ) -> frozenset[str]:
+        change = json.dumps({'tags': list(tags), 'known': list(known), 'read': dict(read)})
+        done, *named = self._run('doubt', schema, writer, transaction_id, change)
+        if not done:
+            raise SnapshotConflict(f'{schema}: {named[0].decode()} has changed since it was read')
+        return frozenset(tag.decode() for tag in named)
+
+    def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
+        self._run('publish', schema, writer, json.dumps(list(tags)))
+
+    def end_doubt(self, schema: str, writer: str) -> None:
+        self._run('end_doubt', schema, writer)
+
+    def settle(self, schema: str, writer: str, lease: float | None) -> None:
+        self._run('settle', schema, writer, '' if lease is None else str(lease))
+
+    def quarantine(self, schema: str, birth: str, waiting: Collection[str]) -> None:
+        self._run('quarantine', schema, birth, ','.join(waiting))
+
+    def register(self, schema: str, tags: Collection[str]) -> None:
+        self._run('register', schema, json.dumps(list(tags)))
+
+    def renew(self, schema: str) -> None:
+        self._run('renew', schema)
+
+    def fill(self, schema: str, stamp: Stamp, key: str, value: bytes, ttl: float | None) -> bool:
+        """Store a value under ``key``, if its stamp holds.
+
+        :param key: a full key of Redis, which begins with the tenant's hash tag.
+        :param ttl: seconds that it may live; None: for ever.
+        """
+        milliseconds = '' if ttl is None else str(max(1, int(ttl * 1000)))
+        arguments = (json.dumps(dict(stamp)), value, milliseconds)
+        return bool(self._run('fill', schema, *arguments, more_keys=(key,)))
+
+    def _run(
+        self, name: str, schema: str, *arguments: str | bytes, more_keys: tuple[str, ...] = ()
+    ) -> Any:
+        keys = (hash_tag(self._namespace, schema) + ':tags', *more_keys)
+        run = self._scripts[name]
+        # each attempt has a token of its own, see connect()
+        return ask(lambda: run(keys, (new_token(), self._quarantined, *arguments)))
+
+
+def _parse(reply: list[bytes]) -> Snapshot:
+    """The snapshot that a flat list of a tenant's fields and values tells."""
+    versions: dict[str, str] = {}
+    doubts: dict[str, Doubt] = {}
+    fields: dict[str, str] = {}
+    for name, value in zip(*[map(bytes.decode, reply)] * 2, strict=True):
+        if name.startswith('v:'):
+            versions[name[2:]] = value
+        elif name.startswith('d:'):
+            doubt = json.loads(value)
+            doubts[name[2:]] = Doubt(frozenset(doubt['tags']), doubt['xid'])
+        else:
+            fields[name] = value
+    quarantine = fields.get('quarantine')
+    waiting = None if quarantine is None else tuple(filter(None, quarantine.split(',')))
+    return Snapshot.of(fields['birth'], fields['epoch'], versions, doubts, waiting)
+
+
+def _without_password(url: str) -> str:
+    return url.split('@')[-1] if '@' in url else url

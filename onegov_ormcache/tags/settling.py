@@ -1,0 +1,97 @@
+"""Settles what writers leave behind: doubts, and the quarantine after a birth.
+
+Whoever meets a doubt that stays asks the database what became of the
+transaction; nobody else is needed, and to settle twice, or beside a writer that
+lives, is harmless. This module knows when to ask and what follows from the
+answer; the asking itself is the caller's, who has a connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from threading import Lock
+from typing import Protocol
+
+from cachetools import TTLCache
+
+from ..steps import Step, about_to
+from .snapshot import Doubt, Snapshot, TagStore
+
+#: Seconds between two questions about the same doubt.
+PATIENCE = 0.05
+
+
+class Oracle(Protocol):
+    """What a database can be asked about transactions; see ``database/postgres.py``."""
+
+    def in_progress(self, transaction_id: str) -> bool:
+        """Whether the transaction's outcome is still open."""
+
+    def writers_in_progress(self) -> Collection[str]:
+        """The ids of all writing transactions that have not ended."""
+
+
+class Settler:
+    """Made with the tag store, lives as long; used by all threads."""
+
+    def __init__(
+        self, store: TagStore, lease: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._clock = clock
+        self._lock = Lock()
+        self._asked: TTLCache[str, None] = TTLCache(10_000, PATIENCE, timer=clock)
+        self._births: TTLCache[str, float] = TTLCache(10_000, 10 * lease, timer=clock)
+
+    def settle(
+        self, schema: str, snapshot: Snapshot, tags: Collection[str], oracle: Oracle | None
+    ) -> None:
+        """Settle the doubts of these tags, as far as the database knows their outcome.
+
+        :param oracle: None if the database has no transaction ids: such doubts
+            end with their lease.
+        """
+        for place, part in snapshot.parts or ((schema, snapshot),):
+            for writer, doubt in part.doubts.items():
+                if not doubt.tags.isdisjoint(tags) and self._may_ask(f'{place} {writer}'):
+                    self._settle(place, writer, doubt, oracle)
+
+    def end_quarantine(self, schema: str, snapshot: Snapshot, oracle: Oracle | None) -> None:
+        """End the tenant's quarantine, if all writers in progress at its birth have ended."""
+        for place, part in snapshot.parts or ((schema, snapshot),):
+            if part.quarantine is not None and self._may_ask(part.birth):
+                self._end_quarantine(place, part, oracle)
+
+    def _settle(self, schema: str, writer: str, doubt: Doubt, oracle: Oracle | None) -> None:
+        about_to(Step.SETTLE)
+        if oracle is None or not doubt.transaction_id:
+            self._store.settle(schema, writer, self._lease)
+        elif not oracle.in_progress(doubt.transaction_id):
+            self._store.settle(schema, writer, None)
+
+    def _end_quarantine(self, schema: str, snapshot: Snapshot, oracle: Oracle | None) -> None:
+        if oracle is None:
+            with self._lock:
+                since = self._births.setdefault(snapshot.birth, self._clock())
+            waiting: tuple[str, ...] = ('lease',) if self._clock() - since < self._lease else ()
+        else:
+            waiting = self._writers(snapshot, oracle)
+        if not waiting:
+            about_to(Step.END_QUARANTINE)
+        if not waiting or tuple(waiting) != snapshot.quarantine:
+            self._store.quarantine(schema, snapshot.birth, waiting)
+
+    def _writers(self, snapshot: Snapshot, oracle: Oracle) -> tuple[str, ...]:
+        """Whom a quarantine still waits for."""
+        if snapshot.quarantine:
+            return tuple(filter(oracle.in_progress, snapshot.quarantine))
+        return tuple(oracle.writers_in_progress())
+
+    def _may_ask(self, what: str) -> bool:
+        with self._lock:
+            if what in self._asked:
+                return False
+            self._asked[what] = None
+            return True
