@@ -1,0 +1,1 @@
+"""The process tier, the shared tier, and how values become bytes."""

@@ -1,0 +1,50 @@
+"""Immutable forms of values, so that all requests of a process can share one."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from frozendict import frozendict
+from sqlalchemy.engine import Row
+
+from ..errors import ValueNotCacheable
+
+
+def freeze(value: Any, name: str) -> Any:
+    """The value with its lists as tuples, its dicts as frozendicts, its sets as frozensets.
+
+    :param value: what a serializer decoded: there is nothing circular in it.
+    :param name: the property's name, for messages.
+    :raises ValueNotCacheable: if a part of another kind is mutable.
+    """
+    kind = type(value)
+    if kind is dict or kind is frozendict:
+        return frozendict({freeze(k, name): freeze(v, name) for k, v in value.items()})
+    if kind is list or kind is tuple:
+        return tuple([freeze(item, name) for item in value])
+    if kind is set or kind is frozenset:
+        return frozenset({freeze(item, name) for item in value})
+    if isinstance(value, Row):
+        return _unchanged(value, tuple(value), name)
+    if isinstance(value, tuple):
+        return kind(*[freeze(item, name) for item in value])
+    if is_dataclass(kind):
+        if not vars(kind)['__dataclass_params__'].frozen:
+            raise ValueNotCacheable(
+                f'{name}: frozen=True, but {kind.__qualname__} is a mutable dataclass: '
+                'declare it with frozen=True as well'
+            )
+        return _unchanged(value, [getattr(value, field.name) for field in fields(value)], name)
+    return value
+
+
+def _unchanged(value: Any, parts: Any, name: str) -> Any:
+    """The value, if none of its parts had to be frozen."""
+    for part in parts:
+        if freeze(part, name) is not part and isinstance(part, (list, dict, set)):
+            raise ValueNotCacheable(
+                f'{name}: frozen=True, but a {type(value).__qualname__} holds a '
+                f'{type(part).__name__}, and can not be given an immutable one'
+            )
+    return value

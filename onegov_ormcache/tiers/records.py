@@ -1,0 +1,216 @@
+"""Values with named parts: rows, and instances of classes that the application registers.
+
+Also finds classes by name, for enum members. A class is only ever looked up, in the
+registry or among the modules that are imported already: no stored byte imports anything.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum, EnumType, Flag
+from functools import cached_property
+from inspect import getattr_static
+from types import ModuleType
+from typing import Any, Protocol
+
+from sqlalchemy.engine import IteratorResult, Row
+from sqlalchemy.engine.result import SimpleResultMetaData
+
+from onegov_ormcache.errors import ConfigurationError
+from onegov_ormcache.tiers.refusals import ORM_OBJECT, Refused, class_name, is_orm_object
+
+_SETTING = 'the setting `types` of the section `orm_cache`'
+_CONTAINERS = (str, bytes, int, float, list, tuple, dict, set, frozenset, BaseException)
+
+
+class Record(Protocol):
+    """How the instances of one registered class are taken apart and made again."""
+
+    type: type
+    name: str
+    fields: tuple[str, ...]
+    immutable: bool
+
+    def values(self, instance: Any) -> tuple[object, ...]:
+        """Return the values of the fields; raise Refused if they are not all there is."""
+
+    def build(self, values: Iterable[object]) -> object:
+        """Return an instance with these values, without running the class's own code."""
+
+
+class _NamedTupleRecord:
+    immutable = True
+
+    def __init__(self, cls: Any) -> None:
+        self.type = cls
+        self.name = registered_name(cls)
+        self.fields: tuple[str, ...] = tuple(cls._fields)
+
+    def values(self, instance: Any) -> tuple[object, ...]:
+        _refuse_extras(instance, ())
+        return tuple(instance)
+
+    def build(self, values: Iterable[object]) -> object:
+        return tuple.__new__(self.type, values)
+
+
+class _DataclassRecord:
+    def __init__(self, cls: Any) -> None:
+        self.type = cls
+        self.name = registered_name(cls)
+        self.fields = tuple(field.name for field in fields(cls))
+        self.immutable: bool = cls.__dataclass_params__.frozen
+
+    def values(self, instance: Any) -> tuple[object, ...]:
+        if hasattr(self.type, '_sa_class_manager'):
+            raise Refused(f'is of type {class_name(self.type)}, {ORM_OBJECT}')
+        _refuse_extras(instance, self.fields)
+        try:
+            return tuple([getattr(instance, name) for name in self.fields])
+        except AttributeError as error:
+            raise Refused(
+                f'is of type {class_name(self.type)}, and a field of it has no value '
+                f'({error}). Give each field a value.'
+            ) from None
+
+    def build(self, values: Iterable[object]) -> object:
+        instance = object.__new__(self.type)
+        for name, value in zip(self.fields, values, strict=True):
+            object.__setattr__(instance, name, value)
+        return instance
+
+
+class Registry:
+    """The classes of an application whose instances may be cached.
+
+    Made once per serializer, never changed after.
+
+    :param types: NamedTuple, dataclass and Enum classes.
+    :raises ConfigurationError: one is of another kind, mapped by the ORM, or has the
+        name of another.
+    """
+
+    def __init__(self, types: Iterable[type]) -> None:
+        self.records: dict[str, Record] = {}
+        self._enums: dict[str, EnumType] = {}
+        for cls in types:
+            self._add(cls)
+
+    def _add(self, cls: type) -> None:
+        if not isinstance(cls, type):
+            raise ConfigurationError(f'{_SETTING}: {cls!r} is no class.')
+        name = registered_name(cls)
+        known = self._enums.get(name) or (name in self.records and self.records[name].type)
+        if known and known is not cls:
+            raise ConfigurationError(
+                f'{_SETTING}: two classes have the name {name}. Rename one of them.'
+            )
+        if isinstance(cls, EnumType):
+            self._enums[name] = cls
+        else:
+            self.records[name] = _record(cls)
+
+    def enum(self, module: str, qualname: str) -> EnumType:
+        """Return the enum class of this name, a registered one first.
+
+        :raises LookupError: there is none in the registry and the imported modules.
+        """
+        if registered := self._enums.get(f'{module}:{qualname}'):
+            return registered
+        found: object = sys.modules.get(module)
+        for part in qualname.split('.'):
+            if not isinstance(found, (ModuleType, type)):
+                break
+            found = vars(found).get(part)
+        if not isinstance(found, EnumType):
+            raise LookupError(f'there is no enum class {module}:{qualname}')
+        return found
+
+
+def registered_name(cls: type) -> str:
+    """Return the name by which stored values call a class."""
+    return f'{cls.__module__}:{cls.__qualname__}'
+
+
+def _record(cls: type) -> Record:
+    if is_orm_object(cls):
+        raise ConfigurationError(f'{_SETTING}: {class_name(cls)} is mapped, {ORM_OBJECT}')
+    if is_dataclass(cls) and not issubclass(cls, _CONTAINERS):
+        return _DataclassRecord(cls)
+    if issubclass(cls, tuple) and hasattr(cls, '_fields'):
+        return _NamedTupleRecord(cls)
+    raise ConfigurationError(
+        f'{_SETTING}: {class_name(cls)} is no NamedTuple, dataclass or Enum class.'
+    )
+
+
+def _refuse_extras(instance: object, names: tuple[str, ...]) -> None:
+    """Refuse an instance with attributes besides its fields: they would be lost.
+
+    What a cached property has computed from the fields may be lost.
+    """
+    for name in getattr(instance, '__dict__', ()):
+        if name in names:
+            continue
+        if isinstance(getattr_static(type(instance), name, None), cached_property):
+            continue
+        raise Refused(
+            f'is of type {class_name(type(instance))} with the attribute {name!r} '
+            'that is no field of it and would be lost. Make it a field.'
+        )
+
+
+def write_member(member: Enum) -> list[str]:
+    """Return the module, class and name (for a flag: the bits) of an enum member.
+
+    :raises Refused: the member is not found again by its name.
+    """
+    cls = type(member)
+    if isinstance(member, Flag):
+        text = f'{member.value:x}'
+    else:
+        text = member.name
+        if cls.__members__.get(text) is not member:
+            raise Refused(
+                f'is {member!r}, no member of {class_name(cls)} by its name. '
+                'Return its value instead.'
+            )
+    return [cls.__module__, cls.__qualname__, text]
+
+
+def read_member(registry: Registry, module: str, qualname: str, text: str) -> Enum:
+    """Return the member that :func:`write_member` wrote; any Exception: there is none."""
+    cls: Any = registry.enum(module, qualname)
+    member: Enum = cls(int(text, 16)) if issubclass(cls, Flag) else cls.__members__[text]
+    if type(member) is not cls:
+        raise LookupError(f'{text} is no member of {module}:{qualname}')
+    return member
+
+
+def row_fields(rows: Iterable[Row[Any]]) -> list[str] | None:
+    """Return the keys that the rows have in common, None if they have different ones.
+
+    :raises Refused: two keys are the same, or one has no name.
+    """
+    # rows of one result share its metadata: thousands of rows, mostly one set of keys
+    samples = {row._parent: row for row in rows}.values()
+    keys = {row._fields for row in samples}
+    if len(keys) != 1:
+        return None
+    fields = list(keys.pop())
+    if any(len(set(fields)) != len(row) for row in samples):
+        raise Refused(
+            f'is a row whose columns are called {fields}. Give each column a name of its '
+            'own, for example with .label(...).'
+        )
+    return fields
+
+
+def build_rows(fields: list[str], rows: Sequence[Sequence[Any]]) -> list[Row[Any]]:
+    """Return rows with these keys and values; any Exception: they do not fit."""
+    if set(map(type, fields)) - {str} or set(map(len, rows)) - {len(set(fields))}:
+        raise ValueError('the rows do not fit their keys')
+    result: IteratorResult[Any] = IteratorResult(SimpleResultMetaData(fields), map(tuple, rows))
+    return list(result.all())

@@ -1,0 +1,111 @@
+"""Why a value can't be cached, in words that say what to do about it.
+
+Knows nothing of the place of a value in a larger one; that is :mod:`.places`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Iterator, MappingView
+from dataclasses import is_dataclass
+from inspect import getattr_static
+from typing import Any
+
+from sqlalchemy.engine import FilterResult, Result, RowMapping
+from sqlalchemy.orm import Query
+from sqlalchemy.sql import ClauseElement
+
+#: How many containers a value may have within each other. ormsgpack writes up to 254
+#: levels; each level of a tuple also takes frames of the interpreter's stack when read.
+MAX_DEPTH = 100
+
+TOO_DEEP = (
+    f'is nested too deeply: a cached value has at most {MAX_DEPTH} levels. '
+    'Make it flatter, for example a dict of nodes by id.'
+)
+
+CIRCULAR = (
+    "contains itself, and a circular value can't be cached. "
+    'Refer to the outer value by an id instead.'
+)
+
+ORM_OBJECT = (
+    "and ORM objects can't be cached: they belong to the session that loaded them. "
+    'Return plain values or rows instead, for example the columns that are needed, '
+    'or use request_cached.'
+)
+
+#: Kinds of builtin values whose subclasses are refused, with the conversion to advise.
+_PLAIN = (dict, list, tuple, set, frozenset, str, bytes, int, float)
+
+
+class Refused(Exception):
+    """A value is not cacheable; the text continues a sentence that starts with its place."""
+
+
+def is_orm_object(value: object) -> bool:
+    """Say whether the value is an ORM object, mapped class or collection of a relationship."""
+    return any(
+        getattr_static(value, mark, None) is not None
+        for mark in ('_sa_instance_state', '_sa_class_manager', '_sa_adapter')
+    )
+
+
+def reason(value: object) -> str:
+    """Say what a value of no supported kind is, and what to return instead.
+
+    :param value: any object that no kind of the serializer takes.
+    :returns: the rest of a sentence that starts with the value's place.
+    """
+    what = f'is {_described(value)}'
+    if is_orm_object(value):
+        return f'{what}, {ORM_OBJECT}'
+    for kinds, advice in _ADVICE:
+        if isinstance(value, kinds):
+            return f'{what}, {advice}'
+    if hasattr(type(value), '_fields') or is_dataclass(value):
+        return (
+            f'{what}, a class that is not registered. '
+            'Add the class to the setting `types` of the section `orm_cache`.'
+        )
+    if callable(value):
+        return f'{what}, which is code and no value. Call it and return its result.'
+    for plain in _PLAIN:
+        if isinstance(value, plain):
+            return (
+                f'{what}, a subclass of {plain.__name__}, whose type would be lost. '
+                f'Convert it with {plain.__name__}(...).'
+            )
+    return f"{what}, a kind that can't be cached. Convert it to plain values."
+
+
+def class_name(cls: type) -> str:
+    """Return the name by which messages call a class, with its module if it has one."""
+    if cls.__module__ == 'builtins':
+        return cls.__qualname__
+    return f'{cls.__module__}.{cls.__qualname__}'
+
+
+def _described(value: object) -> str:
+    if isinstance(value, type):
+        return f'the class {class_name(value)}'
+    return f'of type {class_name(type(value))}'
+
+
+_ADVICE: tuple[tuple[Any, str], ...] = (
+    (type, "which is code and no value. Return an instance's plain values, or its name."),
+    (
+        (Query, ClauseElement),
+        'a query that has not been run. Run it and return its rows, for example with .all().',
+    ),
+    (
+        (Result, FilterResult),
+        'a result that has not been fetched. Fetch its rows, for example with .all().',
+    ),
+    (Awaitable, 'which has not been awaited. Await it and return its result.'),
+    (
+        (Iterator, AsyncIterator, MappingView, range),
+        'which can be read only by iterating over it. Make it a list or a tuple.',
+    ),
+    (RowMapping, 'the mapping of a row. Return the row, or convert it with dict(...).'),
+    ((bytearray, memoryview), 'which is a buffer. Convert it with bytes(...).'),
+)

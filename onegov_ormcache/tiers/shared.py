@@ -1,0 +1,239 @@
+"""The shared tier: values of all processes, on Redis, or in memory.
+
+A value is stored only together with a look at the tag store: if the versions in
+its stamp still hold. Beside the values lies, per tenant, a dogpile.cache region
+for what an application wants to cache by hand; the region's locks are those
+under which cold values are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any, Protocol
+
+import ormsgpack
+from cachetools import LRUCache
+from dogpile.cache import CacheRegion, make_region, register_backend
+from dogpile.cache.api import CacheMutex, CantDeserializeException
+from dogpile.cache.backends.memory import MemoryBackend
+from dogpile.cache.backends.redis import RedisBackend
+
+from ..errors import UndecodableValue
+from ..tags.memory import MemoryTagStore
+from ..tags.redis import RedisTagStore, ask, hash_tag
+from ..tags.snapshot import Stamp
+from .locks import RedisMutex, ThreadMutex, named_locks
+from .process import OVERHEAD, StoredValue
+from .serializer import Encoded, Serializer
+
+
+class SharedTier(Protocol):
+    """Stores and gives values by tenant and key; used by all threads."""
+
+    def get(self, schema: str, key: str) -> StoredValue | None:
+        """The value, or None.
+
+        :raises StoreUnreachable: if the tier can't be reached.
+        """
+
+    def get_many(self, schema: str, keys: Sequence[str]) -> dict[str, StoredValue]:
+        """Those of the values that are there, by key, in one round trip.
+
+        :raises StoreUnreachable: if the tier can't be reached.
+        """
+
+    def fill(
+        self, schema: str, key: str, stored: StoredValue, stamp: Stamp | None = None
+    ) -> bool:
+        """Store the value, if its stamp holds; True if it was stored.
+
+        :param stamp: the part of the stamp that the tenant's own versions tell of, if it
+            is not all.
+        :raises StoreUnreachable: if the tier can't be reached.
+        """
+
+    def region(self, schema: str) -> CacheRegion:
+        """A dogpile.cache region of this tenant alone."""
+
+
+class MemoryTier:
+    """The shared tier of the embedded default.
+
+    :param size: bytes that the values may take; least recently used ones go first.
+    :param ttl: seconds that a value in a region lives; None: for ever.
+    """
+
+    def __init__(
+        self,
+        tags: MemoryTagStore,
+        serializer: Serializer,
+        size: int,
+        ttl: float | None,
+        lock_timeout: float,
+    ) -> None:
+        self._tags = tags
+        self._serializer = serializer
+        self._ttl = ttl
+        self._lock_timeout = lock_timeout
+        self._lock = Lock()
+        self._values: LRUCache[tuple[str, str], StoredValue] = LRUCache(
+            size, getsizeof=lambda stored: OVERHEAD + len(stored.encoded.data)
+        )
+        self._regions: dict[str, Any] = {}
+        self._locks = named_locks()
+
+    def get(self, schema: str, key: str) -> StoredValue | None:
+        with self._lock:
+            return self._values.get((schema, key))
+
+    def get_many(self, schema: str, keys: Sequence[str]) -> dict[str, StoredValue]:
+        found = {key: self.get(schema, key) for key in keys}
+        return {key: stored for key, stored in found.items() if stored is not None}
+
+    def fill(
+        self, schema: str, key: str, stored: StoredValue, stamp: Stamp | None = None
+    ) -> bool:
+        def store() -> None:
+            with self._lock:
+                self._values[schema, key] = stored
+
+        if OVERHEAD + len(stored.encoded.data) > self._values.maxsize:
+            return False
+        return self._tags.fill(schema, stored.stamp if stamp is None else stamp, store)
+
+    def region(self, schema: str) -> CacheRegion:
+        arguments = {
+            'cache_dict': self._regions,
+            'locks': self._locks,
+            'lock_timeout': self._lock_timeout,
+        }
+        name = f'{hash_tag("", schema)}:cache:'
+        return _region(name, self._serializer, MEMORY_BACKEND, arguments, self._ttl)
+
+
+class RedisTier:
+    """The shared tier on Redis.
+
+    :param ttl: seconds that a value lives; None: for ever.
+    """
+
+    def __init__(
+        self,
+        tags: RedisTagStore,
+        serializer: Serializer,
+        namespace: str,
+        ttl: float | None,
+        lock_timeout: float,
+    ) -> None:
+        self._tags = tags
+        self._serializer = serializer
+        self._namespace = namespace
+        self._ttl = ttl
+        self._lock_timeout = lock_timeout
+
+    def get(self, schema: str, key: str) -> StoredValue | None:
+        data: Any = ask(lambda: self._tags.client.get(self._name(schema, key)))
+        return None if data is None else _unpack(data)
+
+    def get_many(self, schema: str, keys: Sequence[str]) -> dict[str, StoredValue]:
+        names = [self._name(schema, key) for key in keys]
+        datas: Any = ask(lambda: self._tags.client.mget(names))
+        found = {key: _unpack(data) for key, data in zip(keys, datas, strict=True) if data}
+        return {key: stored for key, stored in found.items() if stored is not None}
+
+    def fill(
+        self, schema: str, key: str, stored: StoredValue, stamp: Stamp | None = None
+    ) -> bool:
+        holds = stored.stamp if stamp is None else stamp
+        return self._tags.fill(
+            schema, holds, self._name(schema, key), _pack(stored), self._ttl
+        )
+
+    def region(self, schema: str) -> CacheRegion:
+        arguments = {'client': self._tags.client, 'lock_timeout': self._lock_timeout}
+        name = f'{hash_tag(self._namespace, schema)}:cache:'
+        return _region(name, self._serializer, REDIS_BACKEND, arguments, self._ttl)
+
+    def _name(self, schema: str, key: str) -> str:
+        return f'{hash_tag(self._namespace, schema)}:value:{key}'
+
+
+def _pack(stored: StoredValue) -> bytes:
+    return ormsgpack.packb(
+        [dict(stored.stamp), stored.encoded.data, stored.encoded.immutable, stored.created]
+    )
+
+
+def _unpack(data: bytes) -> StoredValue | None:
+    """The stored value; None if the bytes are none."""
+    try:
+        stamp, value, immutable, created = ormsgpack.unpackb(data)
+        if not isinstance(value, bytes):
+            return None
+        return StoredValue(dict(stamp), Encoded(value, bool(immutable)), float(created))
+    except (ValueError, TypeError):
+        return None
+
+
+def _region(
+    prefix: str,
+    serializer: Serializer,
+    backend: str,
+    arguments: dict[str, Any],
+    ttl: float | None,
+) -> CacheRegion:
+    def mangle(key: str) -> str:
+        return prefix + key
+
+    region = make_region(
+        key_mangler=mangle,
+        serializer=lambda value: serializer.encode(value, 'app.cache').data,
+        deserializer=_tolerant(serializer.decode),
+    )
+    return region.configure(backend, expiration_time=ttl, arguments=arguments)
+
+
+def _tolerant(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def deserialize(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except UndecodableValue as error:
+            raise CantDeserializeException from error
+
+    return deserialize
+
+
+class TenantMemoryBackend(MemoryBackend):
+    """dogpile's memory back end with locks that nobody waits for too long."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._locks = arguments['locks']
+        self._lock_timeout = arguments['lock_timeout']
+        super().__init__(arguments)  # type: ignore[no-untyped-call]
+
+    def get_mutex(self, key: str) -> CacheMutex:
+        return ThreadMutex(self._locks.get(key), self._lock_timeout)
+
+
+class TenantRedisBackend(RedisBackend):
+    """dogpile's Redis back end on the client that the tag store uses."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._client = arguments['client']
+        super().__init__(  # type: ignore[no-untyped-call]
+            {'lock_timeout': arguments['lock_timeout']}
+        )
+
+    def _create_client(self) -> None:
+        self.writer_client = self.reader_client = self._client
+
+    def get_mutex(self, key: str) -> CacheMutex:
+        assert self.lock_timeout is not None
+        return RedisMutex(self._client, f'{key}:lock', self.lock_timeout)
+
+
+MEMORY_BACKEND = 'onegov_ormcache.memory'
+REDIS_BACKEND = 'onegov_ormcache.redis'
+for name, backend in ((MEMORY_BACKEND, TenantMemoryBackend), (REDIS_BACKEND, TenantRedisBackend)):
+    register_backend(name, __name__, backend.__name__)  # type: ignore[no-untyped-call]

@@ -1,0 +1,205 @@
+"""The locks save work, and nothing else: one holder, no waiting for ever, no errors."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pytest
+import redis
+from dogpile.cache.api import CacheMutex
+
+from onegov_ormcache.tags.redis import connect
+from onegov_ormcache.tiers.locks import RedisMutex, ThreadMutex, named_locks
+from tests.support.servers import RedisServer
+
+#: Long enough that no test sees its end, short enough to end a test that is wrong.
+LONG = 60.0
+
+spawn = multiprocessing.get_context('spawn')
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of the shared server."""
+    with closing(connect(redis_url, 10)) as made:
+        yield made
+
+
+@pytest.fixture(params=['thread', 'redis'])
+def make(
+    request: pytest.FixtureRequest, namespace: str
+) -> Callable[[float], CacheMutex]:
+    """Makes mutexes of one name, each with its own timeout."""
+    if request.param == 'thread':
+        locks = named_locks()
+        kept = locks.get('name')
+        return lambda timeout: ThreadMutex(locks.get('name') if kept else kept, timeout)
+    client = request.getfixturevalue('client')
+    return lambda timeout: RedisMutex(client, f'{namespace}:lock', timeout)
+
+
+def test_one_holder(make: Callable[[float], CacheMutex]) -> None:
+    """Who holds it is the only one, until it is given back."""
+    first, second = make(LONG), make(LONG)
+    assert not first.locked()
+    assert first.acquire()
+    assert first.locked()
+    assert second.locked()
+    assert not second.acquire(wait=False)
+    first.release()
+    assert not second.locked()
+    assert second.acquire(wait=False)
+    assert not first.acquire(wait=False)
+    second.release()
+
+
+def test_releasing_what_is_not_held(make: Callable[[float], CacheMutex]) -> None:
+    """Who could not have it gives nothing back, least of all another's."""
+    first, second = make(LONG), make(LONG)
+    first.release()
+    assert first.acquire()
+    assert not second.acquire(wait=False)
+    second.release()
+    assert first.locked()
+    assert not second.acquire(wait=False)
+    first.release()
+    first.release()
+    assert second.acquire(wait=False)
+    second.release()
+
+
+def test_nobody_waits_for_ever(make: Callable[[float], CacheMutex]) -> None:
+    """Who waits goes on without it after its timeout, and gives nothing back then."""
+    first, second = make(LONG), make(0.02)
+    assert first.acquire()
+    assert not second.acquire()
+    second.release()
+    assert first.locked()
+    first.release()
+
+
+def test_one_holder_over_threads(make: Callable[[float], CacheMutex]) -> None:
+    """Of many threads, one at a time holds it, and each has its turn."""
+    holders: list[int] = []
+    most: list[int] = []
+
+    def work(number: int) -> bool:
+        mutex = make(LONG)
+        if not mutex.acquire():
+            return False
+        holders.append(number)
+        most.append(len(holders))
+        holders.remove(number)
+        mutex.release()
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(40)))
+    assert most == [1] * 40
+
+
+def hold_in_turn(url: str, name: str, meeting: Any, results: Any) -> None:
+    """Take the lock a few times, and look whether somebody else had it meanwhile."""
+    with closing(connect(url, 10)) as client:
+        meeting.wait()
+        for _ in range(10):
+            mutex = RedisMutex(client, name, LONG)
+            if mutex.acquire():
+                inside = client.incr(f'{name}:inside')
+                client.decr(f'{name}:inside')
+                mutex.release()
+                results.put(inside)
+            else:
+                results.put(None)
+
+
+def test_one_holder_over_processes(redis_url: str, namespace: str) -> None:
+    """On Redis, one holder at a time is one over all processes."""
+    meeting, results = spawn.Barrier(3), spawn.Queue()
+    processes = [
+        spawn.Process(target=hold_in_turn, args=(redis_url, namespace, meeting, results))
+        for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        seen = [results.get(timeout=60) for _ in range(30)]
+    finally:
+        for process in processes:
+            process.join(timeout=10)
+            process.kill()
+    assert seen == [1] * 30
+
+
+def test_lost_locks(client: redis.Redis, namespace: str) -> None:
+    """A lock that went with its server is another's to take, and giving it back is harmless."""
+    first, second = RedisMutex(client, namespace, LONG), RedisMutex(client, namespace, LONG)
+    assert first.acquire()
+    client.delete(namespace)
+    assert second.acquire(wait=False)
+    first.release()
+    assert second.locked(), 'it is the second one, and not the first, who holds it'
+    second.release()
+
+
+def test_expired_locks(client: redis.Redis, namespace: str) -> None:
+    """A lock whose holder takes too long passes on; the holder hears of no error."""
+    first, second = RedisMutex(client, namespace, 100), RedisMutex(client, namespace, LONG)
+    assert first.acquire()
+    assert 0 < int(client.pttl(namespace)) <= 100_000
+    client.pexpire(namespace, 0)
+    first.release()
+    assert second.acquire(wait=False)
+    second.release()
+
+
+def test_unreachable_server(own_redis: RedisServer) -> None:
+    """Without a server nobody holds a lock, and nobody hears of an error."""
+    with closing(connect(own_redis.url, 1)) as client:
+        held, other = RedisMutex(client, 'name', LONG), RedisMutex(client, 'name', LONG)
+        assert held.acquire()
+        own_redis.kill()
+        held.release()
+        assert not other.acquire()
+        assert not other.acquire(wait=False)
+        assert not other.locked()
+        other.release()
+
+
+def test_stalling_server(own_redis: RedisServer) -> None:
+    """A server that does not answer is given up, without an error."""
+    with closing(connect(own_redis.url, 0.05)) as client:
+        held, other = RedisMutex(client, 'name', LONG), RedisMutex(client, 'name', LONG)
+        assert held.acquire()
+        own_redis.pause()
+        assert not other.acquire()
+        held.release()
+        assert not other.locked()
+        own_redis.resume()
+
+
+def test_named_locks_live_while_used() -> None:
+    """A name's lock is the same for all who use it, and gone when nobody does."""
+    locks = named_locks()
+    one = locks.get('a')
+    assert locks.get('a') is one
+    assert locks.get('b') is not one
+    assert one.acquire(False)
+    assert not locks.get('a').acquire(False)
+    del one
+    assert locks.get('a').acquire(False), 'a new one'
+
+
+def test_thread_mutex_of_a_plain_lock() -> None:
+    """Any lock of the standard library will do."""
+    lock = threading.Lock()
+    mutex = ThreadMutex(lock, LONG)
+    assert mutex.acquire()
+    assert lock.locked()
+    mutex.release()
+    assert not lock.locked()
