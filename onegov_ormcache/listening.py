@@ -1,0 +1,250 @@
+"""Hears of changes from outside, and evicts what depends on them.
+
+What goes around the package (``psql``, another program) is told by the triggers of
+``database/triggers.py``, when it is committed. One thread of each process that has the
+setting ``listen`` has a connection of its own; of all processes that share a tag store
+one is active, which an advisory lock decides, and another takes over when its
+connection ends. Whoever becomes active takes all that has triggers for changed: it can
+not know what happened while nobody was.
+
+There is no doubt beforehand, so between the commit and the eviction others may read
+what is no more true. An error never ends the thread: it begins anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+from collections import defaultdict
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+from .database.postgres import Postgres, parse_change
+from .database.triggers import CHANNEL, WATCHED_SCHEMAS
+from .errors import ConfigurationError
+from .policies import table_tags
+from .tags.snapshot import PROPERTY_TAG, new_token
+
+if TYPE_CHECKING:
+    from psycopg import Connection, Notify
+
+    from .runtime import Runtime
+
+log = logging.getLogger('onegov_ormcache')
+
+#: Seconds between two looks whether the connection lives, or whether to take over.
+INTERVAL = 0.5
+
+#: Seconds to wait after an error, at first and at most.
+BACKOFF = 0.1, 5.0
+
+#: First half of the advisory lock of the active listener; the second is the namespace.
+LOCK = int.from_bytes(b'orm!')
+
+#: The server shall notice within some 10 seconds that a listener's host is gone, and
+#: give the lock to another.
+SETTINGS = """
+SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
+SET tcp_user_timeout = 10000
+"""
+
+#: Milliseconds after which the listener's own system gives up a server that is silent.
+SILENCE = 10_000
+
+
+class OutsideChanges:
+    """Made with the runtime, listens from :meth:`start` to :meth:`close`.
+
+    :raises ConfigurationError: if the database or its driver has no notifications.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        database = runtime.session_manager.database
+        if not isinstance(database, Postgres) or database.driver != 'psycopg':
+            raise ConfigurationError(
+                f'listen is on, and dsn is {runtime.session_manager.dsn!r}; to hear of changes '
+                'from outside takes postgresql+psycopg://...'
+            )
+        self._runtime = runtime
+        self._database = database
+        self._lock = Lock()
+        self._thread: Thread | None = None
+        self._file: int | None = None
+        #: Whether this is the one of all processes that evicts, at this moment.
+        self.is_active = False
+
+    def start(self) -> None:
+        """Start the thread; nothing happens if it runs."""
+        with self._lock:
+            if self._thread is None:
+                self._stopping = Event()
+                self._stopper, self._stopped = socket.socketpair()
+                name = 'onegov_ormcache: changes from outside'
+                self._thread = Thread(target=self._run, name=name, daemon=True)
+                self._thread.start()
+                _STARTED.add(self)
+
+    def close(self) -> None:
+        """End the thread and its connection; nothing happens if it does not run."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                _STARTED.discard(self)
+                self._stopping.set()
+                self._stopper.close()
+                thread.join()
+                self._stopped.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: listen with a connection of one's own."""
+        if self._file is not None:
+            # closed, but not ended, which is up to the parent: as long as anybody has it
+            # open, the server would not see that the parent is gone
+            os.close(self._file)
+        self._stopper.close()
+        self._stopped.close()
+        self._lock = Lock()
+        self._thread = self._file = None
+        self.is_active = False
+        if not self._runtime.tags.single_process:
+            self.start()
+
+    # in the thread
+
+    def _run(self) -> None:
+        delay, longest = BACKOFF
+        while not self._stopping.is_set():
+            try:
+                connection = self._database.own_connection(self._runtime.settings.listen_dsn)
+                self._file = connection.fileno()
+                try:
+                    listening = Listening(self._runtime, connection)
+                    while not self._stopping.is_set():
+                        self.is_active = listening.look()
+                        delay = BACKOFF[0]
+                        self._wait(self._file)
+                finally:
+                    self.is_active = False
+                    self._file = None
+                    connection.close()
+            except Exception:
+                message = 'Changes from outside are not heard; trying again in %s s'
+                log.warning(message, delay, exc_info=True)
+                self._stopping.wait(delay)
+                delay = min(2 * delay, longest)
+
+    def _wait(self, file: int) -> None:
+        """Wait until there is something to hear, or to do."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(file, selectors.EVENT_READ)
+            selector.register(self._stopped, selectors.EVENT_READ)
+            selector.select(INTERVAL)
+
+
+class Listening:
+    """One connection's life as a listener, at first in waiting.
+
+    :param connection: of psycopg; it is nobody else's.
+    """
+
+    def __init__(self, runtime: Runtime, connection: Connection) -> None:
+        self._runtime = runtime
+        self._connection = connection
+        self._writer = new_token()
+        self._is_active = False
+        self._heard: set[str] = set()
+        connection.autocommit = True
+        connection.add_notify_handler(self._hear)
+        connection.execute(SETTINGS)
+        give_up_on_silence(connection.fileno())
+
+    def look(self) -> bool:
+        """Evict what was heard of; take over, if nobody else is active.
+
+        :return: whether this is the active one.
+        :raises psycopg.Error: if the connection is lost.
+        :raises StoreUnreachable: if the tag store is.
+        """
+        if self._is_active:
+            self._connection.execute('SELECT 1')
+            self._read_on()
+            self._evict()
+        elif self._is_free():
+            self._connection.execute(f'LISTEN {CHANNEL}')
+            for (schema,) in self._connection.execute(WATCHED_SCHEMAS).fetchall():
+                self._runtime.tags.renew(schema)
+            self._is_active = True
+            log.info('Changes from outside are heard')
+        return self._is_active
+
+    def _is_free(self) -> bool:
+        if self._runtime.tags.single_process:
+            return True
+        question = 'SELECT pg_try_advisory_lock(%s, hashtext(%s))'
+        answer = self._connection.execute(question, (LOCK, self._runtime.settings.namespace))
+        return answer.fetchone() == (True,)
+
+    def _hear(self, notify: Notify) -> None:
+        self._heard.add(notify.payload)
+
+    def _read_on(self) -> None:
+        """Take what came together with an answer, and will not make the file readable."""
+        while notify := self._connection.pgconn.notifies():
+            self._heard.add(notify.extra.decode())
+
+    def _evict(self) -> None:
+        heard, self._heard = self._heard, set()
+        changed: defaultdict[str, set[str]] = defaultdict(set)
+        for payload in heard:
+            schema, table = parse_change(payload)
+            if self._is_schema(schema):
+                changed[schema].add(table)
+            else:
+                log.warning('Somebody notified the channel %s of %r', CHANNEL, payload)
+        for schema, tables in changed.items():
+            if '' in tables:
+                self._runtime.tags.renew(schema)
+            else:
+                self._publish(schema, tables)
+
+    def _publish(self, schema: str, tables: set[str]) -> None:
+        """Give new versions to the tags that changes of these tables concern."""
+        runtime = self._runtime
+        manager = runtime.session_manager
+        names = {name for t in tables for name in manager.names_of(schema, t, tenant=schema)}
+        tags = table_tags(names)
+        if any(manager.has_table(name) for name in names):
+            tags |= runtime.function_tags
+        runtime.tags.publish(schema, self._writer, tags)
+        # other releases and applications judge by functions that nobody here has
+        versions = runtime.tags.snapshot(schema).versions
+        unknown = {t for t in versions if t.startswith(PROPERTY_TAG)} - runtime.function_tags
+        if unknown:
+            runtime.tags.publish(schema, self._writer, unknown)
+
+    def _is_schema(self, schema: str) -> bool:
+        manager = self._runtime.session_manager
+        return manager.is_valid_schema(schema) or schema in manager.homes
+
+
+def give_up_on_silence(file: int) -> None:
+    """Have a connection fail if what it sends is not acknowledged for long."""
+    with socket.socket(fileno=os.dup(file)) as connection:
+        if connection.family != socket.AF_UNIX and hasattr(socket, 'TCP_USER_TIMEOUT'):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE)
+
+
+#: All that listen in this process, for the moment after a fork.
+_STARTED: WeakSet[OutsideChanges] = WeakSet()
+
+
+def _after_fork() -> None:
+    for each in list(_STARTED):
+        each.after_fork()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,158 @@
+"""Policies: which changes evict a property.
+
+A policy becomes tags: the names of what changes. This module turns the one into
+the other, and judges changed objects by the policies that are functions; it
+knows nothing of stores or transactions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from sqlalchemy import inspect
+from sqlalchemy.orm import Mapper
+
+from .database.cascades import CascadeMap
+from .database.signals import ObjectState, UnknownState, mapped_tables
+from .database.statements import Statement
+from .errors import PolicyError
+from .tags.snapshot import TABLE_TAG
+
+log = logging.getLogger('onegov_ormcache')
+
+#: ``'on-table-change:users,groups'``, ``'auto'``, a mapped class, a function of the
+#: changed object, or a list of these.
+CachePolicy: TypeAlias = 'str | type | Callable[[Any], bool] | list[Any] | tuple[Any, ...]'
+
+TABLES = 'on-table-change:'
+AUTO: Literal['auto'] = 'auto'
+
+Change: TypeAlias = Literal['insert', 'update', 'delete']
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy that has been checked, made when the application is committed."""
+
+    tables: frozenset[str]
+    functions: tuple[Callable[[Any], bool], ...]
+    auto: bool
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """The tags of the tables; learnt ones and the functions' come beside them."""
+        return table_tags(self.tables)
+
+
+def table_tags(tables: Collection[str]) -> frozenset[str]:
+    """The tags of tables, by their names."""
+    return frozenset(TABLE_TAG + table for table in tables)
+
+
+def check_policy(policy: CachePolicy, where: str) -> None:
+    """Raise :class:`PolicyError` if the policy is of no known kind.
+
+    :param where: the property, with its file and line, for the message.
+    """
+    for part in _parts(policy):
+        if isinstance(part, str):
+            if part != AUTO and not (part.startswith(TABLES) and all(_names(part))):
+                raise PolicyError(
+                    f'{where}: unknown policy {part!r}; use {TABLES}TABLE[,TABLE...], '
+                    'auto, a mapped class, a function of the changed object, or a list of these'
+                )
+        elif isinstance(part, type):
+            if not isinstance(inspect(part, raiseerr=False), Mapper):
+                raise PolicyError(f'{where}: the policy {part!r} is no mapped class')
+        elif not callable(part):
+            raise PolicyError(f'{where}: {part!r} can not be a policy')
+
+
+def resolve_policy(policy: CachePolicy, known: Collection[str], where: str) -> Policy:
+    """Turn a policy into tables and functions.
+
+    :param known: the names of the application's tables.
+    :raises PolicyError: if it names a table that the application does not have.
+    """
+    check_policy(policy, where)
+    tables: set[str] = set()
+    functions: list[Callable[[Any], bool]] = []
+    auto = False
+    for part in _parts(policy):
+        if part == AUTO:
+            auto = True
+        elif isinstance(part, str):
+            tables.update(_names(part))
+        elif isinstance(part, type):
+            tables.update(mapped_tables(part))
+        else:
+            functions.append(part)
+    for table in sorted(tables):
+        if table not in known:
+            raise PolicyError(
+                f'{where}: the policy names the table {table!r}, which the application does '
+                f'not have; it has {", ".join(sorted(known)) or "none"}'
+            )
+    return Policy(frozenset(tables), tuple(functions), auto)
+
+
+def depends_on_shared(
+    cascades: CascadeMap, tables: Collection[str]
+) -> dict[str | None, frozenset[str]]:
+    """The tags of shared tables that a value depends on beside its own: by each tag of a
+    table that a change of a shared table cascades into; all of them by None."""
+    beside: dict[str | None, frozenset[str]] = {}
+    for table in tables:
+        everything = Statement(
+            reads=frozenset(),
+            writes=frozenset({table}),
+            deletes=frozenset({table}),
+            updates=frozenset({(table, '*')}),
+            unknown=None,
+        )
+        for name in (*cascades.affected(everything), None):
+            tag = None if name is None else TABLE_TAG + name
+            beside[tag] = beside.get(tag, frozenset()) | {TABLE_TAG + table}
+    return beside
+
+
+def concerns(
+    functions: Collection[Callable[[Any], bool]], obj: object, change: Change, name: str
+) -> bool:
+    """Whether a changed object, as it was or as it is, concerns a function policy.
+
+    What can't be judged without a query concerns it; so does a function that
+    raises, which is logged with the property's name.
+
+    :param name: the property's name.
+    """
+    states = []
+    if change != 'insert':
+        states.append(ObjectState(obj, before=True))
+    if change != 'delete':
+        states.append(ObjectState(obj, before=False))
+    for function in functions:
+        try:
+            if any(function(state) for state in states):
+                return True
+        except UnknownState:
+            return True
+        except Exception:
+            log.exception('The policy of %s failed; the property is evicted', name)
+            return True
+    return False
+
+
+def _parts(policy: CachePolicy) -> Iterator[Any]:
+    if isinstance(policy, (list, tuple)):
+        for part in policy:
+            yield from _parts(part)
+    else:
+        yield policy
+
+
+def _names(part: str) -> list[str]:
+    return [name.strip() for name in part.removeprefix(TABLES).split(',')]

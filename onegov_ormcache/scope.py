@@ -1,0 +1,381 @@
+"""The request scope: what one request (or one ``with`` block) has for its own.
+
+Its schema, its session, its snapshot of the tag store and its request tier live
+here and nowhere else; nothing of them survives the scope.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from .database.signals import pending_in
+from .database.statements import Statement
+from .database.transactions import current_scope
+from .errors import SnapshotConflict, StoreUnreachable
+from .eviction import WritePath
+from .policies import table_tags
+from .steps import Step, about_to
+from .tags.snapshot import UNREACHABLE, Snapshot
+from .tiers.process import Slot
+from .tiers.request import RequestTier, TierEntry
+from .variants import Vary
+
+#: The pending objects of a scope that has no session.
+NOTHING_PENDING: tuple[Collection[Any], ...] = ((), (), ())
+
+#: Seconds after which most commits that were under way are over.
+MOMENTS_OF_A_COMMIT = 0.002
+
+if TYPE_CHECKING:
+    from .descriptors import Property
+    from .runtime import Runtime
+
+
+@dataclass
+class Run:
+    """One run of a creator, and what it has used so far."""
+
+    prop: Property
+    era: int
+    #: The tags of the properties it has read.
+    tags: set[str] = field(default_factory=set)
+    #: The tags of the tables that its statements have read.
+    reads: set[str] = field(default_factory=set)
+    #: Why it is not known what its statements have read, if it is not.
+    opaque: str | None = None
+    #: Why a property it has read can't be stored, if so.
+    unstorable: str | None = None
+    #: Whether it has read through a transaction of another scope, whose view may be older.
+    through_another: bool = False
+    #: What the properties that it has read differ by.
+    varies: set[Vary] = field(default_factory=set)
+
+
+class RequestScope:
+    """Opened by the middleware or ``app.request_scope``, used by one thread at a time.
+
+    :param runtime: what the root app owns.
+    :param schema: the tenant.
+    :param request_tier: where values of this scope are kept; a host may give its own.
+    :param process_tier: this tenant's part of the process tier, or a host's own mapping.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        schema: str,
+        request_tier: MutableMapping[Any, Any] | None = None,
+        process_tier: MutableMapping[str, Slot] | None = None,
+    ) -> None:
+        self.runtime = runtime
+        self.session_manager = runtime.session_manager
+        self.schema = schema
+        self.outer: Any = None
+        tier = RequestTier()
+        self.tier: MutableMapping[Any, TierEntry] = tier if request_tier is None else request_tier
+        #: See :class:`RequestTier`; empty while a creator runs, which must be recorded.
+        self.hits = tier.hits
+        self.process_tier = (
+            runtime.process_tier.of(f'{schema}|') if process_tier is None else process_tier
+        )
+        self.transactions: set[WritePath] = set()
+        self.runs: list[Run] = []
+        self.flushed_tables: set[str] | None = None
+        #: Counts the scope's snapshots.
+        self.era = 0
+        #: Versions of the cached values that this transaction has read.
+        self.returned: dict[str, str] = {}
+        #: Versions of what creators have read from the database for this transaction.
+        self.computed: dict[str, str] = {}
+        #: The session, once somebody has asked for it.
+        self.opened_session: Session | None = None
+        #: What the session has not flushed: modified, new and deleted objects.
+        self.pending: tuple[Collection[Any], ...] = NOTHING_PENDING
+        self._snapshot: Snapshot | None = None
+        self._has_looked_again = False
+        # tags that this transaction must read from the database; None: all
+        self._blocked: set[str] | None = set()
+        self._dependents: dict[str, set[Any]] = {}
+
+    @property
+    def on_replica(self) -> bool:
+        """Whether a transaction in progress reads from a replica, which may lag behind."""
+        return any(path.on_replica for path in self.transactions)
+
+    # the session
+
+    def session(self) -> Session:
+        """The scope's session, bound to its schema; made when it is first asked for."""
+        if self.opened_session is None:
+            self.opened_session = self.session_manager.create_session(self)
+            self.session_emptied()
+        return self.opened_session
+
+    def session_emptied(self) -> None:
+        """The session has new collections of what it has not flushed."""
+        session = self.opened_session
+        self.pending = NOTHING_PENDING if session is None else pending_in(session)
+
+    def remembered(self) -> set[type]:
+        """The classes of the objects that the session has in memory."""
+        if self.opened_session is None:
+            return set()
+        return {type(obj) for obj in self.opened_session.identity_map.values()}
+
+    def flush(self) -> None:
+        """Flush pending changes, so that what is read next shows them.
+
+        A scope that has no session opens none.
+        """
+        if self.opened_session is not None and self.flushed_tables is None and any(self.pending):
+            self.opened_session.flush()
+
+    def remember_hit(
+        self, descriptor: Any, instance: Any, value: Any, variant: str, role: Any
+    ) -> None:
+        """The next read of the descriptor on this instance gives this value."""
+        if type(self.tier) is RequestTier and not self.runs and self.runtime.recorder is None:
+            self.hits[descriptor] = (instance, value, variant, role)
+
+    def commit(self) -> None:
+        """Commit what the session did, if there is one."""
+        if self.opened_session is not None:
+            self.opened_session.commit()
+
+    def reset(self) -> None:
+        """Roll back and forget everything: the next attempt of a request begins anew."""
+        session, self.opened_session = self.opened_session, None
+        self.pending = NOTHING_PENDING
+        if session is not None:
+            try:
+                session.close()
+            except DBAPIError:
+                session.invalidate()
+        self.transactions.clear()
+        self.tier.clear()
+        self._dependents.clear()
+        self.runs.clear()
+        self.flushed_tables = None
+        self._end_snapshot()
+
+    # the snapshot
+
+    def snapshot(self) -> Snapshot:
+        """The snapshot of this transaction, taken when it is first needed."""
+        if self._snapshot is None:
+            about_to(Step.SNAPSHOT)
+            self._snapshot = self.runtime.snapshot(self.schema)
+        return self._snapshot
+
+    def store_lost(self) -> None:
+        """The tag store was lost in between: do not wait for it again in this transaction."""
+        self._snapshot = UNREACHABLE
+
+    def transaction(self) -> WritePath:
+        """A database transaction is about to take its view: the snapshot must be older."""
+        self.snapshot()
+        return WritePath(self)
+
+    def take_second_snapshot(self) -> None:
+        """The view lies between two snapshots: what differs is read from the database.
+
+        :raises SnapshotConflict: if a value that differs was already returned.
+        """
+        first = self.snapshot()
+        if not first.reachable:
+            return
+        about_to(Step.SECOND_SNAPSHOT)
+        second = self.runtime.snapshot(self.schema)
+        unsettled = second.unsettled(first) if second.reachable else None
+        broken = self.returned if unsettled is None else self.returned.keys() & unsettled
+        if broken:
+            raise SnapshotConflict(
+                f'{self.schema}: {min(broken)} changed between a cached value that was read '
+                'and the begin of the database transaction'
+            )
+        if unsettled is None:
+            self._blocked = None
+        elif self._blocked is not None:
+            self._blocked |= unsettled
+
+    def blocks(self, tags: Collection[str]) -> bool:
+        """Whether values with these tags must come from the database now: the tag store
+        can't be reached, a flush is under way, or a tag is in doubt or changed by this
+        scope itself."""
+        snapshot = self.snapshot()
+        if not snapshot.reachable or self._blocked is None or self.flushed_tables is not None:
+            return True
+        if not (self._blocked or snapshot.in_doubt or self.transactions):
+            return False
+        return not (
+            self._blocked.isdisjoint(tags)
+            and snapshot.in_doubt.isdisjoint(tags)
+            and all(path.tags.isdisjoint(tags) for path in self.transactions)
+        )
+
+    def look_again(self, tags: Collection[str]) -> None:
+        """If tags are in another's doubt only, look once more, when its commit may be over.
+
+        A new snapshot will do as long as this transaction has neither read a cached value
+        nor begun in the database.
+        """
+        snapshot = self.snapshot()
+        if snapshot.in_doubt.isdisjoint(tags) or self.returned or self.transactions:
+            return
+        if self._has_looked_again or not snapshot.reachable:
+            return
+        self._has_looked_again = True
+        time.sleep(MOMENTS_OF_A_COMMIT)
+        self._end_snapshot()
+
+    def has_hidden_changes(self) -> bool:
+        """Whether triggers saw a change in this transaction that may be known to nobody yet:
+        what is not committed must not be stored, whoever has changed it."""
+        if not any(path.may_have_changes() for path in self.transactions):
+            return False
+        return self.session_manager.database.has_changes(self.session().connection())
+
+    def settle(self, tags: Collection[str]) -> None:
+        """Settle what other writers have left behind, through this scope's connection."""
+        snapshot = self.snapshot()
+        quarantined = snapshot.quarantine is not None
+        if not snapshot.reachable or (snapshot.in_doubt.isdisjoint(tags) and not quarantined):
+            return
+        oracle = self.session_manager.oracle(self.session().connection())
+        if self.on_replica:
+            return  # it can not tell what becomes of the primary's transactions
+        try:
+            self.runtime.settler.settle(self.schema, snapshot, tags, oracle)
+            self.runtime.settler.end_quarantine(self.schema, snapshot, oracle)
+        except StoreUnreachable:
+            self.store_lost()  # who can reach it will settle it
+
+    def end_quarantine(self, connection: Connection, beginning: WritePath) -> None:
+        """End the tenant's quarantine, if it may end, before anything is read."""
+        oracle = self.session_manager.oracle(connection)
+        try:
+            self.runtime.settler.end_quarantine(self.schema, self.snapshot(), oracle)
+        except StoreUnreachable:
+            self.store_lost()
+            return
+        if not self.returned and not self.transactions - {beginning}:
+            self._end_snapshot()
+
+    def transaction_ended(self, path: WritePath) -> None:
+        """A database transaction of this scope has ended, one way or another."""
+        self.transactions.discard(path)
+        if self.transactions:
+            # its view, or what its session has in memory, is older than what ended just
+            # now, so the snapshot must stay
+            if self._blocked is not None:
+                self._blocked |= path.tags
+            self.drop(path.tags)
+        else:
+            self._end_snapshot()
+
+    def session_ended(self) -> None:
+        """The session was committed, rolled back or closed, with or without a connection."""
+        if not self.transactions:
+            self._end_snapshot()
+
+    def _end_snapshot(self) -> None:
+        if self._snapshot is None:
+            return
+        self._snapshot = None
+        self._blocked = set()
+        self.returned = {}
+        self.computed = {}
+        self.era += 1
+        for key, entry in list(self.tier.items()):
+            # a host may keep values of its own there
+            if isinstance(entry, TierEntry) and entry.encoded is not None:
+                del self.tier[key]
+        if isinstance(self.tier, RequestTier):
+            self.tier.hits.clear()
+        self._dependents.clear()
+
+    # the request tier
+
+    def keep(self, key: Any, entry: TierEntry) -> None:
+        """Keep a value until its tags change, the transaction or the scope ends."""
+        self.tier[key] = entry
+        if entry.encoded is not None:
+            for tag in entry.tags:
+                self._dependents.setdefault(tag, set()).add(key)
+
+    def drop(self, tags: Collection[str]) -> None:
+        """Drop the orm-cached values that depend on these tags."""
+        for tag in tags:
+            for key in self._dependents.pop(tag, ()):
+                self.tier.pop(key, None)
+
+    # what creators use
+
+    @contextmanager
+    def run(self, prop: Property) -> Iterator[Run]:
+        """Record what happens in the block as one run of the property's creator."""
+        run = Run(prop, self.era)
+        self.runs.append(run)
+        hits, self.hits = self.hits, {}
+        try:
+            yield run
+        finally:
+            self.hits = hits
+            self.runs.remove(run)
+
+    def record(self, statement: Statement) -> None:
+        """A statement is about to be executed; the run in progress depends on it."""
+        current = current_scope.get()
+        if current is not self and current is not None and current.runs:
+            current.runs[-1].through_another = True
+        if not self.runs:
+            return
+        run = self.runs[-1]
+        if statement.unknown is not None:
+            run.opaque = statement.unknown
+            return
+        for name in statement.reads:
+            if not self.session_manager.has_table(name):
+                run.opaque = (
+                    f'it read {name!r}, which is no table of the metadata; '
+                    'its changes are not seen'
+                )
+        run.reads |= table_tags(statement.reads)
+
+    def unjudged(self, tables: Collection[str]) -> None:
+        """A flush changed these tables without an object that stands for the change."""
+        if tables:
+            self.changed(self.runtime.function_tags)
+
+    def changed(self, tags: Collection[str]) -> None:
+        """Collect tags for every transaction in progress, and drop what depends on them."""
+        for path in self.transactions:
+            path.changed(tags)
+
+    # how it opens and closes
+
+    @contextmanager
+    def active(self) -> Iterator[RequestScope]:
+        """Make this the current scope of the block."""
+        if current_scope.get() is self:
+            yield self
+            return
+        self.outer = current_scope.get()
+        token = current_scope.set(self)
+        try:
+            yield self
+        finally:
+            current_scope.reset(token)
+            self.outer = None
+
+    def close(self) -> None:
+        """Roll back what was not committed, and give everything back."""
+        self.reset()
