@@ -1,0 +1,358 @@
+"""The application class: directives, settings, and what a root app owns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
+
+import morepath
+from dectate import ConflictError, directive
+
+from .database.session_manager import SessionManager, metadatas_of
+from .descriptors import CachedDescriptor, OrmCacheDescriptor, scope_of
+from .directives import (
+    OrmCachedDirective,
+    PrefetchingHtmlAction,
+    PrefetchingJsonAction,
+    PrefetchingViewAction,
+    PropertyAction,
+    RequestCachedDirective,
+    Target,
+    refuse_existing,
+)
+from .errors import ConfigurationError, OrmCacheError, PropertyConflictError
+from .policies import resolve_policy
+from .prefetching import prefetch
+from .recording import Event
+from .request import OrmCacheRequest, own_request_class
+from .runtime import Runtime
+from .scope import RequestScope
+from .settings import SECTION, OrmCacheSettings
+from .tiers.process import Slot
+
+if TYPE_CHECKING:
+    from dogpile.cache import CacheRegion
+    from sqlalchemy.orm import Session
+
+_SETUP = Lock()
+
+T = TypeVar('T')
+
+
+class HostAttribute(Generic[T]):
+    """An attribute with a default that a host class, or an instance, may replace."""
+
+    def __init__(self, default: Callable[[Any], T]) -> None:
+        self._default = default
+        self.__doc__ = default.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, instance: Any, owner: type) -> T: ...
+
+    def __get__(self, instance: Any, owner: type) -> Self | T:
+        return self if instance is None else self._default(instance)
+
+    def is_provided(self, app: OrmCacheApp) -> bool:
+        """Whether the app has an attribute of its own in the default's place."""
+        return self._name in vars(app) or getattr(type(app), self._name) is not self
+
+
+class OrmCacheApp(morepath.App):
+    """A Morepath application with orm-cached and request-cached properties.
+
+    Derive your root app from it, and those mounted apps that have such
+    properties. The root app sets itself up when the middleware wraps it, or at
+    the first ``request_scope``; it lives as long as the process, or until
+    :meth:`close_orm_cache`.
+    """
+
+    orm_cached = directive(OrmCachedDirective)
+    request_cached = directive(RequestCachedDirective)
+    _cached_property = directive(PropertyAction)
+    view = directive(PrefetchingViewAction)
+    json = directive(PrefetchingJsonAction)
+    html = directive(PrefetchingHtmlAction)
+
+    request_class: type[Any] = OrmCacheRequest
+
+    # the names of what directives have installed on the class
+    _installed_properties: ClassVar[list[str]] = []
+
+    #: Whether :meth:`setup_orm_cache` has run.
+    is_orm_cache_setup = False
+
+    orm_cache_runtime: Runtime
+
+    # when the class is committed
+
+    @classmethod
+    def clean(cls) -> None:
+        """Undo what an earlier commit has installed on the class."""
+        super().clean()
+        for name in vars(cls).get('_installed_properties', ()):
+            delattr(cls, name)
+        cls._installed_properties = []
+        cls.request_class = own_request_class(cls)
+
+    @classmethod
+    def install_property(
+        cls, target: Target, descriptor: CachedDescriptor[Any], where: str
+    ) -> None:
+        """Install a property on the class, or on its request class.
+
+        :raises PropertyConflictError: if there is an attribute of that name.
+        """
+        owner = cls if target == 'app' else cls.request_class
+        refuse_existing(owner, descriptor, where)
+        setattr(owner, descriptor.name, descriptor)
+        if target == 'app':
+            cls._installed_properties.append(descriptor.name)
+
+    @classmethod
+    def commit(cls) -> set[type[morepath.App]]:
+        """Commit the configuration of this class and of those mounted in it.
+
+        :raises OrmCacheError: if a property, policy or setting is wrong.
+        """
+        try:
+            discovered = super().commit()
+        except ConflictError as error:
+            if any(isinstance(action, PropertyAction) for action in error.actions):
+                raise PropertyConflictError(f'Two properties of one name. {error}') from error
+            raise
+        settings = cls.read_settings()
+        tables: set[str] | None = None
+        if settings.base is not None:
+            tables = {name for m in metadatas_of(settings.base) for name in m.tables}
+        for app_class in discovered:
+            for descriptor, owner in cached_descriptors(app_class):
+                where = f'{owner.__qualname__}.{descriptor.name} ({descriptor.location})'
+                refuse_existing(owner, descriptor, where)
+                if tables is not None and isinstance(descriptor, OrmCacheDescriptor):
+                    resolve_policy(descriptor.cache_policy, tables, where)
+        return discovered
+
+    @classmethod
+    def read_settings(cls) -> OrmCacheSettings:
+        """The validated settings of this class.
+
+        :raises ConfigurationError: if one is unknown or wrong.
+        """
+        section = getattr(cls.config.setting_registry, SECTION)
+        return OrmCacheSettings.read(vars(section), cls.__qualname__)
+
+    # when the root app is set up
+
+    def setup_orm_cache(self) -> None:
+        """Connect to database and tag store, and to the session manager's signals.
+
+        The middleware and ``request_scope`` do it if it was not done.
+
+        :raises OrmCacheError: if it was done, if this is no root app, if a server
+            can't be reached, or if a setting is missing.
+        """
+        if self.is_orm_cache_setup:
+            raise OrmCacheError(f'{type(self).__qualname__} is set up already')
+        if self.parent is not None:
+            raise OrmCacheError(f'{type(self).__qualname__} is mounted; set its root app up')
+        if not self.is_committed():
+            self.commit()
+        runtime = Runtime(self.read_settings(), self.session_manager)
+        try:
+            for app_class in type(self).mounted_app_classes():
+                for descriptor, _ in cached_descriptors(app_class):
+                    runtime.bind(descriptor, app_class)
+        except OrmCacheError:
+            runtime.close()
+            raise
+        runtime.connect_signals()
+        runtime.listen()
+        self.orm_cache_runtime = runtime
+        self.is_orm_cache_setup = True
+
+    def close_orm_cache(self) -> None:
+        """Give all connections back; the app can be set up again."""
+        if self.is_orm_cache_setup:
+            self.orm_cache_runtime.close()
+            del self.orm_cache_runtime
+            vars(self).pop('_own_session_manager', None)
+            self.is_orm_cache_setup = False
+
+    def ensure_orm_cache(self) -> Runtime:
+        """What the root app owns, set up if it was not."""
+        root = self.root
+        if not isinstance(root, OrmCacheApp):
+            raise ConfigurationError(
+                f'The root app {type(root).__qualname__} must derive from OrmCacheApp, '
+                'because what lives longer than a request belongs to it'
+            )
+        if not root.is_orm_cache_setup:
+            with _SETUP:
+                if not root.is_orm_cache_setup:
+                    root.setup_orm_cache()
+        return root.orm_cache_runtime
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Event]]:
+        """Record what the cache does in all threads while the block runs.
+
+        :return: the events so far, oldest first.
+        """
+        runtime = self.ensure_orm_cache()
+        events: list[Event] = []
+        before, runtime.recorder = runtime.recorder, events.append
+        try:
+            yield events
+        finally:
+            runtime.recorder = before
+
+    @property
+    def orm_cache_descriptors(self) -> Iterator[OrmCacheDescriptor[Any]]:
+        """The orm-cached properties of the app class and its request class."""
+        for descriptor, _ in cached_descriptors(type(self)):
+            if isinstance(descriptor, OrmCacheDescriptor):
+                yield descriptor
+
+    def descriptor_bound_orm_change_handler(
+        self, descriptor: OrmCacheDescriptor[Any]
+    ) -> Callable[[str, object], None]:
+        """A handler for the session manager's signals that evicts one property.
+
+        The package connects its own; hosts may use this for signals of theirs.
+
+        :return: ``handler(schema, obj)``: if the property's policy concerns the
+            object's tables, or a function of it says so, the property is evicted
+            when the object's transaction commits.
+        """
+        runtime = self.ensure_orm_cache()
+        prop = runtime.property(descriptor, type(self))
+
+        def handle_orm_change(schema: str, obj: object) -> None:
+            runtime.judge_property(schema, obj, prop)
+
+        return handle_orm_change
+
+    # scopes
+
+    @contextmanager
+    def request_scope(self, schema: str | None = None) -> Iterator[RequestScope]:
+        """Open a request scope for a block: scripts, tests.
+
+        What the block does not commit is rolled back.
+
+        :param schema: the tenant, created if there is none; by default the
+            ``schema`` of a host class that has one.
+        :raises InvalidSchemaError: if no tenant may have this name.
+        """
+        if schema is None and not HOST['schema'].is_provided(self):
+            raise ConfigurationError('request_scope needs a schema: app.request_scope("main")')
+        scope = self.open_scope(self.schema if schema is None else schema, create=True)
+        with scope.active():
+            try:
+                yield scope
+            finally:
+                scope.close()
+
+    def open_scope(self, schema: str, *, create: bool) -> RequestScope:
+        """A scope, not yet current; whoever opens it closes it."""
+        runtime = self.ensure_orm_cache()
+
+        def provided(name: str) -> Any:
+            return getattr(self, name) if HOST[name].is_provided(self) else None
+
+        return runtime.scope(
+            schema,
+            create=create,
+            request_tier=provided('request_cache'),
+            process_tier=provided('schema_cache'),
+        )
+
+    def prefetch(self, *names: str) -> None:
+        """Fetch these properties of the app in one round trip, as far as the shared tier
+        has what this request and process do not. Nothing is computed.
+
+        :raises PropertyError: if the app has no such orm-cached property.
+        """
+        prefetch((self,), names)
+
+    # what a host may provide of its own
+
+    @HostAttribute
+    def session_manager(self) -> SessionManager:
+        """Sessions for all tenants; by default made of the settings."""
+        root: Any = self.root
+        if root is not self:
+            return root.session_manager  # type: ignore[no-any-return]
+        if '_own_session_manager' not in vars(root):
+            settings = self.read_settings()
+            vars(root)['_own_session_manager'] = SessionManager(
+                settings.dsn, settings.base, settings.engine_options
+            )
+        return vars(root)['_own_session_manager']  # type: ignore[no-any-return]
+
+    @HostAttribute
+    def schema(self) -> str:
+        """The current scope's schema."""
+        return scope_of(self).schema
+
+    @HostAttribute
+    def session(self) -> Callable[[], Session]:
+        """``app.session()``: the current scope's session."""
+        return scope_of(self).session
+
+    @HostAttribute
+    def cache(self) -> CacheRegion:
+        """A dogpile.cache region of the current tenant."""
+        scope = scope_of(self)
+        return scope.runtime.shared_tier.region(scope.schema)
+
+    @HostAttribute
+    def request_cache(self) -> MutableMapping[Any, Any]:
+        """The request tier: values of this scope."""
+        return scope_of(self).tier
+
+    @HostAttribute
+    def schema_cache(self) -> MutableMapping[str, Slot]:
+        """The current tenant's part of the process tier."""
+        return scope_of(self).process_tier
+
+    def request(self, environ: Any) -> Any:
+        """Make a request; the properties are installed by then."""
+        if not self.is_committed():
+            self.commit()
+        return super().request(environ)
+
+
+HOST: dict[str, HostAttribute[Any]] = {
+    name: value for name, value in vars(OrmCacheApp).items() if isinstance(value, HostAttribute)
+}
+
+
+def _defaults() -> dict[str, Any]:
+    return vars(OrmCacheSettings())
+
+
+OrmCacheApp.setting_section(section=SECTION)(_defaults)
+
+
+def cached_descriptors(
+    app_class: type[morepath.App],
+) -> Iterator[tuple[CachedDescriptor[Any], type]]:
+    """The cached properties of an app class and its request class, each with the class
+    that declares it."""
+    for owner in (app_class, app_class.request_class):
+        seen: set[str] = set()
+        for cls in owner.__mro__:
+            for name, value in vars(cls).items():
+                if isinstance(value, CachedDescriptor) and name not in seen:
+                    yield value, cls
+                seen.add(name)
+

@@ -1,0 +1,165 @@
+"""The Dectate actions behind ``App.orm_cached`` and ``App.request_cached``.
+
+A directive is a composite, which sees the decorated function and so knows the
+property's name; it becomes one :class:`PropertyAction`, whose identifier is what
+conflicts and what a subclass overrides.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from dectate import Action, Composite
+from morepath.directive import HtmlAction, JsonAction, ViewAction
+
+from .descriptors import CachedDescriptor, OrmCacheDescriptor, RequestCacheDescriptor
+from .errors import PropertyConflictError, PropertyError
+from .policies import CachePolicy
+from .prefetching import prefetching
+from .variants import Vary
+
+if TYPE_CHECKING:
+    from .app import OrmCacheApp
+
+Target = Literal['app', 'request']
+
+
+class PropertyAction(Action):
+    """Installs one property on the app class, or on its request class."""
+
+    app_class_arg = True
+
+    def __init__(self, name: str, target: Target) -> None:
+        self.name = name
+        self.target = target
+
+    def identifier(self, app_class: type[OrmCacheApp]) -> tuple[Target, str]:
+        return self.target, self.name
+
+    def perform(self, obj: CachedDescriptor[Any], app_class: type[OrmCacheApp]) -> None:
+        app_class.install_property(self.target, obj.for_app(app_class), self._where())
+
+    def _where(self) -> str:
+        return f'{self.name} ({self.code_info.filelineno() if self.code_info else "?"})'
+
+
+class PropertyDirective(Composite):
+    """What both directives have in common."""
+
+    query_classes = [PropertyAction]
+
+    def __init__(self, name: str | None, target: Target) -> None:
+        self.name = name
+        self.target = target
+
+    def descriptor(self, creator: Any) -> CachedDescriptor[Any]:
+        raise NotImplementedError
+
+    def actions(self, obj: Any) -> Iterator[tuple[Action, Any]]:
+        where = self.code_info.filelineno() if self.code_info else '?'
+        if self.target not in ('app', 'request'):
+            raise PropertyError(f"{where}: target is {self.target!r}; expected 'app' or 'request'")
+        name = self.name if self.name is not None else getattr(obj, '__name__', None)
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+            raise PropertyError(f'{where}: {name!r} can not be the name of a property; use name=')
+        self.name = name
+        action = PropertyAction(name, self.target)
+        action.directive = self.directive
+        yield action, self.descriptor(obj)
+
+
+class OrmCachedDirective(PropertyDirective):
+    """Declare an orm-cached property.
+
+    :param policy: which changes evict it, see :func:`onegov_ormcache.orm_cached`.
+    :param by_role: keep a value for each role of ``request.identity``.
+    :param name: the property's name; by default the function's.
+    :param target: ``'app'``, or ``'request'`` for a property of the request.
+    :param vary: see :func:`onegov_ormcache.orm_cached`.
+    :param frozen: see :func:`onegov_ormcache.orm_cached`.
+    """
+
+    def __init__(
+        self,
+        policy: CachePolicy,
+        by_role: bool = False,
+        name: str | None = None,
+        target: Target = 'app',
+        vary: Vary | None = None,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__(name, target)
+        self.policy = policy
+        self.frozen = frozen
+        self.vary = vary
+        self.by_role = by_role
+
+    def descriptor(self, creator: Any) -> CachedDescriptor[Any]:
+        return OrmCacheDescriptor(
+            self.policy, creator, self.by_role, self.name, self.vary, self.frozen
+        )
+
+
+class RequestCachedDirective(PropertyDirective):
+    """Declare a request-cached property.
+
+    :param name: the property's name; by default the function's.
+    :param target: ``'app'``, or ``'request'`` for a property of the request.
+    """
+
+    def __init__(self, name: str | None = None, target: Target = 'app') -> None:
+        super().__init__(name, target)
+
+    def descriptor(self, creator: Any) -> CachedDescriptor[Any]:
+        return RequestCacheDescriptor(creator, self.name)
+
+
+class Prefetching:
+    """What a view directive's option ``prefetch`` does: names of orm-cached properties of
+    the request and its app, fetched in one round trip before the view runs."""
+
+    def __init__(self, *arguments: Any, prefetch: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.prefetch = (prefetch,) if isinstance(prefetch, str) else tuple(prefetch)
+
+    def perform(self, obj: Any, **config: Any) -> None:
+        view = prefetching(obj, self.prefetch) if self.prefetch else obj
+        super().perform(view, **config)  # type: ignore[misc]
+
+
+class PrefetchingViewAction(Prefetching, ViewAction):  # type: ignore[misc]
+    """``App.view`` with the option ``prefetch``."""
+
+    group_class = ViewAction
+
+
+class PrefetchingJsonAction(Prefetching, JsonAction):  # type: ignore[misc]
+    """``App.json`` with the option ``prefetch``."""
+
+
+class PrefetchingHtmlAction(Prefetching, HtmlAction):  # type: ignore[misc]
+    """``App.html`` with the option ``prefetch``."""
+
+
+def refuse_existing(owner: type, descriptor: CachedDescriptor[Any], where: str) -> None:
+    """Raise if a property would hide an attribute of its class that is no such property,
+    or one that the same class declares."""
+    for cls in owner.__mro__:
+        existing = vars(cls).get(descriptor.name)
+        if existing is None and cls.__module__.startswith('morepath.'):
+            # what instances have, such as request.app
+            existing = vars(cls).get('__annotations__', {}).get(descriptor.name)
+        if existing is None or existing is descriptor:
+            continue
+        if isinstance(existing, CachedDescriptor) and cls is not owner:
+            return
+        what = (
+            f'a property declared at {existing.location}'
+            if isinstance(existing, CachedDescriptor)
+            else f'an attribute of {cls.__module__}.{cls.__qualname__}'
+        )
+        raise PropertyConflictError(
+            f'{where}: {owner.__qualname__}.{descriptor.name} is already {what}; use another name'
+        )

@@ -1,0 +1,112 @@
+"""Several values at once: one round trip for all that the process does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from webtest import TestApp as Client
+
+from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, orm_cached
+from onegov_ormcache.errors import PropertyError
+from tests.support.applications import Applications, change
+from tests.support.counting import Runs
+from tests.support.models import User
+
+
+class Root:
+    """The model at /."""
+
+
+class App(OrmCacheApp):
+    """Ten properties of the app, one of the request, and a view that reads them all."""
+
+    runs = Runs()
+
+
+for number in range(10):
+
+    @App.orm_cached(policy=User, name=f'p{number}')
+    def count(app: Any, number: int = number) -> list[int]:
+        app.runs('p')
+        return [number, app.session().query(User).count()]
+
+
+@App.orm_cached(policy=User, target='request')
+def of_request(request: Any) -> int:
+    return int(request.app.session().query(User).count())
+
+
+NAMES = [f'p{number}' for number in range(10)]
+
+App.path(path='')(Root)
+
+
+@App.json(model=Root, prefetch=[*NAMES, 'of_request'])
+def view(self: Root, request: Any) -> Any:
+    return [*(getattr(request.app, name) for name in NAMES), request.of_request]
+
+
+@App.view(model=Root, name='plain', prefetch='p1')
+def plain(self: Root, request: Any) -> str:
+    return str(request.app.p1)
+
+
+@App.json(model=Root, name='wrong', prefetch=['nothing'])
+def wrong(self: Root, request: Any) -> Any:
+    return None
+
+
+def test_view_option(on_servers: Applications, tenant: str, redis_ops: Any) -> None:
+    """A view that names its properties costs two commands in a new process, then one."""
+    app = on_servers.start(App)
+    change(app, tenant, User(name='a'))
+    expected = [*([number, 1] for number in range(10)), 1]
+    assert Client(OrmCacheMiddleware(app, schema=tenant)).get('/').json == expected
+    new = on_servers.elsewhere(app)
+    with new.request_scope(tenant):
+        pass  # it has looked the schema up
+    client = Client(OrmCacheMiddleware(new, schema=tenant))
+    with redis_ops(2):
+        assert client.get('/').json == expected
+    with redis_ops(1):
+        assert client.get('/').json == expected
+    assert client.get('/plain').text == '[1, 1]'
+
+
+def test_prefetch_computes_nothing(applications: Applications, tenant: str) -> None:
+    """What is not there is computed when it is read, and not before."""
+    App.runs = Runs()
+    app = applications.start(App)
+    with app.request_scope(tenant) as scope:
+        app.prefetch('p1', 'p2')
+        assert App.runs.total == 0
+        assert app.p1 == [1, 0]
+        assert App.runs.total == 1
+        scope.session().add(User(name='mine'))
+        app.prefetch('p1', 'p2')
+        assert app.p1 == [1, 1]
+
+
+def test_unknown_names(applications: Applications, tenant: str) -> None:
+    """A name of no orm-cached property is an error that says where it was looked for."""
+    app = applications.start(App)
+    with app.request_scope(tenant), pytest.raises(PropertyError, match=r"App has no .*'runs'"):
+        app.prefetch('p1', 'runs')
+    with pytest.raises(PropertyError, match='nothing'):
+        Client(OrmCacheMiddleware(app, schema=tenant)).get('/wrong')
+
+
+def test_body_property_is_found(applications: Applications, tenant: str) -> None:
+    """Properties of the class body can be named as well as those of directives."""
+
+    class Own(OrmCacheApp):
+        @orm_cached(policy=User)
+        def users(self) -> int:
+            return self.session().query(User).count()
+
+    app = applications.start(Own)
+    for _ in range(2):
+        with app.request_scope(tenant):
+            app.prefetch('users')
+            assert app.users == 0
