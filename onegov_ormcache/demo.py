@@ -1,0 +1,326 @@
+"""The demo: a town hall for each of a few countries, asked and changed before your eyes.
+
+It needs the application in ``fixtures/townhall``, which is part of the repository
+and not of the package, and the extra ``demo``. Whatever it makes, in a temporary
+folder or on servers that it is given, it removes at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+from waitress.server import create_server
+from webob import Request
+
+from fixtures.townhall import Tenant, load, tenants
+from fixtures.townhall.serving import without_cache
+
+from .demo_backend import Backend, temporary
+from .errors import OrmCacheError
+from .middleware import OrmCacheMiddleware
+from .recording import Event, Tier
+from .tags.snapshot import TABLE_TAG
+
+#: The countries that are taken first: large and small ones in turn.
+FAMILIAR = ('ch', 'jp', 'is', 'us', 'ke')
+
+#: How often a request is timed; the fastest counts, as whatever else runs only adds.
+REPEATS = 15
+
+#: Tiers in the order of their costs, with a colour each.
+COLOURS: dict[Tier, str] = {
+    'request': 'green',
+    'process': 'green',
+    'shared': 'cyan',
+    'creator': 'yellow',
+}
+
+
+def run(dsn: str | None, redis_url: str | None, count: int | None, port: int | None) -> None:
+    """Load data, send requests, and print what the cache did and what it saved.
+
+    :param dsn: the database; None for SQLite in a temporary folder.
+    :param redis_url: the Redis; None for memory.
+    :param count: how many countries to load; None for all.
+    :param port: where to keep the application running afterwards; None not to.
+    :raises OrmCacheError: if a server can't be reached, or the port is taken.
+    """
+    console = Console(highlight=False)
+    with ExitStack() as stack:
+        listener = None if port is None else stack.enter_context(listen(port))
+        backend = stack.enter_context(temporary(dsn, redis_url))
+        loaded = choose(count)
+        with backend.application() as application:
+            console.print(f'A town hall for each country, on {backend.description}.')
+            load_all(console, application, backend.prefix, loaded)
+            compared = loaded[: len(FAMILIAR)]
+            plain = measure(without_cache(application), compared)
+        application = stack.enter_context(backend.application())
+        show_steps(console, Story(application, loaded[0], loaded[1]).tell())
+        show_savings(console, compared, plain, measure(application, compared))
+        show_legend(console, backend)
+        if listener is not None:
+            serve(application, loaded[0], listener)
+
+
+def choose(count: int | None) -> list[Tenant]:
+    """The countries to load, the familiar ones first."""
+    found = {tenant.code: tenant for tenant in tenants()}
+    ordered = [found.pop(code) for code in FAMILIAR] + list(found.values())
+    return ordered[:count]
+
+
+def load_all(
+    console: Console, application: OrmCacheMiddleware, prefix: str, loaded: Sequence[Tenant]
+) -> None:
+    """Load the countries, and tell how far it is."""
+    cities = sum(tenant.cities for tenant in loaded)
+    began = time.perf_counter()
+    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task('Loading', total=cities)
+        for tenant in loaded:
+            progress.update(task, description=f'Loading {tenant.name:.20}')
+            load(application.app, prefix + tenant.code, partial(progress.advance, task))
+    seconds = time.perf_counter() - began
+    console.print(f'Loaded {cities:,} cities of {len(loaded)} countries in {seconds:.1f} s.\n')
+
+
+# what is asked
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one request."""
+
+    status: int
+    body: bytes
+    seconds: float
+    events: Sequence[Event]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A request of the story, and what the cache did then."""
+
+    title: str
+    request: str
+    answer: Answer
+    #: The names of the properties that the answer's commits have evicted.
+    evicted: Sequence[str]
+
+
+def ask(
+    application: OrmCacheMiddleware,
+    tenant: Tenant,
+    path: str,
+    user: str,
+    form: Mapping[str, str] | str | None = None,
+) -> Answer:
+    """Send a request, without a network between, and read the whole answer.
+
+    :param user: the login; each tenant has an ``admin``, an ``editor`` and a ``member``.
+    :param form: what to POST; None for a GET.
+    """
+    headers = {'X-Tenant': tenant.code, 'X-User': user}
+    fields = form if isinstance(form, Mapping) else None
+    request = Request.blank(path, headers=headers, POST=fields)
+    if isinstance(form, str):
+        request.method, request.text = 'POST', form
+    with application.app.recording() as events:
+        began = time.perf_counter()
+        response = request.get_response(application)
+        content = response.body
+        seconds = time.perf_counter() - began
+    return Answer(response.status_code, content, seconds, list(events))
+
+
+@dataclass
+class Story:
+    """The requests that are shown, in their order, to two tenants of one application."""
+
+    application: OrmCacheMiddleware
+    tenant: Tenant
+    other: Tenant
+    #: What each property depends on, as far as it was read.
+    tags: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def tell(self) -> Iterator[Step]:
+        """Send the requests one after the other."""
+        yield self.step('The first request: everything is computed', '/')
+        yield self.step('The same again', '/')
+        yield self.step('Another role sees another page tree', '/', user='admin')
+        self.application.app.orm_cache_runtime.process_tier.of('').clear()
+        yield self.step('As if by another process (its memory is empty)', '/')
+        yield self.step('The other tenant, for the first time', '/', tenant=self.other)
+
+        page = self.city()
+        yield self.step('An editor renames a page', f'{page}/rename', {'title': 'A new name'})
+        yield self.step('The next request computes what shows pages', '/')
+        yield self.step('The other tenant is untouched', '/', tenant=self.other)
+
+        yield self.step('Documents, with a function as policy', '/documents')
+        yield self.step('A public one is renamed', '/documents/1/rename', {'title': 'A map'})
+        yield self.step('The secret ones are not concerned', '/documents')
+
+        yield self.step('A ticket is closed', '/tickets/1/close', {})
+        yield self.step('The page tree stays, the count is new', '/')
+        yield self.step('All tickets are closed, by one UPDATE', '/tickets/close-all', {})
+        yield self.step('A statement without objects is seen too', '/')
+
+        yield self.step('An import fails halfway: rolled back', f'{page}/import', '1;One\n2;')
+        yield self.step('Nothing was evicted', '/')
+
+    def step(
+        self,
+        title: str,
+        path: str,
+        form: Mapping[str, str] | str | None = None,
+        *,
+        user: str = 'member',
+        tenant: Tenant | None = None,
+    ) -> Step:
+        """Send one request; the changes come from an editor."""
+        tenant = tenant or self.tenant
+        user = user if form is None else 'editor'
+        before = dict(self.tags)
+        answer = ask(self.application, tenant, path, user, form)
+        for event in answer.events:
+            if event.kind == 'read':
+                self.tags[short(event.name)] = event.tags
+        changed = tags_changed(answer)
+        evicted = [name for name, tags in before.items() if not tags.isdisjoint(changed)]
+        method = 'GET' if form is None else 'POST'
+        return Step(title, f'{method} {path} ({tenant.name}, {user})', answer, evicted)
+
+    def city(self) -> str:
+        """The path of the page of a city."""
+        tree = json.loads(ask(self.application, self.tenant, '/tree', 'member').body)
+        return f'/pages/{tree["children"][0]["children"][0]["id"]}'
+
+
+def tags_changed(answer: Answer) -> frozenset[str]:
+    """What the commits of a request have changed."""
+    return frozenset(tag for e in answer.events if e.kind == 'commit' for tag in e.tags)
+
+
+def short(name: str) -> str:
+    """A property's name, or a tag's, without its class."""
+    return name.rpartition('.')[2]
+
+
+def measure(application: OrmCacheMiddleware, of: Sequence[Tenant]) -> list[float]:
+    """The shortest time in which each tenant's home page was answered, in seconds."""
+    return [
+        min(ask(application, tenant, '/', 'member').seconds for _ in range(REPEATS))
+        for tenant in of
+    ]
+
+
+# what is shown
+
+
+def show_steps(console: Console, steps: Iterator[Step]) -> None:
+    """A table of the requests: what was asked, where each value came from, how long it took."""
+    table = Table(title='What the cache does', title_justify='left', show_lines=True)
+    table.add_column('Request', ratio=9)
+    table.add_column('Where each value came from, and what was evicted', ratio=11)
+    table.add_column('ms', justify='right')
+    for at, step in enumerate(steps, 1):
+        request = Text.assemble(f'{at}. {step.title}\n', (step.request, 'dim'))
+        table.add_row(request, what_happened(step), f'{step.answer.seconds * 1000:.1f}')
+    console.print(table)
+
+
+def what_happened(step: Step) -> Text:
+    """A line for each tier, and what was evicted and why."""
+    changed = tags_changed(step.answer)
+    lines = []
+    for tier, colour in COLOURS.items():
+        names = dict.fromkeys(short(e.name) for e in step.answer.events if e.tier == tier)
+        if names:
+            lines.append(Text.assemble((f'{tier}: ', colour), ', '.join(names)))
+    if step.answer.status >= 400:
+        lines.append(Text(f'answered with {step.answer.status}'))
+    tables = sorted(t.removeprefix(TABLE_TAG) for t in changed if t.startswith(TABLE_TAG))
+    if tables:
+        lines.append(Text.assemble(('changed: ', 'magenta'), f'table {", ".join(tables)}'))
+    if step.request.startswith('POST') and not changed:
+        lines.append(Text('rolled back: nothing evicted'))
+    if step.evicted:
+        lines.append(Text.assemble(('evicted: ', 'red'), ', '.join(sorted(step.evicted))))
+    return Text('\n').join(lines)
+
+
+def show_savings(
+    console: Console, of: Sequence[Tenant], plain: Sequence[float], cached: Sequence[float]
+) -> None:
+    """A table of the same requests, without and with the cache."""
+    table = Table(title='What it saves: GET / with and without cache', title_justify='left')
+    table.add_column('Town hall')
+    for name in ('cities', 'without, ms', 'with, ms', 'faster'):
+        table.add_column(name, justify='right')
+    for tenant, slow, fast in zip(of, plain, cached, strict=True):
+        times = f'{slow * 1000:.2f}', f'{fast * 1000:.2f}', f'{slow / fast:.0f} times'
+        table.add_row(tenant.name, f'{tenant.cities:,}', *times)
+    console.print()
+    console.print(table)
+
+
+def show_legend(console: Console, backend: Backend) -> None:
+    """What the words in the tables mean."""
+    shared = 'the memory that threads share' if backend.settings['redis_url'] is None else 'Redis'
+    words: dict[str, str] = {
+        'request': 'the value was read before in this very request',
+        'process': 'this process has it in memory, and one look at the versions says it is fresh',
+        'shared': f'another process computed it; it was found in {shared}',
+        'creator': 'it was computed from the database, now',
+        'changed': 'the tables that the commit has changed',
+        'evicted': 'the values that depend on these tables, by their policies: computed anew '
+        'when they are next read. A function as policy looks at the changed objects; where '
+        'there are none, as with an UPDATE of many rows, it is evicted to be safe',
+        'without': f'each value is read from the database each time; the fastest of {REPEATS}',
+    }
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
+    for word, meaning in words.items():
+        table.add_row(Text(word, COLOURS.get(word, 'bold')), meaning)  # type: ignore[call-overload]
+    console.print()
+    console.print(table)
+
+
+def listen(port: int) -> socket.socket:
+    """A socket on 127.0.0.1; 0 is any port that is free.
+
+    :raises OrmCacheError: if the port can't be had.
+    """
+    try:
+        return socket.create_server(('127.0.0.1', port))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise OrmCacheError(f'port {port}: {reason}; choose one with --port') from error
+
+
+def serve(application: OrmCacheMiddleware, tenant: Tenant, listener: socket.socket) -> None:
+    """Answer requests until Ctrl-C or SIGTERM."""
+    server = create_server(application, sockets=[listener])
+    port = listener.getsockname()[1]
+    address, curl = f'http://127.0.0.1:{port}', f"curl -H 'X-Tenant: {tenant.code}'"
+    print(f'\nServing on {address} until Ctrl-C. Try:')
+    print(f'  {curl} {address}/')
+    print(f"  {curl} -H 'X-User: editor' -d title=Hello {address}/pages/1/rename")
+    print(f'or http://{tenant.code}.localhost:{port}/ in a browser.', flush=True)
+    try:
+        server.run()
+    finally:
+        server.close()
