@@ -1,0 +1,199 @@
+"""Less usual ways to use scopes and properties, each of which once went wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import event, insert, select
+from webtest import TestApp as Client
+
+from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, orm_cached, request_cached
+from tests.support.applications import Applications, change, committed, value
+from tests.support.counting import Runs
+from tests.support.models import Document, Group, User
+
+
+class Root:
+    """The model at /."""
+
+
+class App(OrmCacheApp):
+    @orm_cached(policy=User)
+    def names(self) -> Any:
+        return [user.name for user in self.session().query(User).order_by(User.id)]
+
+    @orm_cached(policy=lambda obj: isinstance(obj, Document))
+    def documents(self) -> int:
+        return self.session().query(Document).count()
+
+
+def test_objects_in_memory_outlive_another_connection(
+    on_servers: Applications, tenant: str
+) -> None:
+    """What a session has in memory is a view that lasts: a Core connection of the scope that
+    ends gives it no newer snapshot."""
+    app = on_servers.start(App)
+    other = on_servers.elsewhere(app)
+    change(app, tenant, User(id=1, name='old'))
+    with app.request_scope(tenant) as scope:
+        kept = scope.session().query(User).all()
+        with committed(other, tenant) as writing:
+            writing.session().get_one(User, 1).name = 'new'
+        with app.session_manager.engine.connect() as connection:
+            connection.execute(select(Group.id)).all()
+        assert app.names == [user.name for user in kept]
+    for reader in app, other:
+        assert value(reader, tenant, lambda app: app.names) == ['new']
+
+
+def test_super_is_another_property(applications: Applications, tenant: str, runs: Runs) -> None:
+    """A property that reads what it overrides has a value of its own, and does not wait."""
+
+    class Derived(App):
+        @orm_cached(policy=User)
+        def names(self) -> Any:
+            runs('derived')
+            return [*super().names, 'more']
+
+    app = applications.start(Derived, lock_timeout=60)
+    change(app, tenant, User(name='a'))
+    for _ in range(2):
+        assert value(app, tenant, lambda app: app.names) == ['a', 'more']
+    assert runs.count('derived') == 1
+
+
+def test_app_and_request_have_values_of_their_own(
+    applications: Applications, tenant: str
+) -> None:
+    """One name on the app and on its requests is two properties."""
+
+    class Two(OrmCacheApp):
+        pass
+
+    Two.orm_cached(policy=User, name='same')(lambda app: 'app')
+    Two.orm_cached(policy=User, name='same', target='request')(lambda request: 'request')
+    app = applications.start(Two)
+    for _ in range(2):
+        with app.request_scope(tenant):
+            request = app.request({'PATH_INFO': '/', 'REQUEST_METHOD': 'GET'})
+            assert (app.same, request.same) == ('app', 'request')
+
+
+def test_request_cached_values_of_short_lived_apps(
+    applications: Applications, tenant: str
+) -> None:
+    """An app that is mounted anew each time never sees the value of one that is gone."""
+
+    class Inner(OrmCacheApp):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        @request_cached
+        def mine(self) -> str:
+            return self.name
+
+    class Outer(OrmCacheApp):
+        pass
+
+    Outer.mount(app=Inner, path='/{name}')(lambda name: Inner(name))
+    app = applications.start(Outer)
+    with app.request_scope(tenant):
+        for number in range(300):
+            child: Any = app.child(Inner, name=str(number))
+            assert child.mine == str(number)
+            del child
+
+
+def test_cascade_in_a_flush_of_the_same_table(applications: Applications, tenant: str) -> None:
+    """Rows that the database deletes by itself evict function policies, also if the flush
+    has another object of their table, which the policy does not concern."""
+
+    class Judging(OrmCacheApp):
+        @orm_cached(policy=lambda obj: isinstance(obj, Document) and obj.title == 't')
+        def count(self) -> int:
+            return self.session().query(Document).filter_by(title='t').count()
+
+    app = applications.start(Judging)
+    user = User(name='a')
+    change(app, tenant, user, Document(kind='document', title='t', owner=user))
+    assert value(app, tenant, lambda app: app.count) == 1
+    with committed(app, tenant) as scope:
+        scope.session().delete(scope.session().query(User).one())
+        scope.session().add(Document(kind='document', title='unrelated'))
+    assert value(app, tenant, lambda app: app.count) == 0
+
+
+def test_creator_that_commits(applications: Applications, tenant: str) -> None:
+    """A value whose creator ended the transaction is not remembered beyond it."""
+
+    class Committing(OrmCacheApp):
+        @orm_cached(policy=User)
+        def count(self) -> int:
+            found = self.session().query(User).count()
+            self.session().commit()
+            return found
+
+    app = applications.start(Committing)
+    with app.request_scope(tenant) as scope:
+        seen = [app.count]
+        scope.session().add(User(name='a'))
+        seen += [app.count, app.count]
+    assert seen == [0, 1, 1]
+
+
+def test_flush_that_a_listener_refuses(applications: Applications, tenant: str) -> None:
+    """A listener that keeps a flush from its end leaves nothing behind."""
+    app = applications.start(App)
+    assert value(app, tenant, lambda app: app.documents) == 0
+    with committed(app, tenant) as scope:
+        session = scope.session()
+
+        def refuse(*arguments: Any) -> None:
+            raise ValueError('refused')
+
+        event.listen(session, 'before_flush', refuse)
+        user = User(name='a')
+        session.add(user)
+        with pytest.raises(ValueError, match='refused'):
+            session.flush()
+        event.remove(session, 'before_flush', refuse)
+        session.expunge(user)
+        session.execute(insert(Document).values(kind='document', title='t', state='x'))
+        assert app.documents == 1
+    assert value(app, tenant, lambda app: app.documents) == 1
+
+
+def test_prefetch_in_a_mounted_app(applications: Applications, tenant: str) -> None:
+    """A mounted app's view can name the request properties of its app."""
+
+    class Town(OrmCacheApp):
+        pass
+
+    class Wiki(OrmCacheApp):
+        pass
+
+    Town.mount(app=Wiki, path='/wiki')(lambda: Wiki())
+    Wiki.orm_cached(policy=User, name='tree', target='request')(lambda request: ['tree'])
+    Wiki.path(path='')(Root)
+
+    @Wiki.json(model=Root, prefetch=['tree'])
+    def view(self: Root, request: Any) -> Any:
+        return request.tree
+
+    client = Client(OrmCacheMiddleware(applications.start(Town), schema=tenant))
+    for _ in range(2):
+        assert client.get('/wiki').json == ['tree']
+
+
+def test_a_hosts_own_values_in_the_request_cache(
+    applications: Applications, tenant: str
+) -> None:
+    """What a host keeps in request_cache stays there, and harms nobody."""
+    app = applications.start(App)
+    with app.request_scope(tenant) as scope:
+        app.request_cache['mine'] = 1
+        scope.session().add(User(name='a'))
+        scope.session().commit()
+        assert app.names == ['a']
+        assert app.request_cache['mine'] == 1

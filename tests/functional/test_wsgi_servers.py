@@ -1,0 +1,191 @@
+"""The application behind real WSGI servers: threads in one process, and several processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from waitress import wasyncore
+from waitress.server import create_server
+
+from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, orm_cached
+from tests.support.applications import Applications, change
+from tests.support.models import Base, User
+
+
+class Root:
+    """The model at /."""
+
+
+class App(OrmCacheApp):
+    """Answers with the users' names, and adds some."""
+
+    @orm_cached(policy='on-table-change:users')
+    def names(self) -> Any:
+        return self.session().query(User.name).order_by(User.name)
+
+
+App.path(path='')(Root)
+
+
+@App.view(model=Root)
+def read(self: Root, request: Any) -> str:
+    return f'{os.getpid()} ' + ','.join(row.name for row in request.app.names)
+
+
+@App.view(model=Root, request_method='POST')
+def add(self: Root, request: Any) -> str:
+    request.app.session().add(User(name=request.params['name']))
+    return ''
+
+
+@App.view(model=Root, name='stream')
+def stream(self: Root, request: Any) -> Any:
+    response = request.ResponseClass()
+
+    def body() -> Iterator[bytes]:
+        for row in request.app.names:
+            yield row.name.encode() + b'\n'
+
+    response.app_iter = body()
+    return response
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as response:
+        return str(response.read().decode())
+
+
+def post(url: str, name: str) -> None:
+    with urllib.request.urlopen(url, data=f'name={name}'.encode(), timeout=30) as response:
+        assert response.status == 200
+
+
+@contextmanager
+def served_by_waitress(application: Any, threads: int) -> Iterator[str]:
+    sockets: dict[int, Any] = {}
+    server: Any = create_server(
+        application, map=sockets, host='127.0.0.1', port=0, threads=threads
+    )
+    stopping = threading.Event()
+
+    def serve() -> None:
+        while not stopping.is_set():
+            wasyncore.loop(map=sockets, count=1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f'http://127.0.0.1:{server.effective_port}'
+    finally:
+        # the sockets, the one that wakes the loop among them, are closed when nobody is left
+        # who uses them
+        stopping.set()
+        server.pull_trigger()
+        thread.join(30)
+        server.task_dispatcher.shutdown()
+        wasyncore.close_all(sockets)
+
+
+def test_waitress_threads(applications: Applications, tenant: str) -> None:
+    """Each of many readers, in threads, sees every change that was answered before it asked."""
+    app = applications.start(App)
+    change(app, tenant, User(name='first'))
+    with served_by_waitress(OrmCacheMiddleware(app, schema=tenant), threads=4) as url:
+        readers = ThreadPoolExecutor(4)
+        for number in range(15):
+            post(url, f'n{number:02}')
+            answers = set(readers.map(get, [url] * 4))
+            names = ','.join(['first', *(f'n{n:02}' for n in range(number + 1))])
+            assert answers == {f'{os.getpid()} {names}'}
+        assert get(f'{url}/stream').split() == names.split(',')
+        readers.shutdown()
+
+
+@contextmanager
+def served_by_gunicorn(environment: dict[str, str], *options: str) -> Iterator[tuple[str, Any]]:
+    """gunicorn on a socket that is bound here, so that the port is known and nobody waits."""
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        listener.listen(64)
+        command = [
+            *(sys.executable, '-m', 'gunicorn', '--bind', f'fd://{listener.fileno()}'),
+            *options,
+            'tests.functional.test_wsgi_servers:make()',
+        ]
+        server = subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            pass_fds=[listener.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield f'http://127.0.0.1:{listener.getsockname()[1]}', server
+        finally:
+            if server.poll() is None:
+                server.send_signal(signal.SIGTERM)
+            server.communicate(timeout=60)
+
+
+def make() -> Any:
+    """The application that a gunicorn worker serves."""
+    chosen = {'base': Base, 'dsn': os.environ['TEST_DSN'], 'namespace': os.environ['TEST_NAME']}
+    chosen['redis_url'] = os.environ.get('TEST_REDIS')
+    App.setting_section(section='orm_cache')(lambda: chosen)
+    return OrmCacheMiddleware(App(), schema=os.environ['TEST_TENANT'])
+
+
+@pytest.mark.parametrize('preload', [False, True])
+def test_gunicorn_processes(on_servers: Applications, tenant: str, preload: bool) -> None:
+    """Each of several processes sees every change that was answered before it was asked,
+    also if they were forked from one that had set the application up."""
+    settings = on_servers.backend.settings
+    environment = {
+        'TEST_DSN': settings['dsn'],
+        'TEST_REDIS': settings['redis_url'],
+        'TEST_NAME': settings['namespace'],
+        'TEST_TENANT': tenant,
+    }
+    options = ['--workers', '3', '--threads', '2', *(['--preload'] if preload else [])]
+    with served_by_gunicorn(environment, *options) as (url, _):
+        readers = ThreadPoolExecutor(6)
+        processes = set()
+        for number in range(15):
+            post(url, f'n{number:02}')
+            names = ','.join(f'n{n:02}' for n in range(number + 1))
+            for answer in readers.map(get, [url] * 12):
+                process, _, seen = answer.partition(' ')
+                processes.add(process)
+                assert seen == names
+        readers.shutdown()
+        assert len(processes) > 1
+
+
+def test_gunicorn_refuses_several_processes_without_redis(
+    embedded: Applications, tenant: str
+) -> None:
+    """On the embedded default a second worker fails at its start, with the reason."""
+    settings = embedded.backend.settings
+    environment = {
+        'TEST_DSN': settings['dsn'],
+        'TEST_NAME': settings['namespace'],
+        'TEST_TENANT': tenant,
+    }
+    with served_by_gunicorn(environment, '--workers', '2') as (_, server):
+        log = ''
+        for line in server.stderr:
+            log += line
+            if 'SecondProcessError: ' in line:
+                break
+    assert 'set redis_url' in log
