@@ -1,0 +1,478 @@
+"""Judges a recorded history by the promise, and by nothing else.
+
+The checker knows rows, the transactions that wrote and read them, when each of their
+operations began and returned, and what the database says was committed. It knows nothing
+of tags, stamps or doubts: whatever keeps the promise passes, whatever breaks it is found.
+
+Every write gives its row a value that no other write gives, so a value tells where it
+comes from, and the database numbers the writes of a row. So the state of a row that a
+transaction saw has a first moment, when the COMMIT of its writer was sent, and a last one,
+when the COMMIT of the next writer had returned, or somebody had seen what it wrote; and a
+snapshot is a moment that lies between the two for all rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+#: What wrote the value that a row had before the first transaction.
+NOBODY = ''
+
+#: Kinds of events that one transaction consists of; the others are remarks.
+OPERATIONS = ('begin', 'read', 'direct', 'write', 'undo', 'commit', 'rolled back')
+
+
+class Event(NamedTuple):
+    """One thing that happened, as the process that did it saw it.
+
+    ==============  ===================================================================
+    ``begin``       a transaction of this tenant is about to begin
+    ``read``        a property's rows, read between ``at`` and ``until``
+    ``direct``      the same, read from the database itself
+    ``write``       new values are about to be written
+    ``undo``        these values were undone, by the rollback of a savepoint
+    ``commit``      COMMIT is about to be sent
+    ``committed``   it has returned
+    ``rolled back`` the transaction has ended, and it is known that it did not commit
+    ``failed``      an error (``name``) ended it; unless ``commit`` came before, it did
+                    not commit, otherwise nobody has heard
+    ``error``       an error (``name``) that no transaction may end with
+    ``quiet``       a property was found cached when all was quiet
+    ``never``       it was not, in as many reads as there were
+    ==============  ===================================================================
+
+    Events of other kinds are shown with the violations, and say nothing to the checker.
+    """
+
+    kind: str
+    transaction: str
+    at: int
+    tenant: str = ''
+    name: str = ''
+    #: When the operation had ended.
+    until: int = 0
+    #: By row: its version and value as they were read, or 0 and the value to write.
+    rows: Mapping[str, tuple[int, str]] = {}
+    #: Whether the value came from a cache: its creator did not run in this transaction.
+    cached: bool = False
+    #: Rows that should have been in the value and were not.
+    missing: Sequence[str] = ()
+    #: How many creators ran meanwhile.
+    runs: int = 0
+
+    def line(self) -> bytes:
+        """The event as a line of a file."""
+        default = self._field_defaults
+        fields = {k: v for k, v in self._asdict().items() if k not in default or v != default[k]}
+        return json.dumps(fields, separators=(',', ':')).encode() + b'\n'
+
+
+def events_of(lines: Iterable[bytes]) -> Iterable[Event]:
+    """The events of a file; a last line that its writer did not live to end is left out."""
+    for line in lines:
+        if line.endswith(b'\n'):
+            yield Event(**json.loads(line))
+
+
+class Written(NamedTuple):
+    """A committed write, as the database has it."""
+
+    row: str
+    version: int
+    value: str
+
+
+class Violation(NamedTuple):
+    """The promise is broken, and these events show it."""
+
+    #: P1 to P6 as in the promise; 'liveness', 'error'.
+    promise: str
+    text: str
+    events: Sequence[Event]
+
+    def __str__(self) -> str:
+        shown = [f'{self.promise}: {self.text}']
+        shown += [f'    {event.line().decode().strip()}' for event in self.events]
+        return '\n'.join(shown)
+
+
+@dataclass
+class Transaction:
+    """What one transaction did, in its own order."""
+
+    name: str
+    tenant: str
+    began: int
+    events: list[Event] = field(default_factory=list)
+    #: When COMMIT was sent; never, if it was not.
+    sent: float = math.inf
+    #: When it had returned.
+    returned: float = math.inf
+    #: Whether it is known not to have committed.
+    failed: bool = False
+    #: By row, the values that it has now, the last one last.
+    own: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    #: The values that a savepoint's rollback undid.
+    undone: set[str] = field(default_factory=set)
+    #: What it saw of rows that it had not written itself, through properties and directly.
+    seen: list[tuple[Event, str, int]] = field(default_factory=list)
+
+    def take(self, event: Event) -> None:
+        """The transaction's next event."""
+        self.events.append(event)
+        if event.kind == 'commit':
+            self.sent = event.at
+        elif event.kind == 'committed':
+            self.returned = event.at
+        elif event.kind == 'rolled back' or (event.kind == 'failed' and self.sent == math.inf):
+            self.failed = True
+        elif event.kind == 'write':
+            for row, (_, value) in event.rows.items():
+                self.own[row].append(value)
+        elif event.kind == 'undo':
+            for row, (_, value) in event.rows.items():
+                self.own[row].remove(value)
+                self.undone.add(value)
+
+
+class State(NamedTuple):
+    """A row as it was after one committed transaction."""
+
+    version: int
+    value: str
+    writer: Transaction
+
+
+class Row:
+    """The committed states of one row, oldest first."""
+
+    def __init__(self, states: list[State]) -> None:
+        self.states = states
+        self.number = {state.value: number for number, state in enumerate(states)}
+        #: When a later write's COMMIT had returned.
+        self.replaced = [math.inf] * len(states)
+        for number in range(len(states) - 2, -1, -1):
+            successor = number + 1
+            returned = states[successor].writer.returned
+            self.replaced[number] = min(self.replaced[successor], returned)
+        #: When the state was gone at the latest: a later one had also been seen by then.
+        self.gone = list(self.replaced)
+
+    def show(self, seen: Iterable[tuple[int, int]]) -> None:
+        """These states were seen, each until some moment: older ones were gone by then."""
+        for number, until in sorted(seen, reverse=True):
+            if number:
+                self.gone[number - 1] = min(self.gone[number - 1], until)
+        for number in range(len(self.states) - 2, -1, -1):
+            self.gone[number] = min(self.gone[number], self.gone[number + 1])
+
+    def after(self, number: int) -> State | None:
+        """The state that came next."""
+        return self.states[number + 1] if number + 1 < len(self.states) else None
+
+
+class Report(NamedTuple):
+    """What the checker has found."""
+
+    violations: list[Violation]
+    #: How many there were of each kind of event.
+    counts: Counter[str]
+    #: How many values of properties were judged, and how many of them were cached.
+    judged: int
+    cached: int
+
+
+def check(
+    events: Iterable[Event], journal: Mapping[str, Sequence[Written]], isolation: str
+) -> Report:
+    """Judge a history.
+
+    :param events: of all processes; those of one transaction in their own order.
+    :param journal: by tenant: all writes that the database has committed, the first ones
+        too, which nobody in the history wrote.
+    :param isolation: the isolation level at which all transactions ran.
+    """
+    return _Checker(journal, isolation).check(events)
+
+
+class _Checker:
+    def __init__(self, journal: Mapping[str, Sequence[Written]], isolation: str) -> None:
+        self.journal = journal
+        self.isolation = isolation
+        self.transactions: dict[str, Transaction] = {}
+        self.rows: dict[tuple[str, str], Row] = {}
+        self.writers: dict[str, Transaction] = {}
+        self.violations: list[Violation] = []
+        self.counts: Counter[str] = Counter()
+
+    def check(self, events: Iterable[Event]) -> Report:
+        events = list(events)
+        remarks = self._sort(events)
+        self._order_states()
+        for event in remarks:
+            if event.kind == 'error':
+                self._found('error', event.name, event)
+            elif event.kind == 'never':
+                text = f'{event.tenant}: {event.name} is not cached again when all is quiet'
+                self._found('liveness', text, event)
+        for transaction in self.transactions.values():
+            self._check_outcome(transaction)
+            own = Transaction(transaction.name, transaction.tenant, transaction.began)
+            for event in transaction.events:
+                own.take(event)
+                if event.kind in ('read', 'direct'):
+                    self._check_values(transaction, own, event)
+        self._show_states()
+        for transaction in self.transactions.values():
+            self._check_age(transaction)
+            self._check_snapshot(transaction)
+        if self.isolation == 'SERIALIZABLE':
+            self._check_write_skew()
+        reads = [event for event in events if event.kind == 'read']
+        cached = sum(event.cached for event in reads)
+        return Report(self.violations, self.counts, len(reads), cached)
+
+    def _found(self, promise: str, text: str, *events: Event) -> None:
+        self.violations.append(Violation(promise, text, events))
+
+    def _sort(self, events: Iterable[Event]) -> list[Event]:
+        """Give each transaction its events; what belongs to none is left over."""
+        remarks = []
+        for event in events:
+            self.counts[event.kind] += 1
+            if event.kind == 'begin':
+                self.transactions[event.transaction] = Transaction(
+                    event.transaction, event.tenant, event.at
+                )
+            transaction = self.transactions.get(event.transaction)
+            if transaction is not None:
+                transaction.take(event)
+            if event.kind in ('error', 'never'):
+                remarks.append(event)
+        for transaction in self.transactions.values():
+            for event in transaction.events:
+                if event.kind == 'write':
+                    for _, value in event.rows.values():
+                        self.writers[value] = transaction
+        return remarks
+
+    def _order_states(self) -> None:
+        for tenant, written in self.journal.items():
+            nobody = Transaction(NOBODY, tenant, 0, sent=-math.inf, returned=-math.inf)
+            by_row = defaultdict(list)
+            for row, version, value in sorted(written):
+                by_row[row].append(State(version, value, self.writers.get(value, nobody)))
+            for row, states in by_row.items():
+                # of several writes of one transaction others see only the last
+                last = [
+                    state
+                    for state, following in zip(states, [*states[1:], None], strict=True)
+                    if following is None
+                    or following.writer is not state.writer
+                    or state.writer is nobody
+                ]
+                self.rows[tenant, row] = Row(last)
+
+    # what became of it
+
+    def _check_outcome(self, transaction: Transaction) -> None:
+        """The database has what was committed, and nothing that was not."""
+        for row, values in transaction.own.items():
+            states = self.rows.get((transaction.tenant, row))
+            has = states is not None and bool(values) and values[-1] in states.number
+            if transaction.returned < math.inf and values and not has:
+                text = f'COMMIT has returned, and the database does not have {values[-1]!r}'
+            elif has and transaction.failed:
+                text = f'rolled back, and the database has {values[-1]!r}'
+            elif has and transaction.sent == math.inf:
+                text = f'no COMMIT was sent, and the database has {values[-1]!r}'
+            else:
+                continue
+            self._found('P2', f'{transaction.name}: {text}', *transaction.events)
+
+    # P1, P2, P3: one value
+
+    def _check_values(self, transaction: Transaction, own: Transaction, event: Event) -> None:
+        if event.missing:
+            text = f'{event.name} has no {", ".join(event.missing)}'
+            self._found('P1', text, transaction.events[0], event)
+        for row, (_, value) in event.rows.items():
+            if values := own.own[row]:
+                if value != values[-1]:
+                    promise = 'P2' if value in own.undone else 'P3'
+                    text = f'{event.name} shows {row} as {value!r}, not as the own {values[-1]!r}'
+                    self._found(promise, text, *transaction.events)
+                continue
+            number = self._committed(transaction, event, row, value)
+            if number is not None:
+                transaction.seen.append((event, row, number))
+
+    def _committed(
+        self, transaction: Transaction, event: Event, row: str, value: str
+    ) -> int | None:
+        """The number of the state that was seen, if it could be seen at all."""
+        states = self.rows.get((transaction.tenant, row))
+        number = states.number.get(value) if states is not None else None
+        writer = self.writers.get(value)
+        if states is None or number is None:
+            text = f'{event.name} shows {row} as {value!r}, which was never committed'
+        elif states.states[number].writer.sent > event.until:
+            text = f'{event.name} shows {row} as {value!r} before its COMMIT was sent'
+        else:
+            return number
+        self._found('P2', text, *transaction.events, *(writer.events if writer else ()))
+        return None
+
+    # P1, P6: how old it is
+
+    def _show_states(self) -> None:
+        """A state that was seen had been committed by then, whether its writer lives or not."""
+        shown: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+        for transaction in self.transactions.values():
+            for event, row, number in transaction.seen:
+                shown[transaction.tenant, row].append((number, event.until))
+        for key, seen in shown.items():
+            self.rows[key].show(seen)
+
+    def _check_age(self, transaction: Transaction) -> None:
+        """Nothing is older than what had returned, or was seen, when it began."""
+        for event, row, number in transaction.seen:
+            states = self.rows[transaction.tenant, row]
+            if states.gone[number] >= transaction.began:
+                continue
+            late = states.after(number)
+            assert late is not None
+            promise, how = 'P1', 'a COMMIT had returned'
+            if states.replaced[number] >= transaction.began:
+                promise, how = 'P6', 'another transaction had seen it'
+            text = (
+                f'{event.name} shows {row} as {states.states[number].value!r}, and not as '
+                f'{late.value!r} or later, {(transaction.began - states.gone[number]) / 1e6:.3f} '
+                f'ms after {how}'
+            )
+            self._found(promise, text, *transaction.events, *late.writer.events)
+            return
+
+    # P4: one snapshot
+
+    def _check_snapshot(self, transaction: Transaction) -> None:
+        """All that must be of one snapshot had one moment in common."""
+        lasting = self.isolation != 'READ COMMITTED'
+        seen = [
+            entry
+            for entry in transaction.seen
+            if lasting or (entry[0].kind == 'read' and entry[0].cached)
+        ]
+        first = last = None
+        begin, end = float(transaction.began), math.inf
+        states_seen: dict[str, int] = {}
+        for entry in seen:
+            _, row, number = entry
+            states = self.rows[transaction.tenant, row]
+            if states_seen.setdefault(row, number) != number:
+                text = f'{row} has two states in one transaction'
+                self._found('P4', text, *transaction.events)
+                return
+            if (sent := states.states[number].writer.sent) > begin:
+                begin, last = sent, entry
+            if (gone := states.gone[number]) < end:
+                end, first = gone, entry
+        if begin > end and first is not None and last is not None:
+            old, new = self.rows[transaction.tenant, first[1]], last
+            late = old.after(first[2])
+            assert late is not None
+            text = (
+                f'{first[1]} as it was before {late.value!r}, with {new[1]} as it was '
+                f'{(begin - end) / 1e6:.3f} ms later'
+            )
+            self._found('P4', text, *transaction.events, *late.writer.events)
+            return
+        self._check_whole(transaction, states_seen)
+
+    def _check_whole(self, transaction: Transaction, seen: Mapping[str, int]) -> None:
+        """Of a transaction that wrote several rows all are seen, or none."""
+        for row, number in seen.items():
+            writer = self.rows[transaction.tenant, row].states[number].writer
+            for other, other_number in seen.items():
+                if other == row or not writer.own.get(other):
+                    continue
+                states = self.rows[transaction.tenant, other]
+                written = states.number.get(writer.own[other][-1])
+                if written is not None and other_number < written:
+                    text = f'{writer.name} wrote {row} and {other}, and only {row} is seen'
+                    self._found('P4', text, *transaction.events, *writer.events)
+                    return
+
+    # P5: write skew
+
+    def _check_write_skew(self) -> None:
+        """Of two that each read, through properties, what the other one wrote: not both
+        missed the other's write."""
+        longest = max(
+            (one.sent - one.began for one in self.transactions.values() if one.sent < math.inf),
+            default=0,
+        )
+        for one in filter(self._is_committed, self.transactions.values()):
+            found: set[str] = set()
+            for event, row, number in one.seen:
+                if event.kind != 'read':
+                    continue
+                for state in self.rows[one.tenant, row].states[number + 1 :]:
+                    other = state.writer
+                    if other.sent > one.returned + longest:
+                        break  # it began later, and so did all that come after it
+                    if one.name < other.name and other.name not in found:
+                        found.add(other.name)
+                        self._check_pair(one, event, other)
+
+    def _is_committed(self, transaction: Transaction) -> bool:
+        return any(
+            values and values[-1] in self.rows[transaction.tenant, row].number
+            for row, values in transaction.own.items()
+        )
+
+    def _check_pair(self, one: Transaction, read: Event, other: Transaction) -> None:
+        for event, row, number in other.seen:
+            if event.kind != 'read' or not one.own.get(row):
+                continue
+            states = self.rows[one.tenant, row]
+            written = states.number.get(one.own[row][-1])
+            if written is not None and number < written:
+                how = ' and '.join(
+                    'cached' if each.cached else 'from a creator' for each in (read, event)
+                )
+                text = f'{one.name} and {other.name} read what the other one changed ({how})'
+                self._found('P5', text, *one.events, *other.events)
+                return
+
+
+def upper_bound(violations: int, trials: int, confidence: float = 0.95) -> float:
+    """The rate that the true rate of violations lies below, with this confidence.
+
+    The one-sided bound of Clopper and Pearson (1934); for no violations it is about
+    3 / trials, the rule of three.
+    """
+    if trials == 0 or violations >= trials:
+        return 1.0
+
+    def chance(rate: float) -> float:
+        """The chance of so few violations at this rate."""
+        logs = [
+            math.lgamma(trials + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(trials - k + 1)
+            + k * math.log(rate)
+            + (trials - k) * math.log1p(-rate)
+            for k in range(violations + 1)
+        ]
+        return math.fsum(math.exp(log) for log in logs)
+
+    steps = range(1, 10**9)
+    number = bisect_left(steps, confidence - 1, key=lambda step: -chance(step / 1e9))
+    return min(1.0, steps[min(number, len(steps) - 1)] / 1e9)

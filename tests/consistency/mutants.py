@@ -1,0 +1,170 @@
+"""Removes one guard of the protocol at a time, to show that the evidence misses it.
+
+A guard of which nobody notices the removal is either not needed or not tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from onegov_ormcache.eviction import WritePath
+from onegov_ormcache.reading import Reading
+from onegov_ormcache.scope import RequestScope
+from onegov_ormcache.tags import redis as redis_tags
+from onegov_ormcache.tags.redis import RedisTagStore
+from onegov_ormcache.tags.settling import Settler
+from onegov_ormcache.tags.snapshot import Snapshot, Stamp
+from onegov_ormcache.tiers.process import StoredValue
+
+Mutant = Callable[[], AbstractContextManager[Any]]
+
+original_script = redis_tags.script
+original_store = Reading.store
+original_blocks = RequestScope.blocks
+original_end = RequestScope._end_snapshot
+
+
+def without_doubt() -> AbstractContextManager[Any]:
+    def doubt(
+        self: Any, schema: str, writer: str, tags: Any, known: Any, xid: str, read: Stamp
+    ) -> frozenset[str]:
+        return frozenset(tags)
+
+    return patch.object(RedisTagStore, 'doubt', doubt)
+
+
+def without_check_on_fill() -> AbstractContextManager[Any]:
+    def fill(self: Any, schema: str, stamp: Stamp, key: str, value: bytes, ttl: Any) -> bool:
+        self.client.set(key, value)
+        return True
+
+    return patch.object(RedisTagStore, 'fill', fill)
+
+
+def without_check_on_read() -> AbstractContextManager[Any]:
+    return patch.object(Snapshot, 'agrees', lambda self, stamp: True)
+
+
+def with_process_tier_first() -> AbstractContextManager[Any]:
+    def store(self: Reading, stored: StoredValue, value: Any) -> None:
+        original_store(self, stored, value)
+        self.keep_in_process(stored, value)
+
+    return patch.object(Reading, 'store', store)
+
+
+@contextmanager
+def without_snapshot_before_view() -> Iterator[None]:
+    with (
+        patch.object(RequestScope, 'transaction', lambda self: WritePath(self)),
+        patch.object(RequestScope, 'take_second_snapshot', lambda self: None),
+        patch.object(RequestScope, 'end_quarantine', lambda self, connection, beginning: None),
+    ):
+        yield
+
+
+def without_second_snapshot() -> AbstractContextManager[Any]:
+    return patch.object(RequestScope, 'take_second_snapshot', lambda self: None)
+
+
+def without_own_change_bypass() -> AbstractContextManager[Any]:
+    def blocks(self: RequestScope, tags: Any) -> bool:
+        kept, self.transactions = self.transactions, set()
+        try:
+            return original_blocks(self, tags)
+        finally:
+            self.transactions = kept
+
+    return patch.object(RequestScope, 'blocks', blocks)
+
+
+def without_end_of_request_tier() -> AbstractContextManager[Any]:
+    def end(self: RequestScope) -> None:
+        kept = dict(self.tier)
+        original_end(self)
+        self.tier.update({key: entry._replace(era=self.era) for key, entry in kept.items()})
+
+    return patch.object(RequestScope, '_end_snapshot', end)
+
+
+def with_rollback_as_evidence() -> AbstractContextManager[Any]:
+    return patch.object(WritePath, 'lost', WritePath.rolled_back)
+
+
+def without_settling() -> AbstractContextManager[Any]:
+    return patch.object(Settler, 'settle', lambda *arguments: None)
+
+
+def without_savepoint_drop() -> AbstractContextManager[Any]:
+    return patch.object(WritePath, 'savepoint_lost', lambda self: None)
+
+
+def _with_script(change: Callable[[str, str], str]) -> AbstractContextManager[Any]:
+    """The Lua scripts of stores that are made from now on are changed."""
+
+    def script(name: str) -> str:
+        text = original_script(name)
+        return change(name, text)
+
+    return patch.object(redis_tags, 'script', script)
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    assert old in text, f'the script has no {old!r} any more'
+    return text.replace(old, new)
+
+
+def without_quarantine() -> AbstractContextManager[Any]:
+    return _with_script(lambda name, text: _replaced(text, "ARGV[2] == '1'", 'false'))
+
+
+def without_birth_after_quarantine() -> AbstractContextManager[Any]:
+    def change(name: str, text: str) -> str:
+        if name != 'quarantine':
+            return text
+        text = _replaced(text, "    redis.call('HSET', key, 'birth', token)\n", '')
+        return _replaced(text, "redis.call('HSET', key, 'v:' .. tag, token)", '')
+
+    return _with_script(change)
+
+
+def without_run_id() -> AbstractContextManager[Any]:
+    return _with_script(
+        lambda name, text: _replaced(
+            text, "redis.call('HGET', key, 'run') ~= run", "redis.call('EXISTS', key) == 0"
+        )
+    )
+
+
+def without_fresh_epochs() -> AbstractContextManager[Any]:
+    def change(name: str, text: str) -> str:
+        return _replaced(text, "redis.call('HSET', key, 'epoch', token)\nend", 'end')
+
+    return _with_script(change)
+
+
+def without_write_skew_check() -> AbstractContextManager[Any]:
+    return patch.object(WritePath, '_must_hold', lambda self: {})
+
+
+MUTANTS: dict[str, Mutant] = {
+    'doubt': without_doubt,
+    'stamp check on fill': without_check_on_fill,
+    'stamp check on read': without_check_on_read,
+    'process tier only after the shared one': with_process_tier_first,
+    'snapshot before view': without_snapshot_before_view,
+    'second snapshot': without_second_snapshot,
+    'own-change bypass': without_own_change_bypass,
+    'request tier ended by commit': without_end_of_request_tier,
+    'unknown outcome left to settling': with_rollback_as_evidence,
+    'settling': without_settling,
+    'savepoint drop': without_savepoint_drop,
+    'quarantine': without_quarantine,
+    'its new birth': without_birth_after_quarantine,
+    'run_id': without_run_id,
+    'fresh epochs': without_fresh_epochs,
+    'P5': without_write_skew_check,
+}

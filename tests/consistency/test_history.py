@@ -1,0 +1,24 @@
+"""A short run of the random workload at each isolation level; longer ones by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.consistency.history import LEVELS, Plan, run
+
+
+@pytest.mark.parametrize('isolation', LEVELS)
+def test_nothing_is_stale_whatever_happens_in_between(postgres_dsn: str, isolation: str) -> None:
+    """Processes that are killed, a store that is lost, connections that are cut: the
+    promise holds, and the run was one in which it could have been broken."""
+    outcome = run(Plan(isolation=isolation, seconds=12), postgres_dsn)
+    report = outcome.report
+    assert not report.violations, '\n'.join(map(str, report.violations[:3]))
+    assert outcome.operations > 200
+    assert report.counts['committed'] > 20
+    assert report.cached > 5
+    assert outcome.creator_runs < report.judged, 'the cache saves work'
+    assert outcome.broken['kill'] > 0
+    assert outcome.broken['store flushed'] > 0
+    assert outcome.broken['connection to database'] > 0
+    assert report.counts['quiet'] == 20, 'every property of every tenant is cached again'
