@@ -1,0 +1,184 @@
+"""What grows with the number of tenants and of properties, and what does not."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import ExitStack
+from time import perf_counter
+from typing import Any
+
+import redis
+
+from tests.support.counting import RedisCommands
+
+from .contestants import cached_app, changed
+from .context import Context
+from .measuring import Timing, interleaved
+from .results import CaseResult, Column, Plot
+
+#: Of how many requests or commits one sample is the mean.
+REPEAT = 10
+
+
+def run(context: Context) -> list[CaseResult]:
+    return [tenants(context), properties(context)]
+
+
+def tenants(context: Context) -> CaseResult:
+    """Tenants of one process: real schemas first, the rest known to the tag store alone."""
+    sizes = context.sizes
+    result = CaseResult(
+        'tenants',
+        'Tenants of one process',
+        f'Up to {sizes.schemas} tenants have a schema of their own, in which commits and warm '
+        'reads happen, each in another one. The others have had one request that took their '
+        'snapshot, without a schema, as creating thousands of schemas would measure '
+        'PostgreSQL. Memory is what an idle tenant leaves behind in the process '
+        '(tracemalloc) and in Valkey (used_memory).',
+        (
+            Column('read', 'warm read', 'seconds'),
+            Column('commit', 'commit', 'seconds'),
+            Column('bytes', 'bytes per idle tenant', 'bytes'),
+            Column('redis_bytes', 'bytes in Valkey', 'bytes'),
+        ),
+        Plot('commit', 'lines', x='tenants'),
+    )
+    namespace = context.name()
+    with ExitStack() as stack:
+        app: Any = cached_app(
+            10, dsn=context.dsn, redis_url=context.redis_url, namespace=namespace
+        )
+        stack.callback(app.close_orm_cache)
+        real = [stack.enter_context(context.schema()) for _ in range(min(10, sizes.schemas))]
+        for schema in real:
+            read(app, schema, 10)
+        known = len(real)
+        chosen = random.Random(1)
+        for number in sizes.tenants:
+            missing = min(sizes.schemas, number) - len(real)
+            for _ in range(missing):
+                real.append(stack.enter_context(context.schema()))
+                read(app, real[-1], 10)
+                known += 1
+            names = [f'{namespace}_{at}' for at in range(known, number)]
+            bytes_, redis_bytes = memory_of(app, context.redis_url, names)
+            known = max(known, number)
+
+            def read_some() -> float:
+                return mean(read(app, chosen.choice(real), 10) for _ in range(REPEAT))
+
+            def commit_some() -> float:
+                return mean(commit(app, chosen.choice(real), 10) for _ in range(REPEAT))
+
+            timings = interleaved({'read': read_some, 'commit': commit_some}, sizes.rounds)
+            result.add(
+                f'{number:,} tenants', 'onegov_ormcache', x=float(number),
+                bytes=bytes_, redis_bytes=redis_bytes,
+                read=timings['read'], commit=timings['commit'],
+            )  # fmt: skip
+    return result
+
+
+def memory_of(app: Any, redis_url: str, names: list[str]) -> tuple[float | None, float | None]:
+    """Bytes that each idle tenant costs the process, and Redis."""
+    if not names:
+        return None, None
+    runtime = app.orm_cache_runtime
+    client = redis.Redis.from_url(redis_url)
+    idle(runtime, names[0])
+    before_redis = client.info('memory')['used_memory']
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for name in names:
+        idle(runtime, name)
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    after_redis = client.info('memory')['used_memory']
+    client.close()
+    return (after - before) / len(names), (after_redis - before_redis) / len(names)
+
+
+def idle(runtime: Any, name: str) -> None:
+    """What a tenant's request does short of opening a session."""
+    scope = runtime.scope(name, create=False)
+    with scope.active():
+        scope.snapshot()
+        scope.close()
+
+
+def properties(context: Context) -> CaseResult:
+    """An application of one tenant with more and more properties."""
+    sizes = context.sizes
+    result = CaseResult(
+        'properties',
+        'Properties of one application',
+        'A warm request that reads all properties, and a commit that evicts all of them; the '
+        'Redis commands are those of the transaction that commits.',
+        (
+            Column('read', 'warm read of all', 'seconds'),
+            Column('each', 'for each property', 'seconds'),
+            Column('commit', 'commit', 'seconds'),
+            Column('redis', 'Redis commands', 'count'),
+        ),
+        Plot('commit', 'lines', x='properties'),
+    )
+    with ExitStack() as stack:
+        apps: dict[int, tuple[Any, str]] = {}
+        for number in sizes.properties:
+            schema = stack.enter_context(context.schema())
+            app = cached_app(
+                number, dsn=context.dsn, redis_url=context.redis_url, namespace=schema
+            )
+            stack.callback(app.close_orm_cache)
+            apps[number] = app, schema
+        reads = timed(apps, read, sizes.rounds, REPEAT)
+        # each makes all values anew afterwards
+        commits = timed(apps, commit, sizes.rounds, 2)
+        for number, (app, schema) in apps.items():
+            with app.request_scope(schema) as scope, RedisCommands(context.redis_url) as commands:
+                changed(scope.session(), 1)
+            result.add(
+                f'{number} {"property" if number == 1 else "properties"}',
+                'onegov_ormcache', x=float(number), read=reads[number],
+                each=reads[number].median / number, commit=commits[number],
+                redis=commands.count,
+            )  # fmt: skip
+    return result
+
+
+def timed(
+    apps: dict[int, tuple[Any, str]], measure: Any, rounds: int, repeat: int
+) -> dict[int, Timing]:
+    """The same measurement of all applications, in turns."""
+
+    def one(number: int) -> Any:
+        app, schema = apps[number]
+        return lambda: mean(measure(app, schema, number) for _ in range(repeat))
+
+    timings = interleaved({str(number): one(number) for number in apps}, rounds)
+    return {number: timings[str(number)] for number in apps}
+
+
+def mean(samples: Iterator[float]) -> float:
+    taken = list(samples)
+    return sum(taken) / len(taken)
+
+
+def read(app: Any, schema: str, number: int) -> float:
+    """Seconds for a request that reads so many properties."""
+    names = [f'p{at}' for at in range(number)]
+    start = perf_counter()
+    with app.request_scope(schema):
+        for name in names:
+            getattr(app, name)
+    return perf_counter() - start
+
+
+def commit(app: Any, schema: str, number: int) -> float:
+    """Seconds for the flush and commit of one object; the values are warm again after it."""
+    with app.request_scope(schema) as scope:
+        seconds = changed(scope.session(), 1)
+    read(app, schema, number)
+    return seconds

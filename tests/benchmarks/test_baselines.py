@@ -1,0 +1,101 @@
+"""Those we compare with do what they are said to do: the numbers' other half."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.counting import RedisCommands
+
+from . import schema as tables
+from .baseline_seed import Seed
+from .contestants import Contestant, Dogpile, OrmCache, Plain
+from .measuring import Timing, interleaved
+from .results import text_of
+
+CountRedis = Callable[[], RedisCommands]
+
+
+@pytest.fixture
+def contestants(
+    postgres_dsn: str, redis_url: str, make_tenant: Callable[[str], str]
+) -> Iterator[dict[str, Contestant]]:
+    """Each on a schema of its own."""
+    made: dict[str, Contestant] = {}
+    for at, cls in enumerate((OrmCache, Seed, Dogpile)):
+        schema = make_tenant(f's{at}')
+        tables.create(postgres_dsn, schema, nodes=100)
+        one: Any = cls(postgres_dsn, redis_url, schema)
+        made[one.name] = one
+    made['no cache'] = Plain(postgres_dsn, schema)
+    yield made
+    for contestant in made.values():
+        contestant.close()
+
+
+@pytest.mark.parametrize(
+    ('name', 'warm', 'commit'), [('seed design', 10, 2 * 5 * 10), ('dogpile.cache', 10, 1)]
+)
+def test_commands_of_the_baselines(
+    contestants: dict[str, Contestant],
+    redis_commands: CountRedis,
+    name: str,
+    warm: int,
+    commit: int,
+) -> None:
+    """The seed's design asks per property and deletes per object, property and key."""
+    contestant = contestants[name]
+    contestant.requests(10, 1)
+    with redis_commands() as redis:
+        contestant.requests(10, 1)
+    assert redis.count == warm
+    with redis_commands() as redis:
+        contestant.change(5)
+    assert redis.count == commit
+
+
+def test_all_see_the_same(contestants: dict[str, Contestant]) -> None:
+    """Whoever has a cache gives the rows that are in the database."""
+    ours: Any = contestants['onegov_ormcache']
+    seed: Any = contestants['seed design']
+    dogpile: Any = contestants['dogpile.cache']
+    plain: Any = contestants['no cache']
+    with plain.request() as session:
+        expected = [tuple(row) for row in plain.value(session, 3)]
+    with ours.app.request_scope(ours.schema):
+        assert [tuple(row) for row in ours.app.p3] == expected
+    assert list(seed.p3) == expected
+    assert dogpile.read(3) == expected
+    assert len(expected) == tables.ITEMS // tables.CATEGORIES
+
+
+def test_contestants_take_turns() -> None:
+    """Each round measures all of them, the order rotates, and warm-up does not count."""
+    seen: list[str] = []
+
+    def one(name: str, seconds: float) -> Callable[[], float]:
+        def measure() -> float:
+            seen.append(name)
+            return seconds
+
+        return measure
+
+    timings = interleaved({'a': one('a', 1.0), 'b': one('b', 2.0)}, rounds=3, warm_up=1)
+    assert ''.join(seen) == 'abbaabba'
+    assert len(timings['a'].samples) == 3
+    assert timings['b'].ratio(timings['a']) == 2.0
+
+
+def test_a_ratio_is_of_pairs() -> None:
+    """A slow moment that hits both contestants of a round does not change their ratio."""
+    assert Timing((2.0, 20.0, 2.0)).ratio(Timing((1.0, 10.0, 1.0))) == 2.0
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'text'), [(3.4e-8, '34 ns'), (0.00012, '120 us'), (0.5, '500 ms'), (2.0, '2 s')]
+)
+def test_times_are_readable(seconds: float, text: str) -> None:
+    """A time has the unit in which it is short."""
+    assert text_of(seconds, 'seconds') == text
