@@ -1,0 +1,162 @@
+"""The documentation: it builds, names everything, and nothing that does not exist.
+
+Its examples are run by docs/conftest.py.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+from docutils import nodes
+from docutils.core import publish_doctree
+
+import onegov_ormcache
+from onegov_ormcache import errors
+from onegov_ormcache import settings as settings_module
+from onegov_ormcache.settings import OrmCacheSettings
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / 'docs'
+PAGES = sorted(DOCS.glob('*.rst'))
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the documentation as HTML, built with warnings as errors."""
+    folder = tmp_path_factory.mktemp('docs')
+    command = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html']
+    done = subprocess.run(
+        [*command, '-d', str(folder / 'doctrees'), str(DOCS), str(folder / 'html')],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / 'html'
+
+
+def test_builds_without_warnings(built: Path) -> None:
+    """Sphinx builds every page, and warns of nothing."""
+    assert {page.stem for page in PAGES} <= {page.stem for page in built.glob('*.html')}
+
+
+def test_every_error_is_in_the_reference(built: Path) -> None:
+    """The page of errors has an entry for each class, and each has a docstring."""
+    html = (built / 'errors.html').read_text(encoding='utf-8')
+    classes = [cls for _, cls in inspect.getmembers(errors, inspect.isclass)]
+    assert len(classes) > 10
+    for cls in classes:
+        assert f'id="onegov_ormcache.errors.{cls.__name__}"' in html
+        assert vars(cls)['__doc__']
+
+
+def test_every_public_name_is_in_the_reference(built: Path) -> None:
+    """The page of public names has an entry for each, apart from errors."""
+    html = (built / 'api.html').read_text(encoding='utf-8')
+    for name in onegov_ormcache.__all__:
+        assert name in html
+        if not hasattr(errors, name):
+            assert f'id="onegov_ormcache.{name}"' in html
+
+
+# what pages say
+
+
+def code_blocks(page: str, language: str) -> Iterator[str]:
+    """The code blocks of a page in one language."""
+    for block in tree(DOCS / page).findall(nodes.literal_block):
+        if language in block['classes']:
+            yield block.astext()
+
+
+def tree(page: Path) -> nodes.document:
+    """A page as docutils reads it, without Sphinx."""
+    return publish_doctree(
+        page.read_text(encoding='utf-8'),
+        settings_overrides={'report_level': 5, 'syntax_highlight': 'none'},
+    )
+
+
+def test_settings_are_those_of_the_class() -> None:
+    """The table has each setting once, in its order, with its type and its default."""
+    rows = [
+        [entry.astext() for entry in row.findall(nodes.entry)]
+        for row in tree(DOCS / 'settings.rst').findall(nodes.row)
+    ][1:]
+    assert [row[0] for row in rows] == [field.name for field in fields(OrmCacheSettings)]
+    for (_, type_, default, meaning), field in zip(rows, fields(OrmCacheSettings), strict=True):
+        assert type_ == field.type
+        assert field.default is not MISSING
+        assert eval(default, dict(vars(settings_module))) == field.default
+        assert meaning
+
+
+def test_outage_policies_are_explained() -> None:
+    """The page on deployment says what each value of on_outage costs."""
+    text = (DOCS / 'deployment.rst').read_text(encoding='utf-8')
+    for policy in settings_module.OUTAGE_POLICIES:
+        assert f"``'{policy}'``\n" in text
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_named_tests_exist(page: Path) -> None:
+    """Each test that a page names as its witness is one."""
+    sources = [path.read_text(encoding='utf-8') for path in (ROOT / 'tests').rglob('*.py')]
+    known = set(re.findall(r'^\s*def (test_\w+)', '\n'.join(sources), re.MULTILINE))
+    named = set(re.findall(r'``(test_\w+)``', page.read_text(encoding='utf-8')))
+    assert named <= known
+    assert named or page.stem != 'how_it_works'
+
+
+# the quickstart, as a newcomer follows it
+
+
+def test_quickstart_is_short() -> None:
+    """The quickstart's program has at most 30 lines of code."""
+    (program,) = code_blocks('quickstart.rst', 'python')
+    assert sum(1 for line in program.splitlines() if line.strip()) <= 30
+
+
+def iter_until(word: str, lines: Iterable[str]) -> Iterator[str]:
+    """The lines up to the first one with the word."""
+    for line in lines:
+        yield line
+        if word in line:
+            return
+
+
+def test_quickstart_works_when_pasted(tmp_path: Path) -> None:
+    """The quickstart's program, saved and served by waitress, gives the answers shown."""
+    (program,) = code_blocks('quickstart.rst', 'python')
+    (tmp_path / 'town.py').write_text(program, encoding='utf-8')
+    server = subprocess.Popen(
+        [sys.executable, '-u', '-m', 'waitress', '--listen=127.0.0.1:0', 'town:application'],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stderr is not None
+        lines = list(iter_until('Serving on ', server.stderr))
+        assert lines[-1].startswith('INFO:waitress:Serving on '), lines
+        url = lines[-1].split('Serving on ')[1].strip()
+        data = urllib.parse.urlencode({'name': 'Ada'}).encode()
+        with urllib.request.urlopen(url, data, timeout=30) as response:
+            assert response.read() == b'null'
+        with urllib.request.urlopen(url, timeout=30) as response:
+            assert response.read() == b'["Ada"]'
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+    assert (tmp_path / 'tenants' / 'main.sqlite').exists()

@@ -1,0 +1,47 @@
+"""The README's code works when it is pasted, and is as short as it says."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from webtest import TestApp as Client
+
+README = Path(__file__).parent.parent / 'README.md'
+BLOCKS = re.findall(r'^```(\w*)\n(.*?)^```$', README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_first_two_blocks_are_one_command_each() -> None:
+    """The first block runs the demo, the second the tests, each in one line."""
+    (demo_kind, demo), (tests_kind, tests) = BLOCKS[:2]
+    assert demo_kind == tests_kind == 'sh'
+    assert demo.count('\n') == tests.count('\n') == 1
+    assert demo.strip().endswith('-m onegov_ormcache demo')
+    assert tests.strip().endswith('-m pytest')
+
+
+def test_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick start has at most 30 lines, runs as it stands, and caches."""
+    kind, code = BLOCKS[2]
+    assert kind == 'python'
+    assert len(code.splitlines()) <= 30
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'quick_start.py').write_text(code)
+    application = importlib.import_module('quick_start').application
+    client = Client(application)
+    assert client.get('/').json == []
+    assert client.get('/?add=Ann').json == ['Ann']
+    assert client.get('/').json == ['Ann']
+    with application.app.recording() as events:
+        assert client.get('/').json == ['Ann']
+    assert [event.tier for event in events] == ['process']
+    application.app.close_orm_cache()
+
+
+def test_links_lead_somewhere() -> None:
+    """Every file that the README links to is there."""
+    for target in re.findall(r'\]\(([^)h][^)]*)\)', README.read_text()):
+        assert (README.parent / target).exists(), target
