@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from tests.support.applications import Applications
 from tests.support.backends import Backend
@@ -26,6 +27,13 @@ from tests.support.counting import (
     sql_statements,
 )
 from tests.support.servers import RedisServer, drop_schemas, postgres_server, redis_server
+
+# The same examples on each run, so that a failure is the work of a change; `random` looks
+# for others, and `long` for many others (--hypothesis-profile=long).
+settings.register_profile('repeatable', derandomize=True, deadline=None)
+settings.register_profile('random', deadline=None, print_blob=True)
+settings.register_profile('long', parent=settings.get_profile('random'), max_examples=2000)
+settings.load_profile('repeatable')
 
 # Some tests run pytest itself
 pytest_plugins = ['pytester']

@@ -45,10 +45,9 @@ from onegov_ormcache.steps import Step
 from onegov_ormcache.tags.settling import Settler
 from tests.support.applications import Applications
 from tests.support.backends import Backend
+from tests.support.examples import examples
 from tests.support.models import Document, Group, User, membership
 from tests.support.servers import RedisServer, drop_schemas
-
-settings.register_profile('long', max_examples=2000, stateful_step_count=60)
 
 #: Rows that scopes of one tenant may have for their own, one each.
 SLOTS = range(1, 6)
@@ -827,15 +826,13 @@ def core_no_document(session: Any, slot: int, row: Row, n: str) -> Row:
 # the tests
 
 
-def profile(max_examples: int) -> settings:
-    """The settings of a run: those of the command line's profile, if it is `long`."""
-    long = settings.get_current_profile_name() == 'long'
-    return settings(
-        max_examples=settings().max_examples if long else max_examples,
-        stateful_step_count=settings().stateful_step_count if long else 30,
-        deadline=None,
+def walks(number: int) -> settings:
+    """So many walks of thirty steps; with the profile `long`, more and longer ones."""
+    is_long = settings.get_current_profile_name() == 'long'
+    return examples(
+        number,
+        stateful_step_count=60 if is_long else 30,
         suppress_health_check=list(HealthCheck),
-        print_blob=True,
     )
 
 
@@ -865,7 +862,7 @@ class TestEmbedded:
 
     def test_promise(self, world: World) -> None:
         """No order of reads, changes, ends and deaths breaks the promise."""
-        run_state_machine_as_test(lambda: CacheMachine(world), settings=profile(60))
+        run_state_machine_as_test(lambda: CacheMachine(world), settings=walks(60))
 
 
 class TestOnServers:
@@ -900,4 +897,4 @@ class TestOnServers:
 
     def test_promise(self, world: World) -> None:
         """No order of reads, changes, ends, deaths and losses breaks the promise."""
-        run_state_machine_as_test(lambda: CacheMachine(world), settings=profile(40))
+        run_state_machine_as_test(lambda: CacheMachine(world), settings=walks(40))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy import (
     Connection,
@@ -27,6 +27,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_col
 from onegov_ormcache import OrmCacheApp
 from tests.support.applications import Applications, committed, value
 from tests.support.counting import Runs
+from tests.support.examples import examples
 
 
 class Base(DeclarativeBase):
@@ -390,8 +391,9 @@ def statements(draw: st.DrawFn) -> Any:
     number = draw(st.integers(1, 3))
     number += cls is Team  # desks fall back on team 1
     condition = cls.id == number
-    values: dict[str, Any] = {'code': f'c{draw(st.integers(0, 999))}'} if cls is Team else {}
-    new: dict[str, Any] = {'id': draw(st.integers(100, 10_000)), **values}
+    new: dict[str, Any] = {'id': draw(st.integers(100, 10_000))}
+    if cls is Team:
+        new['code'] = f'c{new["id"]}'  # no two may have the same
     if cls is Remark:
         new['note_id'] = None
     kinds = ['flush', 'core', 'update', 'delete', 'text', 'from select', 'orm']
@@ -422,10 +424,8 @@ def statements(draw: st.DrawFn) -> Any:
 
 
 @pytest.mark.filterwarnings('ignore::sqlalchemy.exc.SAWarning')
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+@examples(
+    40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(draws=st.data())
 def test_cached_is_uncached(

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from frozendict import frozendict
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 from ormsgpack import Ext, Fragment, packb
@@ -41,6 +41,7 @@ from sqlalchemy.sql import quoted_name
 from onegov_ormcache.errors import ConfigurationError, UndecodableValue, ValueNotCacheable
 from onegov_ormcache.tiers.refusals import MAX_DEPTH
 from onegov_ormcache.tiers.serializer import LARGE, VERSION, Serializer
+from tests.support.examples import examples
 
 
 class Color(enum.Enum):
@@ -884,7 +885,7 @@ def containers(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 ANY_VALUE = st.recursive(st.one_of(LEAVES, KEYS), containers, max_leaves=20)
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(ANY_VALUE)
 def test_any_value_comes_back_exactly(value: object) -> None:
     """Whatever is made of the supported kinds comes back with every type and detail."""
@@ -892,7 +893,7 @@ def test_any_value_comes_back_exactly(value: object) -> None:
     assert form(serializer.decode(serializer.encode(value).data)) == form(value)
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(ANY_VALUE)
 def test_no_other_object_hides_in_any_value(value: object) -> None:
     """Beside any value, a part that can't be cached is found."""
@@ -900,14 +901,14 @@ def test_no_other_object_hides_in_any_value(value: object) -> None:
         Serializer(TYPES).encode([value, (bytearray(b'x'),)])
 
 
-@settings(deadline=None, max_examples=500)
+@examples(500)
 @given(st.one_of(st.binary(), st.binary().map(framed)))
 def test_arbitrary_bytes_are_a_value_or_a_miss(data: bytes) -> None:
     """No bytes raise anything but UndecodableValue."""
     decode_or_miss(data)
 
 
-@settings(deadline=None, max_examples=500)
+@examples(500)
 @given(ANY_VALUE, st.data())
 def test_damaged_bytes_are_a_value_or_a_miss(value: object, data: st.DataObject) -> None:
     """A value's bytes, cut off or with some changed, raise nothing but UndecodableValue."""
