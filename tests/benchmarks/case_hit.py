@@ -29,10 +29,13 @@ def run(context: Context) -> CaseResult:
         'hit',
         'One more access in the same request',
         'Time for an access to a property that the request has read before. The plain '
-        'property is a Python property that returns a constant.',
+        'property is a Python property that returns a constant, which Python 3.12 and later '
+        'inline; the context variable is a descriptor that returns an item of a dictionary '
+        'that a context variable holds, the least that gives each request its own value.',
         (
             Column('seconds', 'time per access', 'seconds'),
-            Column('ratio', 'to a plain property', 'ratio'),
+            Column('plain', 'to a plain property', 'ratio'),
+            Column('context', 'to a context variable', 'ratio'),
         ),
         Plot('seconds'),
     )
@@ -42,9 +45,12 @@ def run(context: Context) -> CaseResult:
         except PeersMissingError as error:
             result.add(f'Python {version}', 'all', note=f'left out: {error}')
             continue
-        plain = timings['plain property']
+        plain, context_variable = timings['plain property'], timings['context variable']
         for name, timing in timings.items():
-            result.add(f'Python {version}', name, seconds=timing, ratio=timing.ratio(plain))
+            result.add(
+                f'Python {version}', name, seconds=timing,
+                plain=timing.ratio(plain), context=timing.ratio(context_variable),
+            )  # fmt: skip
     return result
 
 

@@ -44,7 +44,6 @@ class Sizes:
     http_rounds: int = 5
     nodes: int = 30_000
     tenants: tuple[int, ...] = (10, 100, 1000, 10_000)
-    schemas: int = 200
     properties: tuple[int, ...] = (1, 10, 50, 200, 500)
     #: Objects, properties, role variants.
     flushes: tuple[tuple[int, int, int], ...] = tuple(
@@ -65,7 +64,6 @@ QUICK = Sizes(
     http_requests=300,
     http_rounds=2,
     tenants=(10, 100, 1000),
-    schemas=20,
     properties=(1, 10, 100, 500),
     flushes=((1, 10, 0), (100, 10, 0), (1000, 10, 0), (1, 10, 20), (100, 10, 20)),
 )

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from contextvars import ContextVar
 from functools import cached_property
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +29,20 @@ class Identity:
     role = 'editor'
 
 
+#: What the least descriptor reads that gives each request a value of its own.
+VALUES: ContextVar[dict[str, int]] = ContextVar('values')
+
+
+class FromContext:
+    """A descriptor that returns a context variable's dictionary item, and does no more."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> int:
+        return VALUES.get()[self.name]
+
+
 class App(OrmCacheApp):
     """A constant, by every kind of property."""
 
@@ -40,6 +55,8 @@ class App(OrmCacheApp):
     @cached_property
     def functools(self) -> int:
         return 1
+
+    from_context = FromContext('constant')
 
     @orm_cached(policy=Item)
     def cached(self) -> int:
@@ -57,6 +74,7 @@ class App(OrmCacheApp):
 NAMES = {
     'plain property': 'plain',
     'functools.cached_property': 'functools',
+    'context variable': 'from_context',
     'request_cached': 'of_request',
     'orm_cached': 'cached',
     'orm_cached, by role': 'cached_by_role',
@@ -123,6 +141,7 @@ def main() -> None:
         app.setup_orm_cache()
         stack.callback(app.close_orm_cache)
         stack.enter_context(app.request_scope('main'))
+        VALUES.set({'constant': 1})
         # as in a request that has used its session
         app.session().execute(text('SELECT 1'))
         repeat = settings['accesses']

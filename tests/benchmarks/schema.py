@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import create_engine, insert, select, text
+from sqlalchemy import create_engine, insert, inspect, make_url, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateSchema
 
@@ -83,6 +85,46 @@ def create(dsn: str, schema: str, nodes: int = 0) -> None:
             connection.execute(insert(Node), node_rows(nodes)[start : start + 5000])
         connection.execute(text('ANALYZE items'))
         connection.execute(text('ANALYZE nodes'))
+    engine.dispose()
+
+
+#: One schema with the tables of another, and their first rows.
+CREATE_LIKE = """
+CREATE SCHEMA {name};
+CREATE TABLE {name}.items (LIKE {model}.items INCLUDING ALL);
+CREATE TABLE {name}.nodes (LIKE {model}.nodes INCLUDING ALL);
+INSERT INTO {name}.items SELECT * FROM {model}.items WHERE id < 20
+"""
+#: As many as a transaction's locks have room for.
+AT_ONCE = 100
+
+
+def create_many(dsn: str, schemas: Sequence[str]) -> None:
+    """Create many schemas with few rows each, which only SQL can do in a moment."""
+    model = 'model'
+    engine = create_engine(dsn)
+    with engine.connect() as connection:
+        if not inspect(connection).has_schema(model):
+            create(dsn, model)
+        quote = engine.dialect.identifier_preparer.quote_identifier
+        for start in range(0, len(schemas), AT_ONCE):
+            for schema in schemas[start : start + AT_ONCE]:
+                statements = CREATE_LIKE.format(name=quote(schema), model=quote(model))
+                connection.exec_driver_sql(statements)
+            connection.commit()
+    engine.dispose()
+
+
+@contextmanager
+def own_database(dsn: str, name: str) -> Iterator[str]:
+    """A database beside that of the URL, gone after the block with all that it has."""
+    engine = create_engine(dsn, isolation_level='AUTOCOMMIT')
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f'CREATE DATABASE "{name}"')
+        try:
+            yield make_url(dsn).set(database=name).render_as_string(hide_password=False)
+        finally:
+            connection.exec_driver_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
     engine.dispose()
 
 
