@@ -339,9 +339,10 @@ def declared_for(
 
     A request is made by the root app's request class: the property of this name that
     counts is the one of the app that answers it, or of the nearest it is mounted in.
+    What is read by ``super()`` is meant itself.
     """
     app = app_of(instance)
-    if app is instance:
+    if app is instance or getattr(type(instance), descriptor.name, None) is not descriptor:
         return descriptor, type(app)
     for ancestor in app.ancestors():
         declared = getattr(ancestor.request_class, descriptor.name, None)

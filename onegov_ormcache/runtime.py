@@ -92,7 +92,8 @@ class Runtime:
         self.function_tags: frozenset[str] = frozenset()
         self._function_properties: tuple[Property, ...] = ()
         self._properties: dict[tuple[CachedDescriptor[Any], type], Property] = {}
-        self._owed: set[str] = set()
+        # by place, the last debt's own mark
+        self._owed: dict[str, object] = {}
         self._is_connected = False
         self._lock = Lock()
         self._pid = os.getpid()
@@ -240,7 +241,7 @@ class Runtime:
         """These must be born anew, as soon as the store can be reached: a commit's
         versions could not be published, or a schema is another one."""
         with self._lock:
-            self._owed.update(schemas)
+            self._owed |= {schema: object() for schema in schemas}
         try:
             self._pay(schemas)
         except StoreUnreachable:
@@ -248,10 +249,13 @@ class Runtime:
 
     def _pay(self, schemas: Iterable[str]) -> None:
         for schema in schemas if self._owed else ():
-            if schema in self._owed:
-                self.tags.renew(schema)
-                with self._lock:
-                    self._owed.discard(schema)
+            debt = self._owed.get(schema)
+            if debt is None:
+                continue
+            self.tags.renew(schema)
+            with self._lock:
+                if self._owed.get(schema) is debt:  # else it was paid too early for the next
+                    del self._owed[schema]
 
     def fill(self, schema: str, key: str, stored: StoredValue) -> bool:
         """Store a value in the shared tier, if its stamp holds; True if it was stored."""

@@ -365,16 +365,18 @@ class RequestScope:
     @contextmanager
     def active(self) -> Iterator[RequestScope]:
         """Make this the current scope of the block."""
-        if current_scope.get() is self:
-            yield self
-            return
-        self.outer = current_scope.get()
+        before, current = self.outer, current_scope.get()
+        scope = current
+        while scope is not None and scope is not self:
+            scope = scope.outer
+        if scope is None:  # else it encloses the current one, and stays where it is
+            self.outer = current
         token = current_scope.set(self)
         try:
             yield self
         finally:
             current_scope.reset(token)
-            self.outer = None
+            self.outer = before
 
     def close(self) -> None:
         """Roll back what was not committed, and give everything back."""

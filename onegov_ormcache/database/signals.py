@@ -7,6 +7,7 @@ the changed object. ``on_table_change`` tells what is known only by table.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from operator import attrgetter
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -14,6 +15,9 @@ from blinker import Signal
 from sqlalchemy import inspect
 from sqlalchemy.orm import InstanceState, Mapper, Session
 from sqlalchemy.orm.base import NO_VALUE
+
+#: The class of an object's state; thousands of them are asked in a flush.
+CLASS = attrgetter('class_')
 
 
 class Signals:
@@ -36,7 +40,7 @@ class Signals:
 
         :return: the tables that the objects of the flush account for.
         """
-        classes = {state.class_ for states in pending_in(session) for state in states}
+        classes = {cls for states in pending_in(session) for cls in set(map(CLASS, states))}
         for signal, kind in (
             (self.on_insert, 'new'),
             (self.on_update, 'dirty'),

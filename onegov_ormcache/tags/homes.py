@@ -30,7 +30,8 @@ class HomeTagStore:
         self._home_of = {TABLE_TAG + table: table.rpartition('.')[0] for table in tables}
         #: The schemas of the shared tables.
         self.homes = sorted(set(self._home_of.values()))
-        self._doubted: dict[str, list[str]] = {}
+        # bounded, as those of writers whose end is not known stay
+        self._doubted: LRUCache[str, list[str]] = LRUCache(10_000)
         self._lock = Lock()
         self._merged: LRUCache[str, Snapshot] = LRUCache(10_000)
 

@@ -34,17 +34,17 @@ class Renewer:
     """
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child: the thread and the locks are its parent's."""
         self._held: dict[Any, tuple[float, float]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
 
     def add(self, lock: Any, ttl: float, until: float) -> None:
         """Renew the lock each third of its ``ttl`` seconds, until that monotonic time."""
         with self._changed:
-            if self._pid != os.getpid():  # the thread stayed in the parent
-                self._pid, self._thread = os.getpid(), None
-                self._held.clear()
             self._held[lock] = (ttl, until)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, daemon=True)
@@ -71,11 +71,14 @@ class Renewer:
                 if lock in self._held:
                     try:
                         lock.extend(ttl, replace_ttl=True)
-                    except (LockError, redis.RedisError):
+                    except Exception:  # whatever it is, the others must be renewed
                         self.remove(lock)
 
 
 RENEWER = Renewer()
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=RENEWER.forget)
 
 
 class RedisMutex(CacheMutex):

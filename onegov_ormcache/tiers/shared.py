@@ -9,11 +9,9 @@ under which cold values are computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from threading import Lock
 from typing import Any, Protocol
 
 import ormsgpack
-from cachetools import LRUCache
 from dogpile.cache import CacheRegion, make_region, register_backend
 from dogpile.cache.api import CacheMutex, CantDeserializeException
 from dogpile.cache.backends.memory import MemoryBackend
@@ -23,6 +21,7 @@ from ..errors import UndecodableValue
 from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore, ask, hash_tag
 from ..tags.snapshot import Stamp
+from .bounded import BoundedCache
 from .locks import RedisMutex, ThreadMutex, named_locks
 from .process import OVERHEAD, StoredValue
 from .serializer import Encoded, Serializer
@@ -60,7 +59,8 @@ class SharedTier(Protocol):
 class MemoryTier:
     """The shared tier of the embedded default.
 
-    :param size: bytes that the values may take; least recently used ones go first.
+    :param size: bytes that the values may take, and as many those that applications
+        cache by hand; least recently used ones go first.
     :param ttl: seconds that a value in a region lives; None: for ever.
     """
 
@@ -76,16 +76,15 @@ class MemoryTier:
         self._serializer = serializer
         self._ttl = ttl
         self._lock_timeout = lock_timeout
-        self._lock = Lock()
-        self._values: LRUCache[tuple[str, str], StoredValue] = LRUCache(
-            size, getsizeof=lambda stored: OVERHEAD + len(stored.encoded.data)
+        self._values: BoundedCache[StoredValue] = BoundedCache(
+            size, lambda stored: OVERHEAD + len(stored.encoded.data)
         )
-        self._regions: dict[str, Any] = {}
+        # what dogpile keeps is the serialized value with its metadata before it
+        self._regions: BoundedCache[bytes] = BoundedCache(size, lambda v: OVERHEAD + len(v))
         self._locks = named_locks()
 
     def get(self, schema: str, key: str) -> StoredValue | None:
-        with self._lock:
-            return self._values.get((schema, key))
+        return self._values.get(f'{schema}|{key}')
 
     def get_many(self, schema: str, keys: Sequence[str]) -> dict[str, StoredValue]:
         found = {key: self.get(schema, key) for key in keys}
@@ -94,17 +93,17 @@ class MemoryTier:
     def fill(
         self, schema: str, key: str, stored: StoredValue, stamp: Stamp | None = None
     ) -> bool:
-        def store() -> None:
-            with self._lock:
-                self._values[schema, key] = stored
-
-        if OVERHEAD + len(stored.encoded.data) > self._values.maxsize:
+        if not self._values.has_room_for(stored):
             return False
+
+        def store() -> None:
+            self._values.put(f'{schema}|{key}', stored)
+
         return self._tags.fill(schema, stored.stamp if stamp is None else stamp, store)
 
     def region(self, schema: str) -> CacheRegion:
         arguments = {
-            'cache_dict': self._regions,
+            'cache_dict': self._regions.of(''),
             'locks': self._locks,
             'lock_timeout': self._lock_timeout,
         }

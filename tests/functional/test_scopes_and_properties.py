@@ -9,6 +9,7 @@ from sqlalchemy import event, insert, select
 from webtest import TestApp as Client
 
 from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, orm_cached, request_cached
+from onegov_ormcache.errors import OutsideScopeError, StoreUnreachable
 from tests.support.applications import Applications, change, committed, value
 from tests.support.counting import Runs
 from tests.support.models import Document, Group, User
@@ -47,6 +48,27 @@ def test_objects_in_memory_outlive_another_connection(
         assert value(reader, tenant, lambda app: app.names) == ['new']
 
 
+def test_enclosing_scope_made_current_within_another(
+    on_servers: Applications, tenant: str
+) -> None:
+    """Each application finds its own scope, or none, whichever is made current within which."""
+    app = on_servers.start(App)
+    other = on_servers.elsewhere(app)
+    change(app, tenant, User(name='a'))
+    with app.request_scope(tenant) as scope:
+        with other.request_scope(tenant):
+            with scope.active():
+                assert app.names == ['a']
+                with pytest.raises(OutsideScopeError):
+                    other.names
+            assert other.names == app.names == ['a']
+        assert app.names == ['a']
+        with pytest.raises(OutsideScopeError):
+            other.names
+    with pytest.raises(OutsideScopeError):
+        app.names
+
+
 def test_super_is_another_property(applications: Applications, tenant: str, runs: Runs) -> None:
     """A property that reads what it overrides has a value of its own, and does not wait."""
 
@@ -61,6 +83,55 @@ def test_super_is_another_property(applications: Applications, tenant: str, runs
     for _ in range(2):
         assert value(app, tenant, lambda app: app.names) == ['a', 'more']
     assert runs.count('derived') == 1
+
+
+def test_super_of_a_request(applications: Applications, tenant: str) -> None:
+    """What a request class overrides is another property, too, and no cycle."""
+
+    class Request(OrmCacheApp.request_class):  # type: ignore[misc, name-defined]
+        @orm_cached(policy=User)
+        def names(self) -> Any:
+            return [user.name for user in self.app.session().query(User)]
+
+    class Derived(Request):
+        @orm_cached(policy=User)
+        def names(self) -> Any:
+            return [*super().names, 'more']
+
+    class Town(OrmCacheApp):
+        request_class = Derived
+
+    app = applications.start(Town)
+    change(app, tenant, User(name='a'))
+    for _ in range(2):
+        with app.request_scope(tenant):
+            request = app.request({'PATH_INFO': '/', 'REQUEST_METHOD': 'GET'})
+            assert request.names == ['a', 'more']
+
+
+def test_a_debt_is_paid_for_the_last_commit(applications: Applications, tenant: str) -> None:
+    """A commit that could not be published while an older debt was being paid is still owed."""
+    app = applications.start(App)
+    change(app, tenant, User(name='a'))
+    runtime = app.orm_cache_runtime
+    renew, paid = runtime.tags.renew, []
+
+    def renew_and_lose(schema: str) -> None:
+        paid.append(schema)
+        if len(paid) == 1:
+            renew(schema)
+            runtime.owe(schema)  # meanwhile, another thread
+        elif len(paid) == 2:
+            raise StoreUnreachable
+        else:
+            renew(schema)
+
+    runtime.tags.renew = renew_and_lose
+    runtime.owe(tenant)
+    assert paid == [tenant] * 2
+    for _ in range(2):
+        runtime.snapshot(tenant)
+    assert paid == [tenant] * 3
 
 
 def test_app_and_request_have_values_of_their_own(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,7 +17,15 @@ import redis
 from dogpile.cache.api import CacheMutex
 
 from onegov_ormcache.tags.redis import connect
-from onegov_ormcache.tiers.locks import RedisMutex, ThreadMutex, named_locks
+from onegov_ormcache.tiers.locks import (
+    RENEWER,
+    SHORT,
+    RedisMutex,
+    Renewer,
+    ThreadMutex,
+    named_locks,
+)
+from tests.support.outside import until
 from tests.support.servers import RedisServer
 
 #: Long enough that no test sees its end, short enough to end a test that is wrong.
@@ -156,6 +167,80 @@ def test_expired_locks(client: redis.Redis, namespace: str) -> None:
     first.release()
     assert second.acquire(wait=False)
     second.release()
+
+
+def has_been_renewed(client: redis.Redis, name: str) -> Callable[[], bool]:
+    """A question that is answered by yes once the lock's time has gone up."""
+    last = [int(client.pttl(name))]
+
+    def ask() -> bool:
+        before, last[0] = last[0], int(client.pttl(name))
+        return last[0] > before
+
+    return ask
+
+
+def test_living_holder_keeps_its_lock(client: redis.Redis, namespace: str) -> None:
+    """A lock is short, and yet lasts as long as its holder computes."""
+    holder, other = RedisMutex(client, namespace, LONG), RedisMutex(client, namespace, LONG)
+    assert holder.acquire()
+    assert 0 < int(client.pttl(namespace)) <= 1000 * SHORT
+    until(has_been_renewed(client, namespace), 30)
+    assert not other.acquire(wait=False)
+    holder.release()
+    assert other.acquire(wait=False)
+    other.release()
+
+
+def hold_and_die(url: str, name: str) -> None:
+    """Take the lock, and die without giving it back."""
+    RedisMutex(connect(url, 10), name, LONG).acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_dead_holder_passes_its_lock_on(
+    client: redis.Redis, redis_url: str, namespace: str
+) -> None:
+    """The lock of a process that was killed is free long before its timeout."""
+    process = spawn.Process(target=hold_and_die, args=(redis_url, namespace))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert int(client.pttl(namespace)) <= 1000 * SHORT
+    other = RedisMutex(client, namespace, LONG)
+    assert other.acquire()
+    other.release()
+
+
+class Broken:
+    """A lock that can't be renewed, for a reason that nobody has thought of."""
+
+    def __init__(self) -> None:
+        self.was_asked = threading.Event()
+
+    def extend(self, ttl: float, replace_ttl: bool) -> None:
+        self.was_asked.set()
+        raise ZeroDivisionError
+
+
+def test_a_broken_lock_harms_no_other(client: redis.Redis, namespace: str) -> None:
+    """All locks of a process are renewed, also beside one that can't be."""
+    broken, holder = Broken(), RedisMutex(client, namespace, LONG)
+    RENEWER.add(broken, 0.03, time.monotonic() + LONG)
+    assert broken.was_asked.wait(30)
+    assert holder.acquire()
+    until(has_been_renewed(client, namespace), 30)
+    holder.release()
+
+
+def test_renewing_in_a_forked_child() -> None:
+    """What a thread of the parent held at the fork holds nobody up in the child."""
+    renewer, lock = Renewer(), Broken()
+    with ThreadPoolExecutor(1) as parent:
+        parent.submit(renewer._changed.acquire).result()
+        renewer.forget()  # what a child does first
+        renewer.add(lock, 0.03, time.monotonic() + LONG)
+        assert lock.was_asked.wait(30)
 
 
 def test_unreachable_server(own_redis: RedisServer) -> None:

@@ -247,6 +247,16 @@ def test_regions_set_get_delete(both: Both) -> None:
     assert region.get_multi(['a', 'b']) == [NO_VALUE, NO_VALUE]
 
 
+def test_regions_in_memory_are_bounded(in_memory: Both) -> None:
+    """What applications cache by hand takes no more memory than values of properties."""
+    region = in_memory.tier.region('main')
+    for number in range(100):
+        region.set(f'key{number}', b'x' * (SIZE // 10))
+    found = [region.get(f'key{number}') for number in range(100)]
+    assert found[99] == b'x' * (SIZE // 10)
+    assert 1 <= sum(value is not NO_VALUE for value in found) <= 10
+
+
 def test_regions_create_once(both: Both) -> None:
     """A value that is there is not created again, None included."""
     region = both.tier.region('main')

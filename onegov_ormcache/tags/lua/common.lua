@@ -54,6 +54,9 @@ end
 -- The first tag of the stamp of which the version differs or a writer other than
 -- `writer` is in doubt; nil if all hold.
 local function broken(stamp, writer)
+    if next(stamp) == nil then
+        return nil
+    end
     for tag, stamped in pairs(stamp) do
         if version(tag) ~= stamped then
             return tag
