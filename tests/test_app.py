@@ -908,6 +908,35 @@ def test_muted_signals(applications: Applications, tenant: str, runs: Runs) -> N
     assert runs.count('judged') == ran, 'c does not concern the policy'
 
 
+@pytest.mark.parametrize('first', [True, False])
+def test_frozen_in_one_release_alone(
+    on_servers: Applications, tenant: str, first: bool
+) -> None:
+    """What a release with `frozen` has stored is mutable in one without it, for each request
+    its own, and the other way around."""
+
+    def start(frozen: bool) -> Any:
+        class Town(OrmCacheApp):
+            @orm_cached(policy=User, frozen=frozen)
+            def names(self) -> Any:
+                runs.append(frozen)
+                return [['a']]
+
+        return on_servers.start(Town)
+
+    runs: list[bool] = []
+    one, other = start(first), start(not first)
+    assert value(one, tenant, lambda app: app.names) == ((('a',),) if first else [['a']])
+    for _ in range(2):
+        read = value(other, tenant, lambda app: app.names)
+        if first:
+            assert read == [['a']]
+            read[0].append('spoilt')
+        else:
+            assert read == (('a',),)
+    assert runs == [first]
+
+
 def test_frozen(applications: Applications, tenant: str) -> None:
     """A frozen value is immutable at every depth, and one for all requests of a process."""
 

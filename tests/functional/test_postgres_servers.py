@@ -1,0 +1,165 @@
+"""A PostgreSQL that crashes and comes back, and one that lags behind another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from onegov_ormcache import OrmCacheApp, orm_cached
+from onegov_ormcache.steps import Step
+from tests.consistency.interleaving import before
+from tests.support.applications import Applications, change, committed, value
+from tests.support.counting import Runs
+from tests.support.models import User
+from tests.support.outside import until
+from tests.support.servers import PostgresServer, libpq_url
+
+#: Connections that a restart has cut are found out when they are taken from the pool.
+PING = {'pool_pre_ping': True}
+
+
+class Town(OrmCacheApp):
+    runs = Runs()
+
+    @orm_cached(policy=User)
+    def names(self) -> list[str]:
+        self.runs('names')
+        return [user.name for user in self.session().query(User).order_by(User.id)]
+
+
+def names(app: Town) -> list[str]:
+    return app.names
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server of the test's own, to be crashed and started again."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def standby(postgres_dsn: str) -> Iterator[str]:
+    """The URL of a standby of the server that all tests share."""
+    with PostgresServer(primary=postgres_dsn) as server:
+        yield server.dsn
+
+
+@pytest.mark.parametrize(
+    ('step', 'expected'),
+    [(Step.COMMIT, ['a']), (Step.PUBLISH, ['a', 'b'])],
+    ids=['before COMMIT', 'after COMMIT'],
+)
+def test_crash_around_a_commit(
+    on_servers: Applications, own_postgres: PostgresServer, step: Step, expected: list[str]
+) -> None:
+    """Whatever became of a COMMIT that the server did not survive is what is read after it."""
+    app = on_servers.start(Town, dsn=own_postgres.dsn, engine_options=PING)
+    other = on_servers.elsewhere(app)
+    change(app, 'town', User(name='a'))
+    assert value(other, 'town', names) == ['a']
+    with before(step, own_postgres.crash):
+        if step is Step.COMMIT:
+            with pytest.raises(DBAPIError):
+                change(app, 'town', User(name='b'))
+            assert app.orm_cache_runtime.snapshot('town').doubts
+        else:
+            change(app, 'town', User(name='b'))
+    own_postgres.start()
+    for _ in range(2):
+        assert value(other, 'town', names) == value(app, 'town', names) == expected
+    assert not app.orm_cache_runtime.snapshot('town').doubts
+    Town.runs = Runs()
+    assert value(other, 'town', names) == expected
+    assert Town.runs.total == 0, 'it is cached again'
+
+
+def test_cut_connections(on_servers: Applications, own_postgres: PostgresServer) -> None:
+    """Cached values are served without the server, and a change is made when it is back."""
+    app = on_servers.start(Town, dsn=own_postgres.dsn, engine_options=PING)
+    change(app, 'town', User(name='a'))
+    assert value(app, 'town', names) == ['a']
+    own_postgres.crash()
+    with app.request_scope('town'):
+        assert app.names == ['a']
+    own_postgres.start()
+    change(app, 'town', User(name='b'))
+    assert value(app, 'town', names) == ['a', 'b']
+
+
+def test_replica_fills_nothing(
+    on_servers: Applications, postgres_dsn: str, standby: str, tenant: str
+) -> None:
+    """What an application reads from a replica that lags behind is shown to nobody else."""
+    app = on_servers.start(Town)
+    change(app, tenant, User(name='a'))
+    reader: Any = on_servers.start(Town, dsn=standby)
+    with paused(standby, postgres_dsn):
+        change(app, tenant, User(name='b'))
+        assert value(reader, tenant, names) == ['a'], 'as old as the replica'
+        assert value(app, tenant, names) == ['a', 'b']
+        assert value(reader, tenant, names) == ['a', 'b'], 'what the primary has shown'
+        change(app, tenant, User(name='c'))
+        assert value(reader, tenant, names) == ['a']
+        assert value(on_servers.elsewhere(app), tenant, names) == ['a', 'b', 'c']
+
+
+def test_replica_is_no_witness(
+    on_servers: Applications, postgres_dsn: str, standby: str, tenant: str
+) -> None:
+    """A reader on a replica settles no doubt: a transaction that it does not know yet may
+    be committed at any moment."""
+    app = on_servers.start(Town)
+    change(app, tenant, User(name='a'))
+    reader = on_servers.start(Town, dsn=standby)
+    third = on_servers.elsewhere(app)
+
+    def read_meanwhile() -> None:
+        doubts = third.orm_cache_runtime.snapshot(tenant).doubts
+        assert doubts
+        assert value(reader, tenant, names) == ['a']
+        assert third.orm_cache_runtime.snapshot(tenant).doubts == doubts
+        assert value(third, tenant, names) == ['a']
+
+    with paused(standby, postgres_dsn):
+        with before(Step.COMMIT, read_meanwhile), committed(app, tenant) as scope:
+            scope.session().add(User(name='b'))
+        for each in (third, app):
+            assert value(each, tenant, names) == ['a', 'b']
+
+
+class paused:
+    """The standby has all that is committed, and gets nothing more while the block runs."""
+
+    def __init__(self, standby: str, primary: str) -> None:
+        self._primary = libpq_url(primary)
+        self._standby = libpq_url(standby)
+
+    def __enter__(self) -> None:
+        with closing(psycopg.connect(self._primary, autocommit=True)) as primary:
+            (position,) = one(primary, 'SELECT pg_current_wal_lsn()')
+        with closing(psycopg.connect(self._standby, autocommit=True)) as standby:
+            until(lambda: has_replayed(standby, position), 60)
+            one(standby, 'SELECT pg_wal_replay_pause()')
+            state = 'SELECT pg_get_wal_replay_pause_state()'
+            until(lambda: one(standby, state) == ('paused',), 60)
+
+    def __exit__(self, *error: object) -> None:
+        with closing(psycopg.connect(self._standby, autocommit=True)) as standby:
+            one(standby, 'SELECT pg_wal_replay_resume()')
+
+
+def has_replayed(standby: psycopg.Connection[Any], position: str) -> bool:
+    """Whether the standby has come as far as that position."""
+    query = 'SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn'
+    return bool(standby.execute(query, [position]).fetchone() == (True,))
+
+
+def one(connection: psycopg.Connection[Any], query: str) -> Any:
+    """The only row of a query."""
+    return connection.execute(query).fetchone()
