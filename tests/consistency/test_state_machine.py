@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from psycopg import sql
-from sqlalchemy import delete, insert, text, update
+from sqlalchemy import Engine, delete, insert, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
@@ -553,6 +553,22 @@ class CacheMachine(RuleBasedStateMachine):
         with between(step, die):
             self.commit(opened)
 
+    @rule(opened=scopes, cut=st.booleans(), kind=st.integers(0, 11))
+    def commit_without_an_answer(self, opened: Open, cut: bool, kind: int) -> None:
+        self.look_in(1, self.world.tenants.index(opened.tenant), *PROPERTIES)
+        self.change(opened, kind)
+        end_connection = self.world.connection_ender(opened)
+
+        def unanswered(checkout: Any) -> None:
+            if cut and self.world.servers:
+                end_connection()
+                checkout.dbapi_connection.execute('SELECT 1')  # raises what a COMMIT would
+            raise Died
+
+        engine = opened.app.session_manager.database.engine(opened.tenant)
+        with after_each_commit(engine, unanswered):
+            self.commit(opened)
+
     @rule(
         opened=scopes,
         step=st.sampled_from([Step.DOUBT, Step.COMMIT, Step.PUBLISH]),
@@ -684,6 +700,23 @@ class between:
         if step is self._step:
             steps.listener = None
             self._do()
+
+
+@contextmanager
+def after_each_commit(engine: Engine, do: Callable[[Any], object]) -> Iterator[None]:
+    """Do something when the database has committed, and the client has not heard of it."""
+    watch = engine.dialect.do_commit.__self__  # type: ignore[attr-defined]
+    original = watch._original
+
+    def commit(checkout: Any) -> None:
+        original[0](checkout)
+        do(checkout)
+
+    watch._original = (commit, *original[1:])
+    try:
+        yield
+    finally:
+        watch._original = original
 
 
 # what can be done to a row
@@ -842,6 +875,10 @@ def names_of_tenants() -> list[str]:
 
 #: Cold locks and database locks are not waited for: all scopes are in one thread.
 IMPATIENT = {'lock_timeout': 0.02, 'lease': 600.0}
+
+
+#: Seconds for a walk that fails, too: Hypothesis looks for a shorter one for five minutes.
+pytestmark = pytest.mark.timeout(600)
 
 
 class TestEmbedded:
