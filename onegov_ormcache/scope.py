@@ -146,9 +146,11 @@ class RequestScope:
             self.hits[descriptor] = (instance, value, variant, role)
 
     def commit(self) -> None:
-        """Commit what the session did, if there is one."""
+        """Commit what the session did; without one, what was read so far is over as well."""
         if self.opened_session is not None:
             self.opened_session.commit()
+        else:
+            self.session_ended()
 
     def reset(self) -> None:
         """Roll back and forget everything: the next attempt of a request begins anew."""

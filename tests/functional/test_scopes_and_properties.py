@@ -69,6 +69,19 @@ def test_enclosing_scope_made_current_within_another(
         app.names
 
 
+def test_commit_of_a_scope_without_a_session(applications: Applications, tenant: str) -> None:
+    """What a scope reads after its commit is not older than it, also if it only reads."""
+    app = applications.start(App)
+    other = applications.elsewhere(app)
+    assert value(app, tenant, lambda app: app.names) == []
+    with app.request_scope(tenant) as scope:
+        assert app.names == []
+        change(other, tenant, User(name='a'))
+        assert app.names == []
+        scope.commit()
+        assert app.names == ['a']
+
+
 def test_super_is_another_property(applications: Applications, tenant: str, runs: Runs) -> None:
     """A property that reads what it overrides has a value of its own, and does not wait."""
 
