@@ -1,0 +1,409 @@
+"""One process of the workload: its threads do transactions at random, and record them.
+
+Each record is one write of one line, which a SIGKILL can't take back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import union_all
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from onegov_ormcache import steps
+from onegov_ormcache.errors import DatabaseUnreachable, RetryableConflict, StoreUnreachable
+from onegov_ormcache.steps import Step
+from tests.consistency.checker import Event
+from tests.consistency.workload import (
+    ALL,
+    ROWS,
+    SHOWS,
+    TABLES,
+    WAYS,
+    Base,
+    Town,
+    by_object,
+    rows_of,
+)
+
+#: How often a property that is quiet may be computed before it is taken for never cached.
+MISSES = 40
+
+#: Steps before which there is something to get wrong by being slow, or by dying.
+CRITICAL = (Step.COMMIT, Step.PUBLISH, Step.FILL, Step.CREATOR, Step.SECOND_SNAPSHOT)
+
+
+@dataclass
+class Settings:
+    """What the workers must know."""
+
+    dsn: str
+    redis_url: str
+    folder: str
+    prefix: str
+    tenants: list[str]
+    isolation: str
+    threads: int
+    seed: int
+    deadline: int
+    pauses: float
+    trace: bool
+    mutant: str | None
+
+
+class Failure(Exception):
+    """The transaction ends with an error that was expected, and is recorded."""
+
+
+class Worker:
+    """One process: an application, its threads, and the file that they record in."""
+
+    def __init__(self, settings: Settings, number: int) -> None:
+        self.settings = settings
+        self.number = number
+        path = Path(settings.folder) / f'events.{number}'
+        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.app = application(settings)
+        #: The step at which the process must end itself.
+        self.fatal: str | None = None
+        self.here = threading.local()
+
+    def record(self, kind: str, transaction: str = '', at: int = 0, **fields: Any) -> None:
+        os.write(self.file, Event(kind, transaction, at or time.monotonic_ns(), **fields).line())
+
+    def step(self, step: Step) -> None:
+        """Takes its time before a step, or never takes it."""
+        client: Client | None = getattr(self.here, 'client', None)
+        if self.settings.trace:
+            self.record('step', client.transaction if client else '', name=step.value)
+        if step.value == self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        pauses = self.settings.pauses * (5 if step in CRITICAL else 1)
+        if client and client.random.random() < pauses:
+            time.sleep(client.random.expovariate(1 / 0.01))
+
+    def obey(self) -> None:
+        """Take orders until the parent is gone."""
+        for line in sys.stdin:
+            self.fatal = line.strip()
+        os._exit(1)
+
+    def run(self) -> None:
+        if not self.set_up():
+            return
+        steps.listener = self.step
+        clients = [Client(self, number) for number in range(self.settings.threads)]
+        threads = [threading.Thread(target=client.run) for client in clients]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def set_up(self) -> bool:
+        """Set the application up, if its servers can be reached before the end."""
+        while time.monotonic_ns() < self.settings.deadline:
+            try:
+                self.app.setup_orm_cache()
+            except (StoreUnreachable, DatabaseUnreachable):
+                time.sleep(0.05)
+            else:
+                return True
+        return False
+
+    def find_quiet(self) -> None:
+        """See that every property is cached again, now that nothing happens any more."""
+        self.app.setup_orm_cache()
+        client = Client(self, 0)
+        for tenant in self.settings.tenants:
+            for name in SHOWS:
+                for role in ROWS if name == 'role' else ROWS[:1]:
+                    found = client.is_cached_again(tenant, name, role)
+                    self.record('quiet' if found else 'never', tenant=tenant, name=name)
+
+
+class Client:
+    """One thread of a worker: a transaction after the other."""
+
+    def __init__(self, worker: Worker, number: int) -> None:
+        self.worker = worker
+        self.app = worker.app
+        self.name = f'{worker.number}.{number}'
+        self.random = random.Random(f'{worker.settings.seed}.{self.name}')
+        self.count = 0
+        self.transaction = ''
+        self.tenant = ''
+        #: Whether the request scope has had no other transaction and no change.
+        self.fresh = True
+        #: Whether COMMIT was sent.
+        self.sent = False
+
+    def run(self) -> None:
+        self.worker.here.client = self
+        while time.monotonic_ns() < self.worker.settings.deadline:
+            try:
+                self.scope(self.random.choice(self.worker.settings.tenants))
+            except Failure:
+                pass
+            except Exception:
+                self.record('error', name=traceback.format_exc())
+
+    def record(self, kind: str, at: int = 0, **fields: Any) -> None:
+        self.worker.record(kind, self.transaction, at, **fields)
+
+    def scope(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.app.here.role = ''
+        with self.expected(), self.app.request_scope(tenant) as scope:
+            self.fresh = True
+            for _ in range(self.random.choice((1, 1, 1, 2, 3))):
+                with self.expected():
+                    self.transact(scope)
+                self.fresh = False
+
+    def begin(self) -> None:
+        self.count += 1
+        self.transaction = f'{self.name}.{self.count}'
+        self.sent = False
+        self.app.here.ran, self.app.here.runs = set(), 0
+        self.record('begin', tenant=self.tenant)
+
+    @contextmanager
+    def expected(self) -> Iterator[None]:
+        """Record how a transaction fails; an error that should not happen goes on."""
+        try:
+            yield
+        except Failure:
+            raise
+        except Exception as error:
+            state = sqlstate(error)
+            name = f'{type(error).__name__} {state or ""}: {error}'.splitlines()[0]
+            if is_conflict(error):
+                name = f'conflict: {name}'
+            known = isinstance(error, (RetryableConflict, StoreUnreachable)) or not (
+                state is None or state.startswith(('08', '57', '40003'))
+            )
+            self.record('rolled back' if self.sent and known else 'failed', name=name)
+            self.transaction = ''
+            if not is_expected(error):
+                raise
+            raise Failure from error
+
+    def transact(self, scope: Any) -> None:
+        """One transaction, in which anything may happen."""
+        self.begin()
+        chance = self.random.random
+        writes = chance() < 0.3
+        actions: list[Callable[[Any], None]] = [self.read, self.read, self.read, self.direct]
+        if writes:
+            actions = [self.read, self.read, self.write, self.savepoint, self.elsewhere]
+            if chance() < 0.5:
+                self.read(scope)
+            if chance() < 0.8:
+                self.write(scope)
+        for _ in range(self.random.randint(0 if writes else 1, 4)):
+            self.random.choice(actions)(scope)
+        if chance() < (0.85 if writes else 0.3):
+            self.sent = True
+            self.record('commit')
+            scope.session().commit()
+            self.record('committed')
+        else:
+            scope.session().rollback()
+            self.record('rolled back')
+        self.transaction = ''
+
+    # what happens in a transaction
+
+    def read(self, scope: Any) -> None:
+        name = self.random.choice(list(SHOWS))
+        here = self.app.here
+        here.role = self.random.choice(ROWS)
+        here.runs = 0
+        at = time.monotonic_ns()
+        value = getattr(self.app, name)
+        until = time.monotonic_ns()
+        key = f'role {here.role}' if name == 'role' else name
+        if name == 'through' and not self.fresh:
+            return  # request-cached values outlive transactions and changes
+        self.seen('read', at, until, key, value, SHOWS[name](here.role), key not in here.ran)
+
+    def direct(self, scope: Any) -> None:
+        scope.session().flush()
+        at = time.monotonic_ns()
+        value = scope.session().execute(union_all(*map(rows_of, TABLES))).all()
+        self.seen('direct', at, time.monotonic_ns(), 'the database', value, ALL, False)
+
+    def seen(
+        self,
+        kind: str,
+        at: int,
+        until: int,
+        name: str,
+        value: Any,
+        wanted: Sequence[str],
+        cached: bool,
+    ) -> None:
+        rows = {f'{table}.{row}': (version, value) for table, row, version, value in value}
+        missing = [row for row in wanted if row not in rows]
+        strange = [row for row in rows if row not in wanted]
+        self.record(
+            kind,
+            at,
+            until=until,
+            name=name,
+            rows=rows,
+            cached=cached,
+            missing=missing + strange,
+            runs=self.app.here.runs if kind == 'read' else 0,
+        )
+
+    def write(self, scope: Any) -> None:
+        self.change(scope.session())
+        if self.random.random() < 0.5:
+            self.read(scope)
+
+    def change(self, session: Session) -> dict[str, tuple[int, str]]:
+        """Write one row or several; they may wait for a flush."""
+        chosen = self.random.sample(ALL, self.random.choice((1, 1, 2, 2, 3)))
+        if self.random.random() < 0.9:
+            chosen.sort()  # otherwise deadlocks would be all that happens
+        rows = {}
+        for row in chosen:
+            self.count += 1
+            rows[row] = (0, f'{self.transaction}:{self.count}')
+        self.record('write', rows=rows)
+        self.fresh = False
+        for row, (_, value) in rows.items():
+            table = TABLES[ALL.index(row) // len(ROWS)]
+            way = self.random.choice(WAYS)
+            if way is not by_object:
+                session.flush()  # or an older value of an object would follow
+            way(session, table, row.split('.')[1], value)
+            if way is not by_object:
+                session.expire_all()  # the session does not know
+        return rows
+
+    def savepoint(self, scope: Any) -> None:
+        session = scope.session()
+        nested = session.begin_nested()
+        rows = self.change(session)
+        if self.random.random() < 0.5:
+            self.read(scope)
+        if self.random.random() < 0.3:
+            nested.commit()
+        else:
+            nested.rollback()
+            self.record('undo', rows=rows)
+        if self.random.random() < 0.5:
+            self.read(scope)
+
+    def elsewhere(self, scope: Any) -> None:
+        """Another request scope reads, while this one has uncommitted changes."""
+        here = self.app.here
+        kept = self.transaction, self.fresh, here.ran
+        try:
+            self.scope_of_reads()
+        except Failure:
+            pass
+        finally:
+            self.transaction, self.fresh, here.ran = kept
+
+    def scope_of_reads(self) -> None:
+        with self.expected(), self.app.request_scope(self.tenant) as scope:
+            self.begin()
+            self.fresh = True
+            for _ in range(2):
+                self.read(scope)
+            self.record('rolled back')
+            self.transaction = ''
+
+    def is_cached_again(self, tenant: str, name: str, role: str) -> bool:
+        here = self.app.here
+        for _ in range(MISSES):
+            here.role, here.ran, here.runs = role, set(), 0
+            with self.app.request_scope(tenant):
+                getattr(self.app, name)
+            if not here.runs:
+                return True
+            time.sleep(0.05)  # doubts are asked about no more often than that
+        return False
+
+
+def sqlstate(error: BaseException) -> str | None:
+    return getattr(getattr(error, 'orig', None), 'sqlstate', None)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether a conflict, a lost connection or a lost store explains the error."""
+    if is_conflict(error) or isinstance(error, StoreUnreachable):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    return error.connection_invalidated or (sqlstate(error) or '08').startswith(('08', '57'))
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether it went wrong because of another transaction."""
+    return isinstance(error, RetryableConflict) or sqlstate(error) in ('40001', '40P01', '55P03')
+
+
+def application(settings: Settings) -> Town:
+    """The application of one process."""
+
+    class App(Town):
+        pass
+
+    App.__qualname__ = 'Town'
+
+    @App.setting_section(section='orm_cache')
+    def orm_cache_settings() -> dict[str, Any]:
+        return {
+            'dsn': settings.dsn,
+            'base': Base,
+            'redis_url': settings.redis_url,
+            'namespace': settings.prefix,
+            'lock_timeout': 1.0,
+            'engine_options': {
+                'isolation_level': settings.isolation,
+                'pool_size': 2 * settings.threads,
+                'connect_args': {
+                    'application_name': settings.prefix,
+                    'options': '-c lock_timeout=3s',
+                },
+            },
+        }
+
+    return App()
+
+
+def work(settings: Settings, number: int, quiet: bool) -> None:
+    """What a worker process does."""
+    with ExitStack() as stack:
+        if settings.mutant:
+            from tests.consistency.mutants import MUTANTS
+
+            stack.enter_context(MUTANTS[settings.mutant]())
+        worker = Worker(settings, number)
+        threading.Thread(target=worker.obey, daemon=True).start()
+        if quiet:
+            worker.find_quiet()
+        else:
+            worker.run()
+
+
+if __name__ == '__main__':
+    # a number, the settings as JSON, and `--quiet` for the last one
+    work(Settings(**json.loads(sys.argv[2])), int(sys.argv[1]), '--quiet' in sys.argv)
