@@ -35,7 +35,9 @@ class Sizes:
     rounds: int = 15
     requests: int = 50
     accesses: int = 200_000
-    flush_rounds: int = 5
+    flush_rounds: int = 15
+    #: Of what takes seconds for one round.
+    slow_rounds: int = 3
     #: Settings of which the seed's design needs more commands are left out for it.
     most_commands: int = 250_000
     herd_rounds: int = 5
@@ -58,6 +60,7 @@ QUICK = Sizes(
     requests=20,
     accesses=50_000,
     flush_rounds=3,
+    slow_rounds=2,
     most_commands=50_000,
     herd_rounds=2,
     bare_requests=100,

@@ -31,6 +31,7 @@ class Identity:
 
 #: What the least descriptor reads that gives each request a value of its own.
 VALUES: ContextVar[dict[str, int]] = ContextVar('values')
+VALUES.set({'constant': 1})
 
 
 class FromContext:
@@ -141,7 +142,6 @@ def main() -> None:
         app.setup_orm_cache()
         stack.callback(app.close_orm_cache)
         stack.enter_context(app.request_scope('main'))
-        VALUES.set({'constant': 1})
         # as in a request that has used its session
         app.session().execute(text('SELECT 1'))
         repeat = settings['accesses']
