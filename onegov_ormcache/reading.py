@@ -279,6 +279,10 @@ def learn(scope: RequestScope, run: Run) -> None:
     run.tags |= run.reads
     run.tags |= table_tags({t for cls in scope.remembered() for t in tables_of(cls)})
     run.tags |= scope.runtime.with_shared(run.tags)
+    if run.calls and run.opaque is None:
+        functions = scope.functions_that_may_read(run.calls)
+        if functions:
+            run.opaque = f'it called {min(functions)}(), which may read any table'
 
 
 def why_not_storable(run: Run) -> str | None:

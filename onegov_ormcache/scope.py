@@ -49,6 +49,8 @@ class Run:
     tags: set[str] = field(default_factory=set)
     #: The tags of the tables that its statements have read.
     reads: set[str] = field(default_factory=set)
+    #: The functions that its statements have called.
+    calls: set[str] = field(default_factory=set)
     #: Why it is not known what its statements have read, if it is not.
     opaque: str | None = None
     #: Why a property it has read can't be stored, if so.
@@ -245,6 +247,10 @@ class RequestScope:
             return False
         return self.session_manager.database.has_changes(self.session().connection())
 
+    def functions_that_may_read(self, names: Collection[str]) -> Collection[str]:
+        """Those of the database's functions whose reads are not known."""
+        return self.session_manager.database.may_read(self.session().connection(), names)
+
     def settle(self, tags: Collection[str]) -> None:
         """Settle what other writers have left behind, through this scope's connection."""
         snapshot = self.snapshot()
@@ -351,6 +357,7 @@ class RequestScope:
                     'its changes are not seen'
                 )
         run.reads |= table_tags(statement.reads)
+        run.calls |= statement.calls
 
     def unjudged(self, tables: Collection[str]) -> None:
         """A flush changed these tables without an object that stands for the change."""

@@ -9,7 +9,7 @@ from typing import Any
 import morepath
 import pytest
 from blinker import Signal
-from sqlalchemy import select
+from sqlalchemy import select, text
 from webtest import TestApp as Client
 
 from onegov_ormcache import (
@@ -317,8 +317,6 @@ def test_auto_that_can_not_be_known_is_not_stored(
             runs('strange')
             on_postgres = self.session().get_bind().name == 'postgresql'
             name = 'pg_class' if on_postgres else 'sqlite_master'
-            from sqlalchemy import text
-
             return bool(self.session().execute(text(f'SELECT 1 FROM {name}')).first())
 
     app = applications.start(App)
@@ -329,6 +327,49 @@ def test_auto_that_can_not_be_known_is_not_stored(
     assert len(messages) == 2
     assert 'nothing is not stored: it read no table' in messages[0]
     assert 'no table of the metadata' in messages[1]
+
+
+FUNCTIONS = """
+CREATE FUNCTION title_of(wanted int) RETURNS text STABLE LANGUAGE plpgsql AS
+    'BEGIN RETURN (SELECT title FROM documents WHERE owner_id = wanted); END';
+CREATE FUNCTION doubled(number int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 2 * number';
+"""
+
+
+@pytest.mark.parametrize(
+    ('query', 'is_stored'),
+    [
+        ('SELECT title_of(id) FROM users', False),
+        ('SELECT id FROM users WHERE title_of(id) IS NOT NULL', False),
+        ('SELECT id FROM users ORDER BY coalesce(title_of(id), name)', False),
+        ('WITH t AS (SELECT {schema}.title_of(id) FROM users) SELECT * FROM t', False),
+        ('SELECT doubled(id) FROM users', True),
+        ('SELECT width_bucket(id, 0, 9, 3), num_nonnulls(name) FROM users', True),
+    ],
+)
+def test_auto_that_calls_functions(
+    on_servers: Applications, tenant: str, runs: Runs, caplog: Any, query: str, is_stored: bool
+) -> None:
+    """What a function reads is not known, wherever it is called: the run is not stored, if it
+    may read at all."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy='auto')
+        def found(self) -> Any:
+            runs('found')
+            return self.session().execute(text(query.format(schema=tenant))).all()
+
+    app = on_servers.start(App)
+    with committed(app, tenant) as scope:
+        scope.session().add(User(id=1, name='a'))
+        for function in FUNCTIONS.strip().split(';\n'):
+            scope.session().connection().exec_driver_sql(function)
+    for _ in range(3):
+        value(app, tenant, lambda app: app.found)
+    assert runs.count('found') == (1 if is_stored else 3)
+    messages = [record.getMessage() for record in caplog.records if 'found' in record.getMessage()]
+    assert len(messages) == (0 if is_stored else 1)
+    assert is_stored or 'title_of(), which may read any table' in messages[0]
 
 
 def test_auto_knows_what_was_in_memory(applications: Applications, tenant: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -107,6 +107,10 @@ class SQLite:
     def has_changes(self, connection: Connection) -> bool:
         """There are no triggers of the package on SQLite."""
         return False
+
+    def may_read(self, connection: Connection, functions: Collection[str]) -> Collection[str]:
+        """SQLite has no functions that read tables."""
+        return ()
 
     def refused(self, error: BaseException) -> bool:
         code = getattr(error, 'sqlite_errorcode', None)

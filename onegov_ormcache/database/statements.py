@@ -5,7 +5,7 @@ the answer. sqlglot does the parsing; a statement that SQLAlchemy compiled is
 parsed once, then found in a dictionary.
 
 Whatever cannot be told for certain is `Statement.unknown`, with the reason.
-Triggers, rules and functions called inside of expressions are out of sight.
+Triggers and rules are out of sight, and so is what functions do.
 """
 
 from __future__ import annotations
@@ -111,6 +111,10 @@ class Statement(NamedTuple):
     #: Whether the text itself begins or ends a transaction, or undoes a savepoint.
     control: Literal['transaction', 'savepoint'] | None = None
 
+    #: The functions called for a value that may be the application's own, without their
+    #: schema: what such a function reads, only the database knows. SQLite has none.
+    calls: frozenset[str] = frozenset()
+
 
 class StatementAnalyzer:
     """Analyzes the statements of one engine; made with it, shared by its threads.
@@ -177,6 +181,7 @@ class StatementAnalyzer:
                 frozenset(touched.deletes),
                 frozenset(touched.updates),
                 control=touched.control,
+                calls=frozenset(touched.calls),
             )
         return Statement(unknown=f'{reason}: {sql[:80]}')
 

@@ -72,9 +72,15 @@ class Touched:
         self.control: Literal['transaction', 'savepoint'] | None = None
         self.defines = False
         self.reads: set[str] = set()
+        self._calls: set[str] = set()
         self.writes: set[str] = set()
         self.deletes: set[str] = set()
         self.updates: set[tuple[str, str]] = set()
+
+    @property
+    def calls(self) -> set[str]:
+        """The functions that are called for a value, and are not among `reads`."""
+        return self._calls - {name.removesuffix('()').rpartition('.')[2] for name in self.reads}
 
     def add(self, root: exp.Expr | None) -> None:
         """Add what a whole statement touches; raises `CannotTellError`."""
@@ -117,6 +123,8 @@ class Touched:
             case exp.Table():
                 children = [child for child in children if child is not node.args.get('indexed')]
                 self._read_table(node, ctes)
+            case exp.Anonymous() if self._naming.dialect == 'postgresql':
+                self._call(node)
             case exp.Lateral():
                 self._read_function(node.this)
             case exp.In() if isinstance(node.args.get('field'), exp.Column):
@@ -203,6 +211,12 @@ class Touched:
             for expression in expressions:
                 for function in expression.find_all(exp.Anonymous):
                     self._read_function(function)
+
+    def _call(self, function: exp.Anonymous) -> None:
+        """Add a function that is called for its value; most belong to the database."""
+        name = self._identifier(function.this)
+        if not BUILTIN.fullmatch(name):
+            self._calls.add(name)
 
     def _read_function(self, node: exp.Expr) -> None:
         if isinstance(node, exp.Dot):

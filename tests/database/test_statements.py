@@ -500,6 +500,23 @@ numbered = Table(
 )
 
 
+@pytest.mark.parametrize(
+    ('sql', 'calls'),
+    [
+        ('SELECT title_of(id), upper(name) FROM users', 'title_of'),
+        ('SELECT town.title_of(id), "Title_Of"(id) FROM users', 'title_of Title_Of'),
+        ('SELECT 1 FROM users WHERE lower(title_of(id)) IN (SELECT code_of(1) FROM t)',
+         'title_of code_of'),
+        ('UPDATE users SET name = title_of(id) RETURNING code_of(id)', 'title_of code_of'),
+        ('SELECT found(1), jsonb_agg(name), pg_sleep(1) FROM found(1)', ''),
+    ],
+)  # fmt: skip
+def test_functions_called_for_a_value(sql: str, calls: str) -> None:
+    """Functions that may be the application's own are told, wherever they are called."""
+    assert analyzed(POSTGRESQL, sql).calls == frozenset(calls.split())
+    assert analyzed(SQLITE, sql).calls == frozenset()
+
+
 class Seen(list[Statement]):
     """The statements that an engine executed."""
 
