@@ -12,7 +12,8 @@ project = 'onegov_ormcache'
 author = _metadata['metadata']['author']
 release = version = _metadata['metadata']['version']
 
-extensions = ['sphinx.ext.autodoc']
+extensions = ['sphinx.ext.autodoc', 'sphinx.ext.autosummary']
+autosummary_generate = False
 exclude_patterns = ['_build']
 html_theme = 'furo'
 html_title = f'{project} {release}'

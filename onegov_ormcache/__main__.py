@@ -1,4 +1,4 @@
-"""The command line: ``python -m onegov_ormcache demo``, ``... triggers``."""
+"""The command line: ``python -m onegov_ormcache``, with the demo and the triggers."""
 
 from __future__ import annotations
 

@@ -50,6 +50,16 @@ def test_builds_without_warnings(built: Path) -> None:
     assert {page.stem for page in PAGES} <= {page.stem for page in built.glob('*.html')}
 
 
+def test_every_module_has_its_place() -> None:
+    """The page for contributors lists each module once, and none that there is not."""
+    text = (DOCS / 'contributing.rst').read_text(encoding='utf-8')
+    listed = re.findall(r'^   (onegov_ormcache\.\S+)$', text, re.MULTILINE)
+    package = ROOT / 'onegov_ormcache'
+    paths = [path.relative_to(ROOT).with_suffix('') for path in package.rglob('*.py')]
+    modules = ['.'.join(path.parts) for path in paths if path.name != '__init__']
+    assert sorted(listed) == sorted(modules)
+
+
 def test_every_error_is_in_the_reference(built: Path) -> None:
     """The page of errors has an entry for each class, and each has a docstring."""
     html = (built / 'errors.html').read_text(encoding='utf-8')
