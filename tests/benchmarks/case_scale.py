@@ -40,7 +40,7 @@ def tenants(context: Context) -> CaseResult:
         'Each tenant has a schema with tables and rows, and has had a request with a session. '
         f'Warm reads of ten properties and commits happen in {ASKED} of them at most, each in '
         'another one. Memory is what an idle tenant leaves behind in the process (tracemalloc) '
-        'and in Valkey (used_memory).',
+        'and in Valkey (used_memory), with its part of what all of them share.',
         (
             Column('read', 'warm read', 'seconds'),
             Column('commit', 'commit', 'seconds'),
