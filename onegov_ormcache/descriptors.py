@@ -342,7 +342,8 @@ def declared_for(
     What is read by ``super()`` is meant itself.
     """
     app = app_of(instance)
-    if app is instance or getattr(type(instance), descriptor.name, None) is not descriptor:
+    found = getattr(type(instance), descriptor.name, None)
+    if app is instance or (found is not None and found is not descriptor):
         return descriptor, type(app)
     for ancestor in app.ancestors():
         declared = getattr(ancestor.request_class, descriptor.name, None)

@@ -43,6 +43,8 @@ class WritePath:
     def __init__(self, scope: RequestScope) -> None:
         self._scope = scope
         self._writer = new_token()
+        # a property that is bound later may not have been there when objects were judged
+        self._judged = scope.runtime.function_tags
         self._in_doubt: frozenset[str] | None = None
         self._owes = False
         self._view: View | None = None
@@ -152,7 +154,7 @@ class WritePath:
                 self._scope.schema,
                 self._writer,
                 self.tags,
-                runtime.function_tags,
+                self._judged,
                 identity,
                 self._must_hold(),
             )

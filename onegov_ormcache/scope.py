@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from .database.signals import pending_in
@@ -249,7 +249,10 @@ class RequestScope:
 
     def functions_that_may_read(self, names: Collection[str]) -> Collection[str]:
         """Those of the database's functions whose reads are not known."""
-        return self.session_manager.database.may_read(self.session().connection(), names)
+        try:
+            return self.session_manager.database.may_read(self.session().connection(), names)
+        except SQLAlchemyError:
+            return names  # the creator has caught an error, and the transaction has failed
 
     def settle(self, tags: Collection[str]) -> None:
         """Settle what other writers have left behind, through this scope's connection."""

@@ -66,15 +66,14 @@ SELECT pg_current_xact_id_if_assigned()::text, current_setting('orm_cache.change
     set_config('orm_cache.own', '', true)
 """
 
-#: Those of some functions that may read tables: they are not the database's own, nor an
-#: extension's, and are not declared immutable.
+#: Those of some functions that may read tables: all that are not the database's own, unless
+#: they are declared immutable, and the database's that execute a text (aggregates are always
+#: declared immutable).
 MAY_READ = """
-SELECT DISTINCT proname FROM pg_proc
-WHERE proname = ANY(:names) AND provolatile <> 'i'
-AND pronamespace <> 'pg_catalog'::regnamespace
-AND NOT EXISTS (
-    SELECT FROM pg_depend
-    WHERE classid = 'pg_proc'::regclass AND objid = pg_proc.oid AND deptype = 'e'
+SELECT DISTINCT proname FROM pg_proc WHERE proname = ANY(:names) AND (
+    pronamespace <> 'pg_catalog'::regnamespace AND (provolatile <> 'i' OR prokind = 'a')
+    OR proname IN ('ts_rewrite', 'ts_stat')
+    OR proname ~ '^(cursor|database|query|schema|table)_to_xml'
 )
 """
 
@@ -122,7 +121,6 @@ class Postgres:
         #: The schemas of tables that tenants share.
         self.homes: Collection[str] = ()
         self._claim: Connection | None = None
-        self._may_read: dict[str, bool] = {}
 
     def engine(self, schema: str) -> Engine:
         return self._engine
@@ -197,12 +195,10 @@ class Postgres:
         return bool(found.scalar_one())
 
     def may_read(self, connection: Connection, functions: Collection[str]) -> Collection[str]:
-        """Those of the functions that may read tables; each is looked up once."""
-        if new := [name for name in functions if name not in self._may_read]:
-            query = connection.execute(text(MAY_READ), {'names': new}, execution_options=INTERNAL)
-            found = set(query.scalars())
-            self._may_read |= {name: name in found for name in new}
-        return [name for name in functions if self._may_read[name]]
+        """Those of the functions that may read tables; asked anew, as they can be replaced."""
+        query = text(MAY_READ)
+        names = {'names': sorted(functions)}
+        return list(connection.execute(query, names, execution_options=INTERNAL).scalars())
 
     def refused(self, error: BaseException) -> bool:
         state = getattr(error, 'sqlstate', None)

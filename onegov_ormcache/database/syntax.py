@@ -32,6 +32,11 @@ BUILTIN = re.compile(
     r'|set_config|nextval|currval|lastval|setval|set_byte|to_ts\w+|inet_\w+|has_\w+_privilege'
 )
 
+# What sqlglot takes for functions, and PostgreSQL for its own words.
+KEYWORDS = frozenset(
+    str.split('all and any array case cast coalesce exists greatest in least not nullif or some')
+)
+
 
 class CannotTellError(Exception):
     """What a statement touches cannot be told; says why, to be read after its subject."""
@@ -80,7 +85,8 @@ class Touched:
     @property
     def calls(self) -> set[str]:
         """The functions that are called for a value, and are not among `reads`."""
-        return self._calls - {name.removesuffix('()').rpartition('.')[2] for name in self.reads}
+        known = {name[:-2].rpartition('.')[2] for name in self.reads if name.endswith('()')}
+        return self._calls - known
 
     def add(self, root: exp.Expr | None) -> None:
         """Add what a whole statement touches; raises `CannotTellError`."""
@@ -97,6 +103,8 @@ class Touched:
                 ctes = self._with(child, ctes)
                 break
 
+        if isinstance(node, exp.Func) and self._naming.dialect == 'postgresql':
+            self._call(node)
         match node:
             case exp.Command():
                 raise CannotTellError('has a part that cannot be parsed')
@@ -123,8 +131,6 @@ class Touched:
             case exp.Table():
                 children = [child for child in children if child is not node.args.get('indexed')]
                 self._read_table(node, ctes)
-            case exp.Anonymous() if self._naming.dialect == 'postgresql':
-                self._call(node)
             case exp.Lateral():
                 self._read_function(node.this)
             case exp.In() if isinstance(node.args.get('field'), exp.Column):
@@ -212,11 +218,12 @@ class Touched:
                 for function in expression.find_all(exp.Anonymous):
                     self._read_function(function)
 
-    def _call(self, function: exp.Anonymous) -> None:
+    def _call(self, function: exp.Func) -> None:
         """Add a function that is called for its value; most belong to the database."""
-        name = self._identifier(function.this)
-        if not BUILTIN.fullmatch(name):
-            self._calls.add(name)
+        if isinstance(function, (exp.Anonymous, exp.AnonymousAggFunc)):
+            self._calls.add(self._identifier(function.this))
+        else:  # what sqlglot knows by this name may be another here
+            self._calls.update({name.lower() for name in function.sql_names()} - KEYWORDS)
 
     def _read_function(self, node: exp.Expr) -> None:
         if isinstance(node, exp.Dot):

@@ -61,7 +61,7 @@ class Renewer:
             with self._changed:
                 now = time.monotonic()
                 self._held = {k: (t, end) for k, (t, end) in self._held.items() if end > now}
-                if not self._held and not self._changed.wait(IDLE):
+                if not self._held and not self._changed.wait(IDLE) and not self._held:
                     self._thread = None
                     return
                 held = dict(self._held)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -120,6 +122,86 @@ def test_super_of_a_request(applications: Applications, tenant: str) -> None:
         with app.request_scope(tenant):
             request = app.request({'PATH_INFO': '/', 'REQUEST_METHOD': 'GET'})
             assert request.names == ['a', 'more']
+
+
+def mounted(policy: Any, runs: Runs) -> Any:
+    """An app with another one in it, and a third one in that; the second one's requests have
+    a property, which those of the third one find."""
+
+    class Outer(OrmCacheApp):
+        pass
+
+    class Middle(OrmCacheApp):
+        pass
+
+    class Inner(OrmCacheApp):
+        pass
+
+    Outer.mount(path='middle', app=Middle)(lambda: Middle())
+    Middle.mount(path='inner', app=Inner)(lambda: Inner())
+
+    @Middle.orm_cached(policy=policy, target='request')
+    def names(request: Any) -> Any:
+        runs('names')
+        return [user.name for user in request.app.session().query(User).order_by(User.id)]
+
+    for app_class in Middle, Inner:
+        model = type('Model', (), {})
+        app_class.path(path='')(model)
+        app_class.json(model=model)(lambda self, request: request.names)
+    return Outer
+
+
+def test_request_property_of_an_app_in_between(
+    applications: Applications, tenant: str, runs: Runs
+) -> None:
+    """A property of requests has one value, whichever app of those below reads it."""
+    app = applications.start(mounted(User, runs))
+    client = Client(OrmCacheMiddleware(app, schema=tenant))
+    change(app, tenant, User(name='a'))
+    assert client.get('/middle').json == client.get('/middle/inner').json == ['a']
+    assert runs.count('names') == 1
+
+
+def in_another_thread(do: Callable[[], object]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(do).result()
+
+
+def test_property_that_is_read_first_after_a_flush(
+    applications: Applications, tenant: str, runs: Runs
+) -> None:
+    """A function policy that nobody knew when an object was judged is evicted by its commit."""
+    app = applications.start(mounted(lambda obj: True, runs))
+    client = Client(OrmCacheMiddleware(app, schema=tenant))
+    change(app, tenant, User(name='a'))
+    with committed(app, tenant) as scope:
+        scope.session().add(User(name='b'))
+        scope.session().flush()
+        in_another_thread(lambda: client.get('/middle/inner'))
+    assert client.get('/middle/inner').json == ['a', 'b']
+
+
+def test_super_that_is_read_first_after_a_flush(applications: Applications, tenant: str) -> None:
+    """The same for a property that only `super()` reads."""
+
+    class Judging(OrmCacheApp):
+        @orm_cached(policy=lambda obj: True)
+        def names(self) -> Any:
+            return [user.name for user in self.session().query(User).order_by(User.id)]
+
+    class Derived(Judging):
+        @property
+        def names(self) -> Any:
+            return super().names
+
+    app = applications.start(Derived)
+    change(app, tenant, User(name='a'))
+    with committed(app, tenant) as scope:
+        scope.session().add(User(name='b'))
+        scope.session().flush()
+        in_another_thread(lambda: value(app, tenant, lambda app: app.names))
+    assert value(app, tenant, lambda app: app.names) == ['a', 'b']
 
 
 def test_a_debt_is_paid_for_the_last_commit(applications: Applications, tenant: str) -> None:
