@@ -183,7 +183,7 @@ class Postgres:
         return PostgresView(row[1], row[2], row[3])
 
     def written(self, connection: Connection) -> Written:
-        # past the compiler, which would cost each commit as much as the server does
+        # past SQLAlchemy's compiler, which each commit would pay for
         row = connection.exec_driver_sql(END, execution_options=INTERNAL).one()
         tables = json.loads(row[1]) if row[1] else {}
         return Written(row[0], {parse_change(key): hidden for key, hidden in tables.items()})

@@ -20,7 +20,14 @@ from dogpile.cache.api import CacheMutex
 
 from onegov_ormcache.tags.redis import connect
 from onegov_ormcache.tiers import locks
-from onegov_ormcache.tiers.locks import RENEWER, SHORT, RedisMutex, ThreadMutex, named_locks
+from onegov_ormcache.tiers.locks import (
+    RENEWER,
+    SHORT,
+    RedisMutex,
+    Renewer,
+    ThreadMutex,
+    named_locks,
+)
 from tests.support.outside import until
 from tests.support.servers import RedisServer
 
@@ -230,6 +237,22 @@ def test_a_broken_lock_harms_no_other(client: redis.Redis, namespace: str) -> No
     assert holder.acquire()
     until(has_been_renewed(client, namespace), 30)
     holder.release()
+
+
+def test_a_lock_that_comes_as_the_thread_is_about_to_end() -> None:
+    """The thread that renews locks does not end beside one that was added just then."""
+    renewer, last = Renewer(), Broken()
+    wait = renewer._changed.wait
+
+    def too_late(timeout: float) -> bool:
+        if renewer._held or last.was_asked.is_set():
+            return wait(timeout)
+        renewer._held[last] = (0.03, time.monotonic() + LONG)  # what add() does, in between
+        return False
+
+    renewer._changed.wait = too_late  # type: ignore[assignment, method-assign]
+    renewer.add(Broken(), 0.03, time.monotonic() + LONG)
+    assert last.was_asked.wait(30)
 
 
 FORK = """
