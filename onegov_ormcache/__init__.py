@@ -1,11 +1,11 @@
 """Orm-cached properties for Morepath applications that are never stale."""
 
-from .app import OrmCacheApp
+from .core.descriptors import OrmCacheDescriptor, orm_cached, request_cached
 from .database.session_manager import SessionManager
-from .descriptors import OrmCacheDescriptor, orm_cached, request_cached
 from .errors import OrmCacheError, RetryableConflict
-from .middleware import OrmCacheMiddleware
-from .tween import transaction_tween_factory
+from .web.app import OrmCacheApp
+from .web.middleware import OrmCacheMiddleware
+from .web.tween import transaction_tween_factory
 
 __all__ = [
     'OrmCacheApp',

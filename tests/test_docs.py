@@ -22,8 +22,8 @@ from docutils.core import publish_doctree
 
 import onegov_ormcache
 from onegov_ormcache import errors
-from onegov_ormcache import settings as settings_module
-from onegov_ormcache.settings import OrmCacheSettings
+from onegov_ormcache.core import settings as settings_module
+from onegov_ormcache.core.settings import OrmCacheSettings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / 'docs'

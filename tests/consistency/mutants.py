@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from onegov_ormcache.eviction import WritePath
-from onegov_ormcache.reading import Reading
-from onegov_ormcache.scope import RequestScope
+from onegov_ormcache.core.eviction import WritePath
+from onegov_ormcache.core.reading import Reading
+from onegov_ormcache.core.scope import RequestScope
 from onegov_ormcache.tags import redis as redis_tags
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.settling import Settler

@@ -39,7 +39,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
 from onegov_ormcache import RetryableConflict, steps
-from onegov_ormcache.scope import RequestScope
+from onegov_ormcache.core.scope import RequestScope
 from onegov_ormcache.steps import Step
 from onegov_ormcache.tags.settling import Settler
 from tests.consistency.interleaving import Died

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from onegov_ormcache import OrmCacheApp
-from onegov_ormcache.scope import RequestScope
+from onegov_ormcache.core.scope import RequestScope
 
 from .backends import Backend
 from .models import Base

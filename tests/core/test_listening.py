@@ -20,9 +20,9 @@ from sqlalchemy import ForeignKey, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from onegov_ormcache import OrmCacheApp, orm_cached
+from onegov_ormcache.core.listening import LOCK, Listening, OutsideChanges
 from onegov_ormcache.database.postgres import Postgres
 from onegov_ormcache.errors import ConfigurationError
-from onegov_ormcache.listening import LOCK, Listening, OutsideChanges
 from onegov_ormcache.tags.snapshot import PROPERTY_TAG
 from tests.support.applications import Applications, change, value
 from tests.support.counting import Runs
@@ -30,7 +30,7 @@ from tests.support.models import Document, Group, User
 from tests.support.outside import install, outside, until
 from tests.support.servers import RedisServer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 #: Seconds within which a change from outside is evicted while somebody listens.
 PROMISED = 1.0
@@ -537,7 +537,7 @@ def test_close_while_it_can_not_connect(
 ) -> None:
     """A listener that waits for its next attempt does not hold up the end."""
     monkeypatch.setattr(Postgres, 'own_connection', lambda *_: 1 / 0)
-    monkeypatch.setattr('onegov_ormcache.listening.BACKOFF', (60.0, 60.0))
+    monkeypatch.setattr('onegov_ormcache.core.listening.BACKOFF', (60.0, 60.0))
     app = apps.start(Town, listen=True)
     until(lambda: 'ZeroDivisionError' in caplog.text, TAKEN_OVER)
     app.close_orm_cache()

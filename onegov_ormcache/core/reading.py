@@ -15,23 +15,23 @@ from dogpile.lock import Lock, NeedRegenerationException
 from sqlalchemy import Select
 from sqlalchemy.orm import Query
 
-from .database.signals import tables_of
-from .errors import (
+from ..database.signals import tables_of
+from ..errors import (
     AuditError,
     CircularPropertyError,
     StoreUnreachable,
     UndecodableValue,
     VariantError,
 )
+from ..steps import Step, about_to
+from ..tags.snapshot import TABLE_TAG
+from ..tiers.frozen import freeze
+from ..tiers.process import Slot, StoredValue
+from ..tiers.request import TierEntry
+from ..tiers.serializer import Encoded
 from .policies import table_tags
 from .recording import Event, Tier
 from .scope import RequestScope, Run
-from .steps import Step, about_to
-from .tags.snapshot import TABLE_TAG
-from .tiers.frozen import freeze
-from .tiers.process import Slot, StoredValue
-from .tiers.request import TierEntry
-from .tiers.serializer import Encoded
 
 if TYPE_CHECKING:
     from .descriptors import Property

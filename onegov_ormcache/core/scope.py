@@ -16,16 +16,16 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from .database.signals import pending_in
-from .database.statements import Statement
-from .database.transactions import current_scope
-from .errors import SnapshotConflict, StoreUnreachable
+from ..database.signals import pending_in
+from ..database.statements import Statement
+from ..database.transactions import current_scope
+from ..errors import SnapshotConflict, StoreUnreachable
+from ..steps import Step, about_to
+from ..tags.snapshot import UNREACHABLE, Snapshot
+from ..tiers.process import Slot
+from ..tiers.request import RequestTier, TierEntry
 from .eviction import WritePath
 from .policies import table_tags
-from .steps import Step, about_to
-from .tags.snapshot import UNREACHABLE, Snapshot
-from .tiers.process import Slot
-from .tiers.request import RequestTier, TierEntry
 from .variants import Vary
 
 #: The pending objects of a scope that has no session.
@@ -35,8 +35,8 @@ NOTHING_PENDING: tuple[Collection[Any], ...] = ((), (), ())
 MOMENTS_OF_A_COMMIT = 0.002
 
 if TYPE_CHECKING:
+    from .cache import Runtime
     from .descriptors import Property
-    from .runtime import Runtime
 
 
 @dataclass

@@ -20,9 +20,9 @@ from sqlalchemy.schema import DropSchema
 
 from fixtures.townhall import make_application
 
-from .database.session_manager import SessionManager
-from .database.transactions import INTERNAL
-from .middleware import OrmCacheMiddleware
+from ..database.session_manager import SessionManager
+from ..database.transactions import INTERNAL
+from ..web.middleware import OrmCacheMiddleware
 
 
 @dataclass(frozen=True)

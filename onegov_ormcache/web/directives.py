@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from dectate import Action, Composite
 from morepath.directive import HtmlAction, JsonAction, ViewAction
 
-from .descriptors import CachedDescriptor, OrmCacheDescriptor, RequestCacheDescriptor
-from .errors import PropertyConflictError, PropertyError
-from .policies import CachePolicy
-from .prefetching import prefetching
-from .variants import Vary
+from ..core.descriptors import CachedDescriptor, OrmCacheDescriptor, RequestCacheDescriptor
+from ..core.policies import CachePolicy
+from ..core.prefetching import prefetching
+from ..core.variants import Vary
+from ..errors import PropertyConflictError, PropertyError
 
 if TYPE_CHECKING:
     from .app import OrmCacheApp

@@ -8,8 +8,8 @@ from typing import Any
 
 import morepath
 
+from ..errors import PropertyError, StoreUnreachable
 from .descriptors import OrmCacheDescriptor, declared_for, scope_of
-from .errors import PropertyError, StoreUnreachable
 from .reading import Reading
 
 

@@ -15,11 +15,11 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper
 
-from .database.cascades import CascadeMap
-from .database.signals import ObjectState, UnknownState, mapped_tables
-from .database.statements import Statement
-from .errors import PolicyError
-from .tags.snapshot import TABLE_TAG
+from ..database.cascades import CascadeMap
+from ..database.signals import ObjectState, UnknownState, mapped_tables
+from ..database.statements import Statement
+from ..errors import PolicyError
+from ..tags.snapshot import TABLE_TAG
 
 log = logging.getLogger('onegov_ormcache')
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from webob.exc import HTTPNotFound
 
+from ..core.scope import RequestScope
+from ..errors import ConfigurationError
 from .app import HOST, OrmCacheApp
-from .errors import ConfigurationError
-from .scope import RequestScope
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from .database.postgres import FAILED_TRANSACTION
-from .database.statements import Statement
-from .database.transactions import View
-from .errors import SnapshotConflict, StoreUnreachable, TextualControlError
+from ..database.postgres import FAILED_TRANSACTION
+from ..database.statements import Statement
+from ..database.transactions import View
+from ..errors import SnapshotConflict, StoreUnreachable, TextualControlError
+from ..steps import Step, about_to
+from ..tags.snapshot import new_token
 from .policies import table_tags
 from .recording import Event
-from .steps import Step, about_to
-from .tags.snapshot import new_token
 
 if TYPE_CHECKING:
     from .scope import RequestScope

@@ -15,11 +15,11 @@ from sqlalchemy import Connection, MetaData
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from .database import triggers
-from .database.postgres import Postgres
-from .database.session_manager import SessionManager
-from .database.transactions import INTERNAL
-from .errors import TriggerError
+from ..database import triggers
+from ..database.postgres import Postgres
+from ..database.session_manager import SessionManager
+from ..database.transactions import INTERNAL
+from ..errors import TriggerError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -480,7 +480,7 @@ def test_setup_twice(applications: Applications) -> None:
 
 SECOND = """
 import sys
-from tests.test_bad_input import Plain, configured
+from tests.functional.test_bad_input import Plain, configured
 from onegov_ormcache.errors import SecondProcessError
 class App(Plain): pass
 app = configured(App, dsn=sys.argv[1])()

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overloa
 import morepath
 from dectate import ConflictError, directive
 
-from .database.session_manager import SessionManager, metadatas_of
-from .descriptors import CachedDescriptor, OrmCacheDescriptor, scope_of
+from ..core.cache import Runtime
+from ..core.descriptors import CachedDescriptor, OrmCacheDescriptor, scope_of
+from ..core.policies import resolve_policy
+from ..core.prefetching import prefetch
+from ..core.recording import Event
+from ..core.scope import RequestScope
+from ..core.settings import SECTION, OrmCacheSettings
+from ..database.session_manager import SessionManager, metadatas_of
+from ..errors import ConfigurationError, OrmCacheError, PropertyConflictError
+from ..tiers.process import Slot
 from .directives import (
     OrmCachedDirective,
     PrefetchingHtmlAction,
@@ -22,15 +30,7 @@ from .directives import (
     Target,
     refuse_existing,
 )
-from .errors import ConfigurationError, OrmCacheError, PropertyConflictError
-from .policies import resolve_policy
-from .prefetching import prefetch
-from .recording import Event
 from .request import OrmCacheRequest, own_request_class
-from .runtime import Runtime
-from .scope import RequestScope
-from .settings import SECTION, OrmCacheSettings
-from .tiers.process import Slot
 
 if TYPE_CHECKING:
     from dogpile.cache import CacheRegion

@@ -791,7 +791,7 @@ def test_expiration_time(
     app = applications.start(App, expiration_time=60)
     start = time.time()
     for later, expected in (0, 1), (59, 1), (61, 2), (62, 2):
-        monkeypatch.setattr('onegov_ormcache.reading.now', lambda later=later: start + later)
+        monkeypatch.setattr('onegov_ormcache.core.reading.now', lambda later=later: start + later)
         value(app, tenant, lambda app: app.count)
         assert runs.count('count') == expected
 

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast, o
 
 from sqlalchemy.orm import Query
 
-from .database.transactions import current_scope
-from .errors import (
+from ..database.transactions import current_scope
+from ..errors import (
     OutsideScopeError,
     PropertyConflictError,
     PropertyError,
     ValueNotCacheable,
 )
+from ..tags.snapshot import PROPERTY_TAG
+from ..tiers.refusals import is_orm_object
 from .policies import CachePolicy, Policy, check_policy
 from .reading import app_of, fetched, read, read_request_cached
-from .tags.snapshot import PROPERTY_TAG
-from .tiers.refusals import is_orm_object
 from .variants import Vary, role_of, variant_key
 
 if TYPE_CHECKING:
-    from .runtime import Runtime
+    from .cache import Runtime
     from .scope import RequestScope
 
 T = TypeVar('T')

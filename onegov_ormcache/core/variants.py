@@ -8,7 +8,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeAlias
 
-from .errors import VariantError
+from ..errors import VariantError
 
 #: A function of the app or request that tells which variant it sees.
 Vary: TypeAlias = Callable[[Any], Any]

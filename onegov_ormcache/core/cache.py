@@ -13,11 +13,19 @@ from typing import Any
 
 from sqlalchemy.orm import object_session
 
-from .database.session_manager import SessionManager
-from .database.signals import tables_of
-from .database.transactions import SCOPE_OPTION
+from ..database.session_manager import SessionManager
+from ..database.signals import tables_of
+from ..database.transactions import SCOPE_OPTION
+from ..errors import SecondProcessError, StoreUnreachable
+from ..tags.homes import HomeTagStore
+from ..tags.memory import MemoryTagStore
+from ..tags.redis import RedisTagStore, connect
+from ..tags.settling import Settler
+from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore
+from ..tiers.process import ProcessTier, Slot, StoredValue
+from ..tiers.serializer import Serializer
+from ..tiers.shared import MemoryTier, RedisTier, SharedTier
 from .descriptors import CachedDescriptor, OrmCacheDescriptor, Property
-from .errors import SecondProcessError, StoreUnreachable
 from .listening import OutsideChanges
 from .policies import (
     Change,
@@ -30,14 +38,6 @@ from .policies import (
 from .recording import Event
 from .scope import RequestScope
 from .settings import OrmCacheSettings
-from .tags.homes import HomeTagStore
-from .tags.memory import MemoryTagStore
-from .tags.redis import RedisTagStore, connect
-from .tags.settling import Settler
-from .tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore
-from .tiers.process import ProcessTier, Slot, StoredValue
-from .tiers.serializer import Serializer
-from .tiers.shared import MemoryTier, RedisTier, SharedTier
 
 
 class Runtime:

@@ -18,7 +18,7 @@ import pytest
 import redis
 from sqlalchemy import create_engine, text
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 COMMAND = [sys.executable, '-m', 'onegov_ormcache', 'demo']
 
 #: Nobody listens there.

@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from onegov_ormcache.__main__ import main
 from tests.support.outside import Ear, libpq_url, outside
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 Run = Callable[..., tuple[int, str, str]]
 

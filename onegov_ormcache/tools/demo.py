@@ -26,11 +26,11 @@ from webob import Request
 from fixtures.townhall import Tenant, load, tenants
 from fixtures.townhall.serving import without_cache
 
+from ..core.recording import Event, Tier
+from ..errors import OrmCacheError
+from ..tags.snapshot import TABLE_TAG
+from ..web.middleware import OrmCacheMiddleware
 from .demo_backend import Backend, temporary
-from .errors import OrmCacheError
-from .middleware import OrmCacheMiddleware
-from .recording import Event, Tier
-from .tags.snapshot import TABLE_TAG
 
 #: The countries that are taken first: large and small ones in turn.
 FAMILIAR = ('ch', 'jp', 'is', 'us', 'ke')

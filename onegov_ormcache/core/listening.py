@@ -22,16 +22,16 @@ from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from .database.postgres import Postgres, parse_change
-from .database.triggers import CHANNEL, WATCHED_SCHEMAS
-from .errors import ConfigurationError
+from ..database.postgres import Postgres, parse_change
+from ..database.triggers import CHANNEL, WATCHED_SCHEMAS
+from ..errors import ConfigurationError
+from ..tags.snapshot import PROPERTY_TAG, new_token
 from .policies import table_tags
-from .tags.snapshot import PROPERTY_TAG, new_token
 
 if TYPE_CHECKING:
     from psycopg import Connection, Notify
 
-    from .runtime import Runtime
+    from .cache import Runtime
 
 log = logging.getLogger('onegov_ormcache')
 

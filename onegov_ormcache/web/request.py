@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import morepath
 
-from .descriptors import CachedDescriptor
-from .prefetching import prefetch
+from ..core.descriptors import CachedDescriptor
+from ..core.prefetching import prefetch
 
 if TYPE_CHECKING:
     from .app import OrmCacheApp

@@ -8,10 +8,10 @@ from typing import Any
 from morepath.core import excview_tween_factory
 from webob.exc import HTTPOk, HTTPRedirection
 
+from ..core.scope import RequestScope
+from ..database.transactions import current_scope
+from ..errors import RetryableConflict
 from .app import OrmCacheApp
-from .database.transactions import current_scope
-from .errors import RetryableConflict
-from .scope import RequestScope
 
 Handler = Callable[[Any], Any]
 
