@@ -1,13 +1,19 @@
-"""Orm-cached properties for Morepath applications that are never stale."""
+"""Orm-cached properties for SQLAlchemy, and Morepath applications, that are never stale."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .core.cache import OrmCache
 from .core.descriptors import OrmCacheDescriptor, orm_cached, request_cached
 from .database.session_manager import SessionManager
-from .errors import OrmCacheError, RetryableConflict
-from .web.app import OrmCacheApp
-from .web.middleware import OrmCacheMiddleware
-from .web.tween import transaction_tween_factory
+from .errors import MissingExtraError, OrmCacheError, RetryableConflict
+
+if TYPE_CHECKING:
+    from .web import OrmCacheApp, OrmCacheMiddleware, transaction_tween_factory
 
 __all__ = [
+    'OrmCache',
     'OrmCacheApp',
     'OrmCacheDescriptor',
     'OrmCacheError',
@@ -18,3 +24,17 @@ __all__ = [
     'request_cached',
     'transaction_tween_factory',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # the core works without Morepath, so what needs it is imported when it is asked for
+    if name not in __all__:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    try:
+        from . import web
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f'{name} needs {error.name}: python -m pip install "onegov_ormcache[morepath]"'
+        ) from error
+    found = globals()[name] = getattr(web, name)
+    return found

@@ -39,6 +39,14 @@ class InvalidSchemaError(OrmCacheError, ValueError):
     """A schema's name is empty, reserved, too long or hostile."""
 
 
+class UnknownSchemaError(OrmCacheError, LookupError):
+    """The database has no schema of this name, and none was to be created."""
+
+
+class MissingExtraError(OrmCacheError, ImportError):
+    """A public name needs a package that is not installed; the message says which extra."""
+
+
 class DatabaseUnreachable(OrmCacheError):
     """The database of the setting ``dsn`` can't be reached or doesn't let us in."""
 

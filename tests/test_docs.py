@@ -22,8 +22,9 @@ from docutils.core import publish_doctree
 
 import onegov_ormcache
 from onegov_ormcache import errors
-from onegov_ormcache.core import settings as settings_module
-from onegov_ormcache.core.settings import OrmCacheSettings
+from onegov_ormcache.core.settings import OUTAGE_POLICIES
+from onegov_ormcache.web import settings as settings_module
+from onegov_ormcache.web.settings import AppSettings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / 'docs'
@@ -103,8 +104,8 @@ def test_settings_are_those_of_the_class() -> None:
         [entry.astext() for entry in row.findall(nodes.entry)]
         for row in tree(DOCS / 'settings.rst').findall(nodes.row)
     ][1:]
-    assert [row[0] for row in rows] == [field.name for field in fields(OrmCacheSettings)]
-    for (_, type_, default, meaning), field in zip(rows, fields(OrmCacheSettings), strict=True):
+    assert [row[0] for row in rows] == [field.name for field in fields(AppSettings)]
+    for (_, type_, default, meaning), field in zip(rows, fields(AppSettings), strict=True):
         assert type_ == field.type
         assert field.default is not MISSING
         assert eval(default, dict(vars(settings_module))) == field.default
@@ -114,7 +115,7 @@ def test_settings_are_those_of_the_class() -> None:
 def test_outage_policies_are_explained() -> None:
     """The page on deployment says what each value of on_outage costs."""
     text = (DOCS / 'deployment.rst').read_text(encoding='utf-8')
-    for policy in settings_module.OUTAGE_POLICIES:
+    for policy in OUTAGE_POLICIES:
         assert f"``'{policy}'``\n" in text
 
 

@@ -1,107 +1,108 @@
-"""What one root app owns: settings, session manager, tag store, tiers.
+"""The cache: settings, session manager, tag store and tiers, and the scopes that use them.
 
-Made by ``setup_orm_cache``; mounted apps, which are made anew for each request,
-use their root app's.
+It knows no web framework. :mod:`onegov_ormcache.web` makes one for each root app; a program
+without Morepath makes its own.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, MutableMapping
-from threading import Lock
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Self
 
-from sqlalchemy.orm import object_session
+from sqlalchemy.orm import Session
 
 from ..database.session_manager import SessionManager
-from ..database.signals import tables_of
-from ..database.transactions import SCOPE_OPTION
-from ..errors import SecondProcessError, StoreUnreachable
-from ..tags.homes import HomeTagStore
+from ..errors import OutsideScopeError, PropertyError, SecondProcessError, UnknownSchemaError
+from ..redis_client import connect
 from ..tags.memory import MemoryTagStore
-from ..tags.redis import RedisTagStore, connect
+from ..tags.redis import RedisTagStore
 from ..tags.settling import Settler
-from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore
+from ..tags.snapshot import Snapshot, TagStore
 from ..tiers.process import ProcessTier, Slot, StoredValue
 from ..tiers.serializer import Serializer
 from ..tiers.shared import MemoryTier, RedisTier, SharedTier
-from .descriptors import CachedDescriptor, OrmCacheDescriptor, Property
+from .descriptors import CachedDescriptor, cached_descriptors
 from .listening import OutsideChanges
-from .policies import (
-    Change,
-    Policy,
-    concerns,
-    depends_on_shared,
-    resolve_policy,
-    table_tags,
-)
-from .recording import Event
-from .scope import RequestScope
+from .policies import table_tags
+from .prefetching import prefetch
+from .properties import Declaration, Property
+from .recording import CacheEvent
+from .registry import Registry
+from .scope import RequestScope, innermost_scope
 from .settings import OrmCacheSettings
+from .versions import Versions
+
+#: Where an object with cached properties has its cache.
+ATTRIBUTE = 'orm_cache'
 
 
-class Runtime:
-    """Made once per root app, used by all threads until :meth:`close`.
+class OrmCache:
+    """The cache of one program; made once per process, used by all threads until
+    :meth:`close`, or the end of a ``with`` block.
 
-    :raises ConfigurationError: if it can't listen, and the settings say so.
+    An object whose class has cached properties says whose it is by its attribute
+    ``orm_cache``; its properties are read in a :meth:`scope` of that cache.
+
+    :param session_manager: sessions for all tenants; by default made of the settings.
+    :param settings: the settings of the section ``orm_cache`` that are not about Morepath:
+        ``base``, ``dsn``, ``redis_url`` and so on.
+    :raises ConfigurationError: if a setting is unknown, missing or wrong.
     :raises DatabaseUnreachable: if the database can't be reached.
     :raises StoreUnreachable: if Redis can't be reached.
     :raises SecondProcessError: if versions would live in this process's memory and
         another process uses the same database.
     """
 
-    def __init__(self, settings: OrmCacheSettings, session_manager: SessionManager) -> None:
+    settings: OrmCacheSettings
+
+    def __init__(self, *, session_manager: SessionManager | None = None, **settings: Any) -> None:
+        self._open(OrmCacheSettings.read(settings, type(self).__qualname__), session_manager)
+
+    def _open(
+        self,
+        settings: OrmCacheSettings,
+        session_manager: SessionManager | None,
+        declared: Iterable[tuple[Declaration, type]] = (),
+    ) -> None:
+        """Connect to database and tag store, and begin to hear of changes.
+
+        :param declared: properties to bind, each with its class.
+        """
         self.settings = settings
-        self.session_manager = session_manager
+        self.session_manager = session_manager or SessionManager(
+            settings.dsn, settings.base, settings.engine_options
+        )
         self.serializer = Serializer(settings.types)
         self.process_tier = ProcessTier(settings.process_cache_size)
-        self.tags: TagStore
-        self.shared_tier: SharedTier
-        self.homes: HomeTagStore | None = None
-        if settings.redis_url is None:
-            memory = MemoryTagStore()
-            self.tags = memory
-            self.shared_tier = MemoryTier(
-                memory,
-                self.serializer,
-                settings.process_cache_size,
-                settings.expiration_time,
-                settings.lock_timeout,
-            )
-        else:
-            redis = RedisTagStore(
-                connect(settings.redis_url, settings.redis_timeout),
-                settings.namespace,
-                quarantined=True,
-            )
-            self.tags = redis
-            self.shared_tier = RedisTier(
-                redis,
-                self.serializer,
-                settings.namespace,
-                settings.expiration_time,
-                settings.lock_timeout,
-            )
-        shared = {table for table in session_manager.tables if '.' in table}
-        if shared:
-            self.tags = self.homes = HomeTagStore(self.tags, shared)
-        self._beside = depends_on_shared(session_manager.cascades, shared)
+        self._registry = Registry(self.session_manager, settings.release)
+        tags: TagStore
+        tags, self.shared_tier = _stores(settings, self.serializer)
+        #: What is asked of the tag store.
+        self.versions = Versions(
+            tags, self._registry.shared_tables, lambda: self._registry.function_tags
+        )
         self.settler = Settler(self.tags, settings.lease)
-        #: Is told of each event, while somebody records.
-        self.recorder: Callable[[Event], None] | None = None
-        self.function_tags: frozenset[str] = frozenset()
-        self._function_properties: tuple[Property, ...] = ()
-        self._properties: dict[tuple[CachedDescriptor[Any], type], Property] = {}
-        # by place, the last debt's own mark
-        self._owed: dict[str, object] = {}
-        self._is_connected = False
-        self._lock = Lock()
+        #: Called with each event, while somebody records.
+        self.recorder: Callable[[CacheEvent], None] | None = None
         self._pid = os.getpid()
         #: Hears of changes from outside, if the settings say so.
         self.outside = OutsideChanges(self) if settings.listen else None
-        self._start()
+        try:
+            self._reach_servers()
+            for declaration, owner in declared:
+                self.property_of(declaration, owner)
+        except BaseException:
+            self.close()
+            raise
+        # a schema that was created may have existed before, and been dropped
+        self.session_manager.on_schema_created.connect(self._schema_created)
+        self._registry.connect()
+        if self.outside is not None:
+            self.outside.start()
 
-    def _start(self) -> None:
+    def _reach_servers(self) -> None:
         database = self.session_manager.database
         database.check()
         self.tags.check()
@@ -112,161 +113,99 @@ class Runtime:
                 'settings section orm_cache, or end the other one'
             )
 
+    def __repr__(self) -> str:
+        store = 'memory' if self.tags.single_process else 'Redis'
+        return f'<{type(self).__name__} {self.settings.namespace!r} in {store}>'
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Give all connections and the claim on the database back."""
         if self.outside is not None:
             self.outside.close()
-        self.session_manager.on_schema_created.disconnect(self._created)
-        for signal, handler in self._judges():
-            signal.disconnect(handler)
+        self.session_manager.on_schema_created.disconnect(self._schema_created)
+        self._registry.disconnect()
         self.session_manager.dispose()
 
     # properties
 
-    @property
-    def all_tags(self) -> frozenset[str]:
-        """The tags of all tables, and of all policies that are functions."""
-        return table_tags(self.session_manager.tables) | self.function_tags
+    def bind(self, owner: type) -> None:
+        """Bind all cached properties of a class, so that a wrong policy is an error now and
+        not at the first read.
 
-    def property(self, descriptor: CachedDescriptor[Any], owner: type) -> Property:
-        """The descriptor on this application class."""
-        prop = self._properties.get((descriptor, owner))
-        return prop if prop is not None else self.bind(descriptor, owner)
-
-    def bind(self, descriptor: CachedDescriptor[Any], owner: type) -> Property:
-        """Bind a descriptor to an application class.
-
-        :raises PolicyError: if the policy names a table that there is not.
+        :raises PolicyError: if a policy names a table that there is not.
         """
-        policy = Policy(frozenset(), (), auto=True)
-        if isinstance(descriptor, OrmCacheDescriptor):
-            policy = resolve_policy(
-                descriptor.cache_policy,
-                self.session_manager.tables,
-                f'{owner.__qualname__}.{descriptor.name} ({descriptor.location})',
-            )
-        prop = Property(descriptor, owner, policy, self.settings.release)
-        prop.tags = self.with_shared(prop.tags)
-        if policy.functions:
-            # whose object a tenant changed, no other tenant's function can judge
-            prop.tags |= self._beside.get(None, frozenset())
-        with self._lock:
-            prop = self._properties.setdefault((descriptor, owner), prop)
-            judged = [p for p in self._properties.values() if p.functions]
-            self._function_properties = tuple(judged)
-            self.function_tags = frozenset(p.function_tag for p in judged if p.function_tag)
-        if policy.functions and self._is_connected:
-            self.connect_signals()  # of a class that was not known to be mounted
-        return prop
+        for descriptor, _ in cached_descriptors(owner):
+            self.property_of(descriptor, owner)
+
+    def prefetch(self, instance: Any, *names: str) -> None:
+        """Fetch these properties of an object in one round trip, as far as the shared tier
+        has what this scope and process do not. Nothing is computed.
+
+        :raises PropertyError: if the object has no such orm-cached property.
+        :raises OutsideScopeError: outside of a scope.
+        """
+        prefetch((instance,), names)
+
+    def property_of(self, declaration: Declaration, owner: type) -> Property:
+        """Return the property of a declaration on a class; bind it if it is new."""
+        return self._registry.property_of(declaration, owner)
+
+    def is_cache_of(self, instance: Any) -> bool:
+        """Return whether an object's cached properties are this cache's.
+
+        :raises PropertyError: if the object does not say whose it is.
+        """
+        try:
+            return getattr(instance, ATTRIBUTE) is self
+        except AttributeError:
+            name = type(instance).__qualname__
+            raise PropertyError(
+                f'{name} has cached properties and no attribute {ATTRIBUTE!r}: set it to the '
+                'OrmCache in whose scopes they are read'
+            ) from None
+
+    def resolve(self, declaration: Declaration, instance: Any) -> tuple[Declaration, type]:
+        """Return the declaration that is meant when one is read on an object, and the class
+        whose property it is."""
+        return declaration, type(instance)
+
+    def find(self, instance: Any, name: str) -> Declaration | None:
+        """Return the cached property of an object that has this name; None if it has none."""
+        found = getattr(type(instance), name, None)
+        return found if isinstance(found, CachedDescriptor) else None
 
     def with_shared(self, tags: Collection[str]) -> frozenset[str]:
-        """The tags, and those of shared tables of which a change cascades into theirs.
-
-        The tenant that changes a shared table sees the cascade in its own schema alone.
-        """
-        return frozenset(tags).union(*(self._beside.get(tag, ()) for tag in tags))
-
-    # change detection
-
-    def listen(self) -> None:
-        """Begin to hear of changes from outside, if the settings say so."""
-        if self.outside is not None:
-            self.outside.start()
-
-    def connect_signals(self) -> None:
-        """Judge the objects of each flush, if there are policies that are functions."""
-        # a schema that was created may have existed before, and been dropped
-        self._is_connected = True
-        self.session_manager.on_schema_created.connect(self._created)
-        if self._function_properties:
-            for signal, handler in self._judges():
-                signal.connect(handler)
-
-    def _judges(self) -> Iterable[tuple[Any, Any]]:
-        manager = self.session_manager
-        yield manager.on_insert, self._inserted
-        yield manager.on_update, self._updated
-        yield manager.on_delete, self._deleted
-
-    def _inserted(self, schema: str, obj: object) -> None:
-        self.judge(schema, obj, 'insert', self._function_properties)
-
-    def _updated(self, schema: str, obj: object) -> None:
-        self.judge(schema, obj, 'update', self._function_properties)
-
-    def _deleted(self, schema: str, obj: object) -> None:
-        self.judge(schema, obj, 'delete', self._function_properties)
-
-    def _created(self, schema: str) -> None:
-        self.owe(schema)
-
-    def judge(
-        self, schema: str, obj: object, change: Change, properties: Iterable[Property]
-    ) -> None:
-        """Collect the tags of the function policies that a changed object concerns."""
-        scope = changed_in(schema, obj)
-        if scope is None:
-            return
-        for prop in properties:
-            if prop.function_tag and concerns(prop.functions, obj, change, prop.where):
-                scope.changed({prop.function_tag})
-
-    def judge_property(self, schema: str, obj: object, prop: Property) -> None:
-        """Collect the tags of one property, if a changed object concerns it at all."""
-        scope = changed_in(schema, obj)
-        if scope is not None:
-            scope.changed(prop.tags & table_tags(set(tables_of(type(obj)))))
-            self.judge(schema, obj, 'update', (prop,))
-
-    # the tag store
-
-    def places(self, schema: str) -> tuple[str, ...]:
-        """The tenant, and the homes of the tables that it shares with others."""
-        return (schema, *(self.homes.homes if self.homes else ()))
-
-    def snapshot(self, schema: str) -> Snapshot:
-        """The tenant's snapshot; :data:`UNREACHABLE` if the store can't be reached."""
-        try:
-            self._pay(self.places(schema))
-            snapshot = self.tags.snapshot(schema)
-            if not self.function_tags <= snapshot.versions.keys():
-                # the first use of the tenant since its birth, or by this release
-                self.tags.register(schema, self.function_tags)
-                snapshot = self.tags.snapshot(schema)
-            return snapshot
-        except StoreUnreachable:
-            return UNREACHABLE
-
-    def owe(self, *schemas: str) -> None:
-        """These must be born anew, as soon as the store can be reached: a commit's
-        versions could not be published, or a schema is another one."""
-        with self._lock:
-            self._owed |= {schema: object() for schema in schemas}
-        try:
-            self._pay(schemas)
-        except StoreUnreachable:
-            pass  # the next snapshot tries again
-
-    def _pay(self, schemas: Iterable[str]) -> None:
-        for schema in schemas if self._owed else ():
-            debt = self._owed.get(schema)
-            if debt is None:
-                continue
-            self.tags.renew(schema)
-            with self._lock:
-                if self._owed.get(schema) is debt:  # else it was paid too early for the next
-                    del self._owed[schema]
-
-    def fill(self, schema: str, key: str, stored: StoredValue) -> bool:
-        """Store a value in the shared tier, if its stamp holds; True if it was stored."""
-        stamp: Stamp | None = stored.stamp
-        if self.homes is not None:
-            stamp = self.homes.own_part(schema, stored.stamp)
-        return stamp is not None and self.shared_tier.fill(schema, key, stored, stamp)
+        """Return the tags, with those of shared tables that cascade into theirs."""
+        return self._registry.with_shared(tags)
 
     # scopes
 
-    def scope(
+    @contextmanager
+    def scope(self, schema: str, *, create: bool = True) -> Iterator[RequestScope]:
+        """Open a scope for a block. What the block does not commit is rolled back.
+
+        :param schema: the tenant.
+        :param create: create the schema and its tables, if there are none. Pass False for a
+            name that comes from a request.
+        :raises InvalidSchemaError: if no tenant may have this name.
+        :raises UnknownSchemaError: if there is no such schema, and none is to be created.
+        """
+        if not create and not self.session_manager.has_schema(schema):
+            self.session_manager.check_schema(schema)
+            raise UnknownSchemaError(f'The database has no schema {schema!r}')
+        scope = self.open_scope(schema, create=create)
+        with scope.active():
+            try:
+                yield scope
+            finally:
+                scope.close()
+
+    def open_scope(
         self,
         schema: str,
         *,
@@ -274,9 +213,11 @@ class Runtime:
         request_tier: MutableMapping[Any, Any] | None = None,
         process_tier: MutableMapping[str, Slot] | None = None,
     ) -> RequestScope:
-        """A scope of this tenant, not yet current.
+        """Return a scope of this tenant that is not yet current; its user closes it.
 
         :param create: create the schema if there is none.
+        :param request_tier: a host's own mapping for the values of this scope.
+        :param process_tier: a host's own mapping for the tenant's values of this process.
         :raises SecondProcessError: in a fork of the process that owns the versions.
         :raises InvalidSchemaError: if no tenant may have this name.
         """
@@ -290,9 +231,91 @@ class Runtime:
             self.session_manager.ensure_schema_exists(schema)
         return RequestScope(self, schema, request_tier, process_tier)
 
+    def current_scope(self) -> RequestScope:
+        """Return the innermost scope of this cache that is open.
 
-def changed_in(schema: str, obj: object) -> RequestScope | None:
-    """The scope in which a signal says that the object was changed, if it is one's."""
-    session = object_session(obj)
-    scope: RequestScope | None = session.info.get(SCOPE_OPTION) if session else None
-    return scope if scope is not None and scope.schema == schema else None
+        :raises OutsideScopeError: if there is none.
+        """
+        scope = innermost_scope(self)
+        if scope is None:
+            raise OutsideScopeError(
+                'There is no scope; open one: with cache.scope(schema): ...'
+            )
+        return scope
+
+    def session(self) -> Session:
+        """Return the current scope's session.
+
+        :raises OutsideScopeError: outside of a scope.
+        """
+        return self.current_scope().session()
+
+    # the tag store and the shared tier
+
+    @property
+    def tags(self) -> TagStore:
+        """The tag store."""
+        return self.versions.tags
+
+    @property
+    def function_tags(self) -> frozenset[str]:
+        """The tags of all properties whose policies are functions."""
+        return self._registry.function_tags
+
+    @property
+    def all_tags(self) -> frozenset[str]:
+        """The tags of all tables, and of all policies that are functions."""
+        return table_tags(self.session_manager.tables) | self.function_tags
+
+    def snapshot(self, schema: str) -> Snapshot:
+        """Return the tenant's present snapshot; it tells if the store can't be reached."""
+        return self.versions.snapshot(schema)
+
+    def places(self, schema: str) -> tuple[str, ...]:
+        """Return the schemas in which the versions of the tenant's tags lie."""
+        return self.versions.places(schema)
+
+    def renew_later(self, *schemas: str) -> None:
+        """Give these a new birth, as soon as the store can be reached."""
+        self.versions.renew_later(*schemas)
+
+    def fill(self, schema: str, key: str, stored: StoredValue) -> bool:
+        """Store a value in the shared tier, if its stamp holds; True if it was stored."""
+        stamp = self.versions.own_part(schema, stored.stamp)
+        return stamp is not None and self.shared_tier.fill(schema, key, stored, stamp)
+
+    # what happens
+
+    @contextmanager
+    def recording(self) -> Iterator[list[CacheEvent]]:
+        """Record what the cache does in all threads while the block runs.
+
+        :return: the events so far, oldest first.
+        """
+        events: list[CacheEvent] = []
+        before, self.recorder = self.recorder, events.append
+        try:
+            yield events
+        finally:
+            self.recorder = before
+
+    def handle_change(self, schema: str, obj: object, prop: Property) -> None:
+        """Evict a property, when the object's transaction commits, if the object concerns it."""
+        self._registry.handle_change(schema, obj, prop)
+
+    def _schema_created(self, schema: str) -> None:
+        self.renew_later(schema)
+
+
+def _stores(
+    settings: OrmCacheSettings, serializer: Serializer
+) -> tuple[TagStore, SharedTier]:
+    """Return the tag store, and the shared tier beside it."""
+    lifetimes = settings.expiration_time, settings.lock_timeout
+    if settings.redis_url is None:
+        memory = MemoryTagStore()
+        size = settings.process_cache_size
+        return memory, MemoryTier(memory, serializer, size, *lifetimes)
+    client = connect(settings.redis_url, settings.redis_timeout)
+    redis = RedisTagStore(client, settings.namespace, quarantined=True)
+    return redis, RedisTier(redis, serializer, settings.namespace, *lifetimes)

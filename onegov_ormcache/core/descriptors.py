@@ -1,16 +1,15 @@
 """The cached properties: what a developer writes, and what reading them does.
 
-A descriptor is made once, where a property is declared; a :class:`Property` is a
-descriptor on one application class, with its key and its tags, known when the
-application is committed.
+A descriptor is made once, where a property is declared. On each class that has it, it is a
+:class:`~onegov_ormcache.core.properties.Property`, with a key and tags of its own.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast, overload
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
 from sqlalchemy.orm import Query
 
@@ -21,15 +20,13 @@ from ..errors import (
     PropertyError,
     ValueNotCacheable,
 )
-from ..tags.snapshot import PROPERTY_TAG
 from ..tiers.refusals import is_orm_object
-from .policies import CachePolicy, Policy, check_policy
-from .reading import app_of, fetched, read, read_request_cached
+from .computing import fetched
+from .policies import CachePolicy, check_policy
+from .properties import Property
+from .reading import read, read_request_cached
+from .scope import RequestScope
 from .variants import Vary, role_of, variant_key
-
-if TYPE_CHECKING:
-    from .cache import Runtime
-    from .scope import RequestScope
 
 T = TypeVar('T')
 
@@ -42,46 +39,6 @@ REMEMBERED_KEYS = 10_000
 NOBODY: Any = object()
 
 Creator = Callable[[Any], T]
-
-
-class Property:
-    """A descriptor on one application class, made by that application's runtime.
-
-    :param owner: the concrete application class.
-    :param release: the application's release.
-    """
-
-    def __init__(
-        self, descriptor: CachedDescriptor[Any], owner: type, policy: Policy, release: str
-    ) -> None:
-        self.descriptor = descriptor
-        self.name = descriptor.name
-        self.where = f'{owner.__module__}.{owner.__qualname__}.{_place(descriptor, owner)}'
-        #: What its values are kept under, before tenant and variant.
-        self.key = f'{release}:{self.where}'
-        self.auto = policy.auto
-        self.is_request_cached = isinstance(descriptor, RequestCacheDescriptor)
-        self.functions = policy.functions
-        self.function_tag = PROPERTY_TAG + self.key if policy.functions else None
-        #: The tags that the policy declares.
-        self.tags = policy.tags | ({self.function_tag} if self.function_tag else set())
-        #: Whether the last run could not be stored, so that waiting for one is useless.
-        self.never_stored = False
-        #: What was said of it in the log, each once.
-        self.reasons: set[str] = set()
-
-
-def _place(descriptor: CachedDescriptor[Any], owner: Any) -> str:
-    """What tells a property from all others of the same application class."""
-    name = descriptor.name
-    if getattr(owner, name, None) is descriptor:
-        return name
-    if getattr(getattr(owner, 'request_class', None), name, None) is descriptor:
-        return f'request.{name}'
-    # overridden, and read by super()
-    creator: Any = descriptor.creator
-    declared = f'{creator.__module__}.{creator.__qualname__}'
-    return f'super({declared}).{name}'
 
 
 class CachedDescriptor(Generic[T]):
@@ -97,6 +54,7 @@ class CachedDescriptor(Generic[T]):
     vary: Vary | None = None
     cache_policy: CachePolicy = 'auto'
     frozen = False
+    is_request_cached = False
 
     def __init__(self, creator: Creator[T], name: str | None = None) -> None:
         self.creator = creator
@@ -138,11 +96,12 @@ class CachedDescriptor(Generic[T]):
         """
         scope = scope_of(instance, self)
         scope.flush()
-        descriptor, owner = declared_for(self, instance)
-        prop = scope.runtime.property(descriptor, owner)
-        era = scope.era
-        value: T = descriptor.read(scope, instance, prop)
-        if era == scope.era:  # else the value is not in the request tier either
+        declared, owner = scope.cache.resolve(self, instance)
+        prop = scope.cache.property_of(declared, owner)
+        descriptor = cast('CachedDescriptor[T]', declared)
+        number = scope.snapshot_number
+        value = descriptor.read(scope, instance, prop)
+        if number == scope.snapshot_number:  # else the value is not in the request tier either
             role = role_of(instance) if self.varies else None
             scope.remember_hit(self, instance, value, self.variant(instance), role)
         return value
@@ -252,6 +211,8 @@ class RequestCacheDescriptor(CachedDescriptor[T]):
     Its values live as long as the request scope and may hold ORM objects.
     """
 
+    is_request_cached = True
+
     def read(self, scope: RequestScope, instance: Any, prop: Property) -> T:
         # a class can be mounted twice, with different arguments
         key = (prop.key, id(instance))
@@ -315,41 +276,30 @@ def request_cached(creator: Creator[T]) -> RequestCacheDescriptor[T]:
 
 
 def scope_of(instance: Any, descriptor: CachedDescriptor[Any] | None = None) -> RequestScope:
-    """The current request scope of the instance's root app.
+    """Return the innermost current scope of the cache that an object's properties are of.
 
     :raises OutsideScopeError: if there is none.
     """
-    runtime: Runtime | None = vars(app_of(instance).root).get('orm_cache_runtime')
-    scope: Any = current_scope.get()
-    while scope is not None and scope.runtime is not runtime:
+    scope: RequestScope | None = current_scope.get()
+    while scope is not None and not scope.cache.is_cache_of(instance):
         scope = scope.outer
     if scope is None:
         what = f'{descriptor.name} ({descriptor.location})' if descriptor else repr(instance)
         raise OutsideScopeError(
             f'{what} was read outside of a request scope; open one: '
-            'with app.request_scope(schema): ...'
+            'with app.request_scope(schema): ..., or: with cache.scope(schema): ...'
         )
-    return cast('RequestScope', scope)
+    return scope
 
 
-def declared_for(
-    descriptor: CachedDescriptor[Any], instance: Any
-) -> tuple[CachedDescriptor[Any], type]:
-    """The property that is meant, and the application class whose it is.
-
-    A request is made by the root app's request class: the property of this name that
-    counts is the one of the app that answers it, or of the nearest it is mounted in.
-    What is read by ``super()`` is meant itself.
-    """
-    app = app_of(instance)
-    found = getattr(type(instance), descriptor.name, None)
-    if app is instance or (found is not None and found is not descriptor):
-        return descriptor, type(app)
-    for ancestor in app.ancestors():
-        declared = getattr(ancestor.request_class, descriptor.name, None)
-        if isinstance(declared, CachedDescriptor):
-            return declared, type(ancestor)
-    return descriptor, type(app)
+def cached_descriptors(owner: type) -> Iterator[tuple[CachedDescriptor[Any], type]]:
+    """Yield the cached properties of a class, each with the class that declares it."""
+    seen: set[str] = set()
+    for cls in owner.__mro__:
+        for name, value in vars(cls).items():
+            if isinstance(value, CachedDescriptor) and name not in seen:
+                yield value, cls
+            seen.add(name)
 
 
 def check_creator(creator: Callable[..., Any], where: str) -> None:

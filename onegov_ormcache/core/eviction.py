@@ -7,7 +7,7 @@ One :class:`WritePath` accompanies each database transaction:
 3. the database commits;
 4. the tags get new versions and the doubt ends, or, if the server refused, only
    the doubt ends; if nobody knows, the doubt stays;
-5. a doubt that stays is settled by whoever meets it (``tags/settling.py``).
+5. a doubt that stays is settled by the next reader that meets it (``tags/settling.py``).
 
 Why it must be so: Ports et al., "Transactional Consistency and Automatic
 Management in an Application Data Cache" (OSDI 2010), and the model in the tests.
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -29,10 +28,8 @@ from ..errors import SnapshotConflict, StoreUnreachable, TextualControlError
 from ..steps import Step, about_to
 from ..tags.snapshot import new_token
 from .policies import table_tags
-from .recording import Event
-
-if TYPE_CHECKING:
-    from .scope import RequestScope
+from .protocols import WritingScope
+from .recording import CacheEvent
 
 log = logging.getLogger('onegov_ormcache')
 
@@ -40,16 +37,21 @@ log = logging.getLogger('onegov_ormcache')
 class WritePath:
     """One database transaction of a request scope, from its begin to its end."""
 
-    def __init__(self, scope: RequestScope) -> None:
+    def __init__(self, scope: WritingScope) -> None:
         self._scope = scope
+        self._cache = scope.cache
         self._writer = new_token()
-        # a property that is bound later may not have been there when objects were judged
-        self._judged = scope.runtime.function_tags
+        # a property that is bound later may have missed objects that were changed before
+        self._asked_functions = self._cache.function_tags
         self._in_doubt: frozenset[str] | None = None
-        self._owes = False
+        self._must_renew = False
         self._view: View | None = None
         #: What the transaction has changed so far.
         self.tags: set[str] = set()
+
+    def __repr__(self) -> str:
+        state = 'committing' if self._in_doubt else 'open'
+        return f'<WritePath {state} {self._scope.schema} {sorted(self.tags)}>'
 
     @property
     def keeps_view(self) -> bool:
@@ -66,7 +68,7 @@ class WritePath:
     def begun(self, connection: Connection, view: View) -> None:
         scope = self._scope
         self._view = view
-        scope.transactions.add(self)
+        scope.transaction_begun(self)
         if view.lasts:
             # the view was taken between the scope's snapshot and this one
             try:
@@ -93,28 +95,28 @@ class WritePath:
         scope.record(statement)
         if statement.unknown is not None:
             log.warning('%s; it counts as a change of every table', statement.unknown)
-            self.changed(scope.runtime.all_tags)
+            self.changed(self._cache.all_tags)
         elif statement.writes:
-            tables = scope.runtime.session_manager.cascades.affected(statement)
+            manager = self._cache.session_manager
+            tables = manager.cascades.affected(statement)
             self.changed(table_tags(tables))
-            changed = scope.runtime.session_manager.on_table_change
-            if changed.receivers:
-                changed.send(scope.schema, tables=tables)
+            if manager.on_table_change.receivers:
+                manager.on_table_change.send(scope.schema, tables=tables)
             if scope.flushed_tables is None:
-                # no object stands for this change, so no function can judge it
-                self.changed(scope.runtime.function_tags)
+                # no object stands for this change, so no function policy can be asked
+                self.changed(self._cache.function_tags)
             else:
                 scope.flushed_tables |= tables
                 # rows that the database changes by itself have no objects
-                scope.unjudged(tables - statement.writes)
+                scope.changed_without_objects(tables - statement.writes)
 
     def triggered(self, tables: Mapping[tuple[str, str], bool]) -> None:
         """Triggers of the database saw these tables change.
 
-        What a function, a trigger or a cascade did is judged like a statement of which
-        no object tells; so is a change that the statements did not show.
+        What a function, a trigger or a cascade did counts like a statement without objects;
+        so does a change that the statements did not show.
         """
-        manager = self._scope.runtime.session_manager
+        manager = self._cache.session_manager
         unseen: set[str] = set()
         for (schema, table), hidden in tables.items():
             names = manager.names_of(schema, table, self._scope.schema)
@@ -137,7 +139,6 @@ class WritePath:
     # step 2
 
     def committing(self, transaction_id: Callable[[], str | None]) -> None:
-        runtime = self._scope.runtime
         if not self.tags and not self.may_have_changes():
             return
         try:
@@ -150,19 +151,19 @@ class WritePath:
             return  # it wrote nothing, or nothing that anybody depends on
         about_to(Step.DOUBT)
         try:
-            self._in_doubt = runtime.tags.doubt(
+            self._in_doubt = self._cache.tags.doubt(
                 self._scope.schema,
                 self._writer,
                 self.tags,
-                self._judged,
+                self._asked_functions,
                 identity,
                 self._must_hold(),
             )
         except StoreUnreachable:
-            if runtime.settings.on_outage == 'refuse':
+            if self._cache.settings.on_outage == 'refuse':
                 raise
             log.warning('%s: committing while the tag store is unreachable', self._scope.schema)
-            self._owes = True
+            self._must_renew = True
 
     def may_have_changes(self) -> bool:
         """Whether triggers may know of changes that the statements do not show."""
@@ -172,51 +173,48 @@ class WritePath:
         """What a SERIALIZABLE writer has read through the cache."""
         if self._view is None or not self._view.serializable:
             return {}
-        if not self._scope.runtime.settings.check_write_skew:
+        if not self._cache.settings.check_write_skew:
             return {}
         return {**self._scope.computed, **self._scope.returned}
 
     # step 4
 
     def committed(self) -> None:
-        runtime = self._scope.runtime
-        if runtime.recorder is not None and self.tags:
-            runtime.recorder(Event.commit(self._scope.schema, self._in_doubt or self.tags))
+        schema, recorder = self._scope.schema, self._cache.recorder
+        if recorder is not None and self.tags:
+            recorder(CacheEvent.commit(schema, self._in_doubt or self.tags))
         if self._in_doubt:
             about_to(Step.PUBLISH)
             try:
-                self._scope.runtime.tags.publish(
-                    self._scope.schema, self._writer, self._in_doubt
-                )
+                self._cache.tags.publish(schema, self._writer, self._in_doubt)
             except StoreUnreachable:
-                # the doubt stays, and whoever meets it settles it
-                log.warning('%s: committed, but the tag store is lost', self._scope.schema)
-        if self._owes:
-            self._owe()
+                # the doubt stays, and the next reader that meets it settles it
+                log.warning('%s: committed, but the tag store is lost', schema)
+        self._renew_later()
         self._end()
 
     def rolled_back(self) -> None:
         if self._in_doubt:
             about_to(Step.END_DOUBT)
             try:
-                self._scope.runtime.tags.end_doubt(self._scope.schema, self._writer)
+                self._cache.tags.end_doubt(self._scope.schema, self._writer)
             except StoreUnreachable:
                 log.warning('%s: rolled back, but the tag store is lost', self._scope.schema)
         self._end()
 
     def lost(self) -> None:
-        if self._in_doubt and not self._scope.runtime.session_manager.database.has_transaction_ids:
+        has_ids = self._cache.session_manager.database.has_transaction_ids
+        if self._in_doubt and not has_ids:
             # SQLite commits in this very process: what was sent has ended by now
             self.committed()
         else:
             about_to(Step.LEAVE_DOUBT)
-            if self._owes:
-                self._owe()
+            self._renew_later()
             self._end()
 
-    def _owe(self) -> None:
-        runtime = self._scope.runtime
-        runtime.owe(*runtime.places(self._scope.schema))
+    def _renew_later(self) -> None:
+        if self._must_renew:
+            self._cache.renew_later(*self._cache.places(self._scope.schema))
 
     def _end(self) -> None:
         self._in_doubt = None

@@ -17,21 +17,23 @@ import logging
 import os
 import selectors
 import socket
+import threading
 from collections import defaultdict
-from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
 from ..database.postgres import Postgres, parse_change
+from ..database.session_manager import SessionManager
 from ..database.triggers import CHANNEL, WATCHED_SCHEMAS
 from ..errors import ConfigurationError
-from ..tags.snapshot import PROPERTY_TAG, new_token
+from ..tags.snapshot import PROPERTY_TAG, TagStore, new_token
 from .policies import table_tags
+from .settings import OrmCacheSettings
 
 if TYPE_CHECKING:
     from psycopg import Connection, Notify
 
-    from .cache import Runtime
 
 log = logging.getLogger('onegov_ormcache')
 
@@ -55,20 +57,40 @@ SET tcp_user_timeout = 10000
 SILENCE = 10_000
 
 
+class ListeningCache(Protocol):
+    """What listening uses of a cache."""
+
+    @property
+    def settings(self) -> OrmCacheSettings:
+        """The validated settings."""
+
+    @property
+    def session_manager(self) -> SessionManager:
+        """Knows the tables and the tenants."""
+
+    @property
+    def tags(self) -> TagStore:
+        """Keeps versions."""
+
+    @property
+    def function_tags(self) -> frozenset[str]:
+        """The tags of all properties whose policies are functions."""
+
+
 class OutsideChanges:
-    """Made with the runtime, listens from :meth:`start` to :meth:`close`.
+    """Made with the cache, listens from :meth:`start` to :meth:`close`.
 
     :raises ConfigurationError: if the database or its driver has no notifications.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        database = runtime.session_manager.database
+    def __init__(self, cache: ListeningCache) -> None:
+        database = cache.session_manager.database
         if not isinstance(database, Postgres) or database.driver != 'psycopg':
             raise ConfigurationError(
-                f'listen is on, and dsn is {runtime.session_manager.dsn!r}; to hear of changes '
+                f'listen is on, and dsn is {cache.session_manager.dsn!r}; to hear of changes '
                 'from outside takes postgresql+psycopg://...'
             )
-        self._runtime = runtime
+        self._cache = cache
         self._database = database
         self._lock = Lock()
         self._thread: Thread | None = None
@@ -80,7 +102,7 @@ class OutsideChanges:
         """Start the thread; nothing happens if it runs."""
         with self._lock:
             if self._thread is None:
-                self._stopping = Event()
+                self._stopping = threading.Event()
                 self._stopper, self._stopped = socket.socketpair()
                 name = 'onegov_ormcache: changes from outside'
                 self._thread = Thread(target=self._run, name=name, daemon=True)
@@ -109,7 +131,7 @@ class OutsideChanges:
         self._lock = Lock()
         self._thread = self._file = None
         self.is_active = False
-        if not self._runtime.tags.single_process:
+        if not self._cache.tags.single_process:
             self.start()
 
     # in the thread
@@ -118,10 +140,10 @@ class OutsideChanges:
         delay, longest = BACKOFF
         while not self._stopping.is_set():
             try:
-                connection = self._database.own_connection(self._runtime.settings.listen_dsn)
+                connection = self._database.own_connection(self._cache.settings.listen_dsn)
                 self._file = connection.fileno()
                 try:
-                    listening = Listening(self._runtime, connection)
+                    listening = Listening(self._cache, connection)
                     while not self._stopping.is_set():
                         self.is_active = listening.look()
                         delay = BACKOFF[0]
@@ -150,8 +172,8 @@ class Listening:
     :param connection: of psycopg; it is nobody else's.
     """
 
-    def __init__(self, runtime: Runtime, connection: Connection) -> None:
-        self._runtime = runtime
+    def __init__(self, cache: ListeningCache, connection: Connection) -> None:
+        self._cache = cache
         self._connection = connection
         self._writer = new_token()
         self._is_active = False
@@ -175,16 +197,16 @@ class Listening:
         elif self._is_free():
             self._connection.execute(f'LISTEN {CHANNEL}')
             for (schema,) in self._connection.execute(WATCHED_SCHEMAS).fetchall():
-                self._runtime.tags.renew(schema)
+                self._cache.tags.renew(schema)
             self._is_active = True
             log.info('Changes from outside are heard')
         return self._is_active
 
     def _is_free(self) -> bool:
-        if self._runtime.tags.single_process:
+        if self._cache.tags.single_process:
             return True
         question = 'SELECT pg_try_advisory_lock(%s, hashtext(%s))'
-        answer = self._connection.execute(question, (LOCK, self._runtime.settings.namespace))
+        answer = self._connection.execute(question, (LOCK, self._cache.settings.namespace))
         return answer.fetchone() == (True,)
 
     def _hear(self, notify: Notify) -> None:
@@ -206,28 +228,28 @@ class Listening:
                 log.warning('Somebody notified the channel %s of %r', CHANNEL, payload)
         for schema, tables in changed.items():
             if '' in tables:
-                self._runtime.tags.renew(schema)
+                self._cache.tags.renew(schema)
             else:
                 self._publish(schema, tables)
 
     def _publish(self, schema: str, tables: set[str]) -> None:
         """Give new versions to the tags that changes of these tables concern."""
-        runtime = self._runtime
-        manager = runtime.session_manager
+        cache = self._cache
+        manager = cache.session_manager
         names = {name for t in tables for name in manager.names_of(schema, t, tenant=schema)}
         tags = table_tags(names)
         if any(manager.has_table(name) for name in names):
-            tags |= runtime.function_tags
-        runtime.tags.publish(schema, self._writer, tags)
+            tags |= cache.function_tags
+        cache.tags.publish(schema, self._writer, tags)
         # other releases and applications judge by functions that nobody here has
-        versions = runtime.tags.snapshot(schema).versions
-        unknown = {t for t in versions if t.startswith(PROPERTY_TAG)} - runtime.function_tags
+        versions = cache.tags.snapshot(schema).versions
+        unknown = {t for t in versions if t.startswith(PROPERTY_TAG)} - cache.function_tags
         if unknown:
-            runtime.tags.publish(schema, self._writer, unknown)
+            cache.tags.publish(schema, self._writer, unknown)
 
     def _is_schema(self, schema: str) -> bool:
-        manager = self._runtime.session_manager
-        return manager.is_valid_schema(schema) or schema in manager.homes
+        manager = self._cache.session_manager
+        return manager.is_valid_schema(schema) or schema in manager.shared_schemas
 
 
 def give_up_on_silence(file: int) -> None:

@@ -30,7 +30,7 @@ CachePolicy: TypeAlias = 'str | type | Callable[[Any], bool] | list[Any] | tuple
 TABLES = 'on-table-change:'
 AUTO: Literal['auto'] = 'auto'
 
-Change: TypeAlias = Literal['insert', 'update', 'delete']
+ChangeKind: TypeAlias = Literal['insert', 'update', 'delete']
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def depends_on_shared(
 
 
 def concerns(
-    functions: Collection[Callable[[Any], bool]], obj: object, change: Change, name: str
+    functions: Collection[Callable[[Any], bool]], obj: object, change: ChangeKind, name: str
 ) -> bool:
     """Whether a changed object, as it was or as it is, concerns a function policy.
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 Tier: TypeAlias = Literal['request', 'process', 'shared', 'creator']
 
 
-class Event(NamedTuple):
+class CacheEvent(NamedTuple):
     """One thing that the cache did, in the order in which it did it."""
 
     kind: Literal['read', 'commit']
@@ -21,11 +21,11 @@ class Event(NamedTuple):
     tags: frozenset[str] = frozenset()
 
     @classmethod
-    def read(cls, schema: str, name: str, tier: Tier, tags: Collection[str]) -> Event:
+    def read(cls, schema: str, name: str, tier: Tier, tags: Collection[str]) -> CacheEvent:
         """A property was read."""
         return cls('read', schema, name, tier, frozenset(tags))
 
     @classmethod
-    def commit(cls, schema: str, tags: Collection[str]) -> Event:
+    def commit(cls, schema: str, tags: Collection[str]) -> CacheEvent:
         """A transaction was committed that changed these tags."""
         return cls('commit', schema, tags=frozenset(tags))

@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -25,8 +24,9 @@ from ..tags.snapshot import UNREACHABLE, Snapshot
 from ..tiers.process import Slot
 from ..tiers.request import RequestTier, TierEntry
 from .eviction import WritePath
-from .policies import table_tags
-from .variants import Vary
+from .properties import Property
+from .protocols import ScopeCache, Transaction
+from .runs import Run
 
 #: The pending objects of a scope that has no session.
 NOTHING_PENDING: tuple[Collection[Any], ...] = ((), (), ())
@@ -34,37 +34,11 @@ NOTHING_PENDING: tuple[Collection[Any], ...] = ((), (), ())
 #: Seconds after which most commits that were under way are over.
 MOMENTS_OF_A_COMMIT = 0.002
 
-if TYPE_CHECKING:
-    from .cache import Runtime
-    from .descriptors import Property
-
-
-@dataclass
-class Run:
-    """One run of a creator, and what it has used so far."""
-
-    prop: Property
-    era: int
-    #: The tags of the properties it has read.
-    tags: set[str] = field(default_factory=set)
-    #: The tags of the tables that its statements have read.
-    reads: set[str] = field(default_factory=set)
-    #: The functions that its statements have called.
-    calls: set[str] = field(default_factory=set)
-    #: Why it is not known what its statements have read, if it is not.
-    opaque: str | None = None
-    #: Why a property it has read can't be stored, if so.
-    unstorable: str | None = None
-    #: Whether it has read through a transaction of another scope, whose view may be older.
-    through_another: bool = False
-    #: What the properties that it has read differ by.
-    varies: set[Vary] = field(default_factory=set)
-
-
 class RequestScope:
-    """Opened by the middleware or ``app.request_scope``, used by one thread at a time.
+    """Opened by the middleware, ``app.request_scope`` or a cache's ``scope``; used by one
+    thread at a time, until it is closed.
 
-    :param runtime: what the root app owns.
+    :param cache: whose values the scope reads.
     :param schema: the tenant.
     :param request_tier: where values of this scope are kept; a host may give its own.
     :param process_tier: this tenant's part of the process tier, or a host's own mapping.
@@ -72,13 +46,13 @@ class RequestScope:
 
     def __init__(
         self,
-        runtime: Runtime,
+        cache: ScopeCache,
         schema: str,
         request_tier: MutableMapping[Any, Any] | None = None,
         process_tier: MutableMapping[str, Slot] | None = None,
     ) -> None:
-        self.runtime = runtime
-        self.session_manager = runtime.session_manager
+        self.cache = cache
+        self.session_manager = cache.session_manager
         self.schema = schema
         self.outer: Any = None
         tier = RequestTier()
@@ -86,13 +60,13 @@ class RequestScope:
         #: See :class:`RequestTier`; empty while a creator runs, which must be recorded.
         self.hits = tier.hits
         self.process_tier = (
-            runtime.process_tier.of(f'{schema}|') if process_tier is None else process_tier
+            cache.process_tier.of(f'{schema}|') if process_tier is None else process_tier
         )
-        self.transactions: set[WritePath] = set()
+        self.transactions: set[Transaction] = set()
         self.runs: list[Run] = []
         self.flushed_tables: set[str] | None = None
         #: Counts the scope's snapshots.
-        self.era = 0
+        self.snapshot_number = 0
         #: Versions of the cached values that this transaction has read.
         self.returned: dict[str, str] = {}
         #: Versions of what creators have read from the database for this transaction.
@@ -106,6 +80,10 @@ class RequestScope:
         # tags that this transaction must read from the database; None: all
         self._blocked: set[str] | None = set()
         self._dependents: dict[str, set[Any]] = {}
+
+    def __repr__(self) -> str:
+        state = 'with' if self.opened_session is not None else 'without'
+        return f'<RequestScope {self.schema} {state} session, {len(self.tier)} values>'
 
     @property
     def on_replica(self) -> bool:
@@ -144,7 +122,7 @@ class RequestScope:
         self, descriptor: Any, instance: Any, value: Any, variant: str, role: Any
     ) -> None:
         """The next read of the descriptor on this instance gives this value."""
-        if type(self.tier) is RequestTier and not self.runs and self.runtime.recorder is None:
+        if type(self.tier) is RequestTier and not self.runs and self.cache.recorder is None:
             self.hits[descriptor] = (instance, value, variant, role)
 
     def commit(self) -> None:
@@ -176,7 +154,7 @@ class RequestScope:
         """The snapshot of this transaction, taken when it is first needed."""
         if self._snapshot is None:
             about_to(Step.SNAPSHOT)
-            self._snapshot = self.runtime.snapshot(self.schema)
+            self._snapshot = self.cache.snapshot(self.schema)
         return self._snapshot
 
     def store_lost(self) -> None:
@@ -197,7 +175,7 @@ class RequestScope:
         if not first.reachable:
             return
         about_to(Step.SECOND_SNAPSHOT)
-        second = self.runtime.snapshot(self.schema)
+        second = self.cache.snapshot(self.schema)
         unsettled = second.unsettled(first) if second.reachable else None
         broken = self.returned if unsettled is None else self.returned.keys() & unsettled
         if broken:
@@ -264,31 +242,35 @@ class RequestScope:
         if self.on_replica:
             return  # it can not tell what becomes of the primary's transactions
         try:
-            self.runtime.settler.settle(self.schema, snapshot, tags, oracle)
-            self.runtime.settler.end_quarantine(self.schema, snapshot, oracle)
+            self.cache.settler.settle(self.schema, snapshot, tags, oracle)
+            self.cache.settler.end_quarantine(self.schema, snapshot, oracle)
         except StoreUnreachable:
             self.store_lost()  # who can reach it will settle it
 
-    def end_quarantine(self, connection: Connection, beginning: WritePath) -> None:
+    def end_quarantine(self, connection: Connection, beginning: Transaction) -> None:
         """End the tenant's quarantine, if it may end, before anything is read."""
         oracle = self.session_manager.oracle(connection)
         try:
-            self.runtime.settler.end_quarantine(self.schema, self.snapshot(), oracle)
+            self.cache.settler.end_quarantine(self.schema, self.snapshot(), oracle)
         except StoreUnreachable:
             self.store_lost()
             return
         if not self.returned and not self.transactions - {beginning}:
             self._end_snapshot()
 
-    def transaction_ended(self, path: WritePath) -> None:
+    def transaction_begun(self, transaction: Transaction) -> None:
+        """A database transaction of this scope has its view."""
+        self.transactions.add(transaction)
+
+    def transaction_ended(self, transaction: Transaction) -> None:
         """A database transaction of this scope has ended, one way or another."""
-        self.transactions.discard(path)
+        self.transactions.discard(transaction)
         if self.transactions:
             # its view, or what its session has in memory, is older than what ended just
             # now, so the snapshot must stay
             if self._blocked is not None:
-                self._blocked |= path.tags
-            self.drop(path.tags)
+                self._blocked |= transaction.tags
+            self.drop(transaction.tags)
         else:
             self._end_snapshot()
 
@@ -304,7 +286,7 @@ class RequestScope:
         self._blocked = set()
         self.returned = {}
         self.computed = {}
-        self.era += 1
+        self.snapshot_number += 1
         for key, entry in list(self.tier.items()):
             # a host may keep values of its own there
             if isinstance(entry, TierEntry) and entry.encoded is not None:
@@ -333,7 +315,7 @@ class RequestScope:
     @contextmanager
     def run(self, prop: Property) -> Iterator[Run]:
         """Record what happens in the block as one run of the property's creator."""
-        run = Run(prop, self.era)
+        run = Run(prop, self.snapshot_number)
         self.runs.append(run)
         hits, self.hits = self.hits, {}
         try:
@@ -347,25 +329,14 @@ class RequestScope:
         current = current_scope.get()
         if current is not self and current is not None and current.runs:
             current.runs[-1].through_another = True
-        if not self.runs:
-            return
-        run = self.runs[-1]
-        if statement.unknown is not None:
-            run.opaque = statement.unknown
-            return
-        for name in statement.reads:
-            if not self.session_manager.has_table(name):
-                run.opaque = (
-                    f'it read {name!r}, which is no table of the metadata; '
-                    'its changes are not seen'
-                )
-        run.reads |= table_tags(statement.reads)
-        run.calls |= statement.calls
+        if self.runs:
+            self.runs[-1].record(statement, self.session_manager.has_table)
 
-    def unjudged(self, tables: Collection[str]) -> None:
-        """A flush changed these tables without an object that stands for the change."""
+    def changed_without_objects(self, tables: Collection[str]) -> None:
+        """A flush changed these tables without an object that stands for the change, so no
+        function policy can be asked: all of them count as concerned."""
         if tables:
-            self.changed(self.runtime.function_tags)
+            self.changed(self.cache.function_tags)
 
     def changed(self, tags: Collection[str]) -> None:
         """Collect tags for every transaction in progress, and drop what depends on them."""
@@ -393,3 +364,11 @@ class RequestScope:
     def close(self) -> None:
         """Roll back what was not committed, and give everything back."""
         self.reset()
+
+
+def innermost_scope(cache: object) -> RequestScope | None:
+    """Return the innermost current scope of a cache; None if there is none."""
+    scope: RequestScope | None = current_scope.get()
+    while scope is not None and scope.cache is not cache:
+        scope = scope.outer
+    return scope

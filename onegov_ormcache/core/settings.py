@@ -1,7 +1,7 @@
-"""The settings of the section ``orm_cache``: their defaults and what they may be.
+"""The settings of a cache: their defaults and what they may be.
 
-They are read once, when the application is committed; a wrong one is an error
-then, not at the first request. This module knows nothing of what they are for.
+They are read once, when the cache is made or the application committed; a wrong one is an
+error then, not at the first request. This module knows nothing of what they are for.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 from ..errors import ConfigurationError
 
-#: Name of the settings section.
+#: A setting's name, its test, and what messages say was expected.
+Rule: TypeAlias = tuple[str, Callable[[Any], bool], str]
+
+#: Name of the section in which an application has them.
 SECTION = 'orm_cache'
 
 #: What happens when the tag store can't be reached: ``refuse`` answers reads
@@ -27,14 +30,9 @@ OUTAGE_POLICIES = ('refuse', 'continue')
 AUDITS = ('off', 'warn', 'error')
 
 
-def veto_errors(request: Any, response: Any) -> bool:
-    """The default ``commit_veto``: responses of 4xx and 5xx roll back."""
-    return bool(response.status_code >= 400)
-
-
 @dataclass(frozen=True)
 class OrmCacheSettings:
-    """The validated settings of one application class, made when it is committed."""
+    """The validated settings of one cache."""
 
     #: SQLAlchemy URL; ``sqlite:///FOLDER`` keeps a database file per schema in FOLDER.
     dsn: str = 'sqlite:///tenants'
@@ -50,10 +48,6 @@ class OrmCacheSettings:
     process_cache_size: int = 64 * 1024 * 1024
     #: Part of every value's key: two releases never read each other's values.
     release: str = ''
-    #: How often the tween tries a request whose transaction meets a conflict.
-    attempts: int = 3
-    #: ``(request, response) -> bool``: True rolls back; None never does.
-    commit_veto: Callable[[Any, Any], bool] | None = veto_errors
     #: One of :data:`OUTAGE_POLICIES`.
     on_outage: str = 'refuse'
     #: Seconds to wait for an answer of Redis.
@@ -77,11 +71,16 @@ class OrmCacheSettings:
     engine_options: Mapping[str, Any] | None = None
 
     @classmethod
-    def read(cls, section: Mapping[str, Any], where: str) -> OrmCacheSettings:
+    def rules(cls) -> tuple[Rule, ...]:
+        """Return the setting, the test, and what messages say was expected, for each."""
+        return RULES
+
+    @classmethod
+    def read(cls, section: Mapping[str, Any], where: str) -> Self:
         """Validate a settings section.
 
-        :param section: name to value, as the application's directives gave them.
-        :param where: the application class's name, for messages.
+        :param section: name to value.
+        :param where: what messages call the place where they were given.
         :raises ConfigurationError: for an unknown name or a wrong value.
         """
         known = {field.name for field in fields(cls)}
@@ -91,7 +90,7 @@ class OrmCacheSettings:
                 f'known are {", ".join(sorted(known))}'
             )
         settings = cls(**section)
-        for name, is_valid, expected in RULES:
+        for name, is_valid, expected in cls.rules():
             value = getattr(settings, name)
             if not is_valid(value):
                 raise ConfigurationError(
@@ -104,7 +103,8 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Return whether it is a whole number, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -115,8 +115,7 @@ def _are_classes(value: Any) -> bool:
         return False
 
 
-#: Setting, test, and what the error message says was expected.
-RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+RULES: tuple[Rule, ...] = (
     ('dsn', lambda v: isinstance(v, str) and '://' in v, 'an SQLAlchemy URL'),
     ('redis_url', lambda v: v is None or (isinstance(v, str) and '://' in v), 'a URL or None'),
     (
@@ -125,10 +124,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         'up to 100 letters, digits, "_", "-" or "."',
     ),
     ('expiration_time', lambda v: v is None or _is_positive(v), 'seconds above 0, or None'),
-    ('process_cache_size', lambda v: _is_whole(v) and v >= 0, 'a number of bytes'),
+    ('process_cache_size', lambda v: is_whole(v) and v >= 0, 'a number of bytes'),
     ('release', lambda v: isinstance(v, str), 'a string'),
-    ('attempts', lambda v: _is_whole(v) and v >= 1, 'a whole number, 1 or more'),
-    ('commit_veto', lambda v: v is None or callable(v), 'a function (request, response) or None'),
     ('on_outage', lambda v: v in OUTAGE_POLICIES, f'one of {", ".join(OUTAGE_POLICIES)}'),
     ('redis_timeout', _is_positive, 'seconds above 0'),
     ('lock_timeout', _is_positive, 'seconds above 0'),

@@ -25,7 +25,7 @@ __all__ = ['CascadeMap', 'cascades']
 REMEMBERED = 1_000
 
 
-class Change(NamedTuple):
+class RowChange(NamedTuple):
     """What happens to rows of a table; a column of None: they are deleted."""
 
     table: str
@@ -36,10 +36,10 @@ class Reference(NamedTuple):
     """A foreign key, as seen from the table that it refers to."""
 
     referred_columns: frozenset[str]
-    on_delete: frozenset[Change]
-    on_update: frozenset[Change]
+    on_delete: frozenset[RowChange]
+    on_update: frozenset[RowChange]
 
-    def follow(self, change: Change) -> frozenset[Change]:
+    def follow(self, change: RowChange) -> frozenset[RowChange]:
         """Return what the database does about a change of the referred table."""
         if change.column is None:
             return self.on_delete
@@ -72,9 +72,9 @@ class CascadeMap:
             return frozenset(table.fullname for table in self._tables())
 
         references = self._references(size)
-        seen: set[Change] = set()
-        ahead = {Change(table) for table in statement.deletes}
-        ahead.update(Change(table, column) for table, column in statement.updates)
+        seen: set[RowChange] = set()
+        ahead = {RowChange(table) for table in statement.deletes}
+        ahead.update(RowChange(table, column) for table, column in statement.updates)
         while ahead:
             change = ahead.pop()
             seen.add(change)
@@ -105,8 +105,8 @@ def _reference(constraint: ForeignKeyConstraint) -> tuple[str, Reference]:
     """Return the table that a foreign key refers to, and what follows from that."""
     child = constraint.table.fullname
     changes = {
-        'CASCADE': frozenset((Change(child),)),
-        'SET': frozenset(Change(child, column.name) for column in constraint.columns),
+        'CASCADE': frozenset((RowChange(child),)),
+        'SET': frozenset(RowChange(child, column.name) for column in constraint.columns),
     }
     # SET NULL, or SET DEFAULT, or either with the columns that are set.
     on_delete = changes.get(_first_word(constraint.ondelete), frozenset())

@@ -119,7 +119,7 @@ class Postgres:
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         self._engine = create_engine(url, **options)
         #: The schemas of tables that tenants share.
-        self.homes: Collection[str] = ()
+        self.shared_schemas: Collection[str] = ()
         self._claim: Connection | None = None
 
     def engine(self, schema: str) -> Engine:
@@ -174,7 +174,7 @@ class Postgres:
     def begin(self, connection: Connection, schema: str) -> PostgresView:
         # a SELECT and not SET LOCAL, because a SELECT takes the view of the stricter
         # isolation levels; and one statement for all that must be known
-        places = dict.fromkeys((schema, *self.homes))
+        places = dict.fromkeys((schema, *self.shared_schemas))
         parameters = {'path': search_path(schema)}
         for n, place in enumerate(places):
             parameters |= {f'place_{n}': quote(place), f'own_{n}': f',{place},'}

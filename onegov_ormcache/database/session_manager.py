@@ -56,7 +56,7 @@ class SessionScope(Scope, Protocol):
     def session(self) -> Session:
         """The scope's session, made when it is first asked for."""
 
-    def unjudged(self, tables: Collection[str]) -> None:
+    def changed_without_objects(self, tables: Collection[str]) -> None:
         """A flush changed these tables without an object that stands for the change."""
 
     def session_emptied(self) -> None:
@@ -96,14 +96,14 @@ class SessionManager:
         self.database = _database(dsn, dict(engine_options or {}))
         shared = sorted(table for table in self.tables if '.' in table)
         #: The schemas of tables that tenants share.
-        self.homes = sorted({table.rpartition('.')[0] for table in shared})
+        self.shared_schemas = sorted({table.rpartition('.')[0] for table in shared})
         if shared and isinstance(self.database, SQLite):
             raise ConfigurationError(
                 f'The table {shared[0]!r} has a schema of its own, shared by tenants; SQLite '
                 'keeps each schema in a file of its own: use PostgreSQL'
             )
         if isinstance(self.database, Postgres):
-            self.database.homes = self.homes
+            self.database.shared_schemas = self.shared_schemas
         self.cascades = cascades(self.metadatas)
         self._analyzer = StatementAnalyzer(
             'postgresql' if isinstance(self.database, Postgres) else 'sqlite',
@@ -260,23 +260,24 @@ class SessionManager:
         Watch(engine, self.database, self._analyzer, self._find_scope)
 
     def _before_flush(self, session: Session, context: object, instances: object) -> None:
-        scope_of(session).flushed_tables = set()
+        scope_of_session(session).flushed_tables = set()
 
     def _after_flush(self, session: Session, context: object) -> None:
-        scope = scope_of(session)
+        scope = scope_of_session(session)
         written, scope.flushed_tables = scope.flushed_tables or set(), None
         if self._muted.get():
-            accounted: frozenset[str] = frozenset()
+            with_objects: frozenset[str] = frozenset()
         else:
-            accounted = self.signals.send_flush(scope.schema, session)
-        scope.unjudged(written - accounted)
+            with_objects = self.signals.send_flush(scope.schema, session)
+        scope.changed_without_objects(written - with_objects)
 
     def _after_soft_rollback(self, session: Session, transaction: object) -> None:
-        scope_of(session).flushed_tables = None  # a flush that failed never reaches its end
+        # a flush that failed never reaches its end
+        scope_of_session(session).flushed_tables = None
 
     def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
         if transaction.parent is None:
-            scope_of(session).session_ended()
+            scope_of_session(session).session_ended()
 
 
 class _Ending(Session):
@@ -287,10 +288,10 @@ class _Ending(Session):
         has_begun = self.in_transaction()
         super().rollback()
         if not has_begun:
-            scope_of(self).session_ended()
+            scope_of_session(self).session_ended()
 
     def flush(self, objects: Any = None) -> None:
-        scope = scope_of(self)
+        scope = scope_of_session(self)
         is_outermost = scope.flushed_tables is None
         try:
             super().flush(objects)
@@ -298,20 +299,20 @@ class _Ending(Session):
             # a listener of somebody else's may have kept the flush from its end
             if is_outermost and scope.flushed_tables is not None:
                 written, scope.flushed_tables = scope.flushed_tables, None
-                scope.unjudged(written)
+                scope.changed_without_objects(written)
 
     def expunge_all(self) -> None:
         super().expunge_all()
-        scope_of(self).session_emptied()
+        scope_of_session(self).session_emptied()
 
     def close(self) -> None:
         has_begun = self.in_transaction()
         super().close()
         if not has_begun:
-            scope_of(self).session_ended()
+            scope_of_session(self).session_ended()
 
 
-def scope_of(session: Session) -> SessionScope:
+def scope_of_session(session: Session) -> SessionScope:
     """The scope that a session of a manager was made for."""
     return session.info[SCOPE_OPTION]  # type: ignore[no-any-return]
 

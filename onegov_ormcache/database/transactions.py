@@ -126,6 +126,15 @@ class Dialect(Protocol):
         """Whether this error at COMMIT tells that nothing was committed."""
 
 
+class ReplacedMethods(NamedTuple):
+    """The methods of an engine's dialect that a :class:`Watch` has put its own around."""
+
+    do_commit: Callable[..., None]
+    do_begin_twophase: Callable[..., None]
+    do_commit_twophase: Callable[..., None]
+    do_rollback_twophase: Callable[..., None]
+
+
 class Watch:
     """Listens to one engine, from its making to its disposal."""
 
@@ -153,19 +162,10 @@ class Watch:
         event.listen(engine, 'reset', self._reset)
         # between the DBAPI's commit and the sessions' after_commit no event fires, and
         # for a two-phase begin none fires late enough: so look around the dialect's own
-        self._original = (
-            engine.dialect.do_commit,
-            engine.dialect.do_begin_twophase,
-            engine.dialect.do_commit_twophase,
-            engine.dialect.do_rollback_twophase,
-        )
-        for watched in (
-            self.do_commit,
-            self.do_begin_twophase,
-            self.do_commit_twophase,
-            self.do_rollback_twophase,
-        ):
-            setattr(engine.dialect, watched.__name__, watched)
+        names = ReplacedMethods._fields
+        self._original = ReplacedMethods(*(getattr(engine.dialect, name) for name in names))
+        for name in names:
+            setattr(engine.dialect, name, getattr(self, name))
 
     def _begin(self, connection: Connection) -> None:
         with _closing_on_error(connection):
@@ -178,7 +178,7 @@ class Watch:
         with _closing_on_error(connection):
             scope = self._scope(connection)
             listener = scope.transaction() if scope else None
-            self._original[1](connection, xid)
+            self._original.do_begin_twophase(connection, xid)
             if scope and listener:
                 self._watch(connection, scope, listener)
 
@@ -290,13 +290,14 @@ class Watch:
     def do_commit(self, checkout: Any) -> None:
         connection = self._checkouts.pop(checkout, lambda: None)()
         listener = self._listeners.pop(connection, None) if connection else None
-        self._tell(listener, lambda: self._original[0](checkout))
+        self._tell(listener, lambda: self._original.do_commit(checkout))
 
     def do_commit_twophase(
         self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
     ) -> None:
         if recover:
-            self._recover(connection, lambda: self._original[2](connection, xid, True, True))
+            commit = self._original.do_commit_twophase
+            self._recover(connection, lambda: commit(connection, xid, True, True))
             return
         if not is_prepared and (listener := self._listeners.get(connection)):
             try:
@@ -307,7 +308,7 @@ class Watch:
         try:
             self._tell(
                 self._listeners.pop(connection, None),
-                lambda: self._original[2](connection, xid, is_prepared, False),
+                lambda: self._original.do_commit_twophase(connection, xid, is_prepared, False),
                 # that there is no such transaction any more tells that another has ended it
                 may_be_refused=not is_prepared,
             )
@@ -319,11 +320,12 @@ class Watch:
         self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
     ) -> None:
         if recover:
-            self._recover(connection, lambda: self._original[3](connection, xid, True, True))
+            roll_back = self._original.do_rollback_twophase
+            self._recover(connection, lambda: roll_back(connection, xid, True, True))
             return
         listener = self._listeners.pop(connection, None)
         try:
-            self._original[3](connection, xid, is_prepared, recover)
+            self._original.do_rollback_twophase(connection, xid, is_prepared, recover)
         except BaseException as error:
             connection.invalidate(error)
             if listener:

@@ -7,59 +7,21 @@ it gives and why it must be atomic.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import cache
 from importlib.resources import files
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
 from cachetools import LRUCache
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from ..errors import SnapshotConflict, StoreUnreachable
+from ..errors import SnapshotConflict
+from ..redis_client import ask, hash_tag
 from .snapshot import Doubt, Snapshot, Stamp, new_token
-
-T = TypeVar('T')
 
 #: Tenants of which a process remembers the last snapshot.
 REMEMBERED_TENANTS = 10_000
-
-
-def connect(url: str, timeout: float) -> redis.Redis:
-    """A client that waits no longer than ``timeout`` seconds, and tries nothing twice.
-
-    Who tries again must do so with a new token: a script that runs a second time later,
-    with the old one, would bring an old version back.
-
-    :raises StoreUnreachable: if the URL is of no kind that redis-py knows.
-    """
-    try:
-        return redis.Redis.from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError as error:
-        raise StoreUnreachable(f'redis_url {_without_password(url)!r}: {error}') from error
-
-
-def ask(question: Callable[[], T]) -> T:
-    """The answer of Redis, asked a second time if the connection was lost.
-
-    :raises StoreUnreachable: for any failure.
-    """
-    try:
-        try:
-            return question()
-        except redis.ConnectionError:
-            return question()
-    except redis.RedisError as error:
-        raise StoreUnreachable(
-            f'Redis (setting redis_url): {error}; is the server up, and may we talk to it?'
-        ) from error
 
 
 @cache
@@ -69,15 +31,10 @@ def script(name: str) -> str:
     return (folder / 'common.lua').read_text() + (folder / f'{name}.lua').read_text()
 
 
-def hash_tag(namespace: str, schema: str) -> str:
-    """What all keys of a tenant begin with: on a Redis Cluster they lie on one node."""
-    return f'{{{namespace}:{schema}}}'
-
-
 class RedisTagStore:
     """See :class:`~onegov_ormcache.tags.snapshot.TagStore`.
 
-    :param client: made by :func:`connect`.
+    :param client: made by :func:`onegov_ormcache.redis_client.connect`.
     :param namespace: separates applications that share a Redis.
     :param quarantined: whether fills wait, after a birth, for the database's
         writers in progress to end; the owner of the database then says when.
@@ -162,7 +119,7 @@ class RedisTagStore:
     ) -> Any:
         keys = (hash_tag(self._namespace, schema) + ':tags', *more_keys)
         run = self._scripts[name]
-        # each attempt has a token of its own, see connect()
+        # each attempt has a token of its own, see redis_client.connect()
         return ask(lambda: run(keys, (new_token(), self._quarantined, *arguments)))
 
 
@@ -182,7 +139,3 @@ def _parse(reply: list[bytes]) -> Snapshot:
     quarantine = fields.get('quarantine')
     waiting = None if quarantine is None else tuple(filter(None, quarantine.split(',')))
     return Snapshot.of(fields['birth'], fields['epoch'], versions, doubts, waiting)
-
-
-def _without_password(url: str) -> str:
-    return url.split('@')[-1] if '@' in url else url

@@ -6,11 +6,14 @@ immutable; whatever a request can change is decoded anew for it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
 
-from ..tags.snapshot import Stamp
 from .bounded import BoundedCache
 from .serializer import Encoded
+
+#: Versions by tag, as the tag store gave them.
+Stamp: TypeAlias = Mapping[str, str]
 
 #: Bytes that an entry takes beside its data: keys, stamp, bookkeeping (measured).
 OVERHEAD = 600

@@ -1,6 +1,6 @@
 """Why a value can't be cached, in words that say what to do about it.
 
-Knows nothing of the place of a value in a larger one; that is :mod:`.places`.
+Knows nothing of the path to a value in a larger one; that is :mod:`.faults`.
 """
 
 from __future__ import annotations

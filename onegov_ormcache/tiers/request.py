@@ -17,7 +17,7 @@ class TierEntry(NamedTuple):
     #: Its bytes, if a fresh copy can be made of it; None for request-cached values.
     encoded: Encoded | None
     #: Which of the scope's snapshots it was made with.
-    era: int
+    snapshot_number: int
     #: Whether a creator may store what it makes of this value.
     storable: bool
     #: What the value differs by: functions of the app or request.

@@ -17,7 +17,7 @@ from ormsgpack import MsgpackEncodeError, packb
 from onegov_ormcache.errors import UndecodableValue, ValueNotCacheable
 from onegov_ormcache.tiers.decoding import Decoding
 from onegov_ormcache.tiers.encoding import LEAVES, SURE_LEAVES, Encoding, Kinds
-from onegov_ormcache.tiers.places import Places
+from onegov_ormcache.tiers.faults import FaultSearch
 from onegov_ormcache.tiers.records import Registry
 from onegov_ormcache.tiers.refusals import MAX_DEPTH, TOO_DEEP, Refused
 
@@ -93,9 +93,9 @@ class Serializer:
     def _refusal(self, value: object, name: str) -> ValueNotCacheable:
         encoding = Encoding(self._kinds, SURE_LEAVES)
         records = {record.type: record for record in self._registry.records.values()}
-        places = Places(records, lambda part: encoding.one(part, 1))
+        search = FaultSearch(records, lambda part: encoding.one(part, 1))
         try:
-            places.find(value, name)
+            search.find(value, name)
         except Refused as refused:
             return ValueNotCacheable(f"{name} can't be cached: {refused}")
         except RecursionError:

@@ -1,9 +1,8 @@
 """The shared tier: values of all processes, on Redis, or in memory.
 
 A value is stored only together with a look at the tag store: if the versions in
-its stamp still hold. Beside the values lies, per tenant, a dogpile.cache region
-for what an application wants to cache by hand; the region's locks are those
-under which cold values are computed.
+its stamp still hold. Beside the values there are the locks under which cold ones are
+computed and, per tenant, a dogpile.cache region for what an application caches by hand.
 """
 
 from __future__ import annotations
@@ -12,19 +11,34 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import ormsgpack
+import redis
 from dogpile.cache import CacheRegion, make_region, register_backend
 from dogpile.cache.api import CacheMutex, CantDeserializeException
 from dogpile.cache.backends.memory import MemoryBackend
 from dogpile.cache.backends.redis import RedisBackend
 
 from ..errors import UndecodableValue
-from ..tags.memory import MemoryTagStore
-from ..tags.redis import RedisTagStore, ask, hash_tag
-from ..tags.snapshot import Stamp
+from ..redis_client import ask, hash_tag
 from .bounded import BoundedCache
 from .locks import RedisMutex, ThreadMutex, named_locks
-from .process import OVERHEAD, StoredValue
+from .process import OVERHEAD, Stamp, StoredValue
 from .serializer import Encoded, Serializer
+
+
+class MemoryFills(Protocol):
+    """The part of a tag store in memory that fills go through."""
+
+    def fill(self, schema: str, stamp: Stamp, store: Callable[[], None]) -> bool:
+        """Call ``store`` if the stamp holds, so that no change comes in between."""
+
+
+class RedisFills(Protocol):
+    """The part of a tag store on Redis that fills go through."""
+
+    client: redis.Redis
+
+    def fill(self, schema: str, stamp: Stamp, key: str, value: bytes, ttl: float | None) -> bool:
+        """Store the value under the key, if the stamp holds; both in one step."""
 
 
 class SharedTier(Protocol):
@@ -52,6 +66,9 @@ class SharedTier(Protocol):
         :raises StoreUnreachable: if the tier can't be reached.
         """
 
+    def mutex(self, schema: str, key: str) -> CacheMutex:
+        """The lock under which the value is computed: it only saves work, and never raises."""
+
     def region(self, schema: str) -> CacheRegion:
         """A dogpile.cache region of this tenant alone."""
 
@@ -66,7 +83,7 @@ class MemoryTier:
 
     def __init__(
         self,
-        tags: MemoryTagStore,
+        tags: MemoryFills,
         serializer: Serializer,
         size: int,
         ttl: float | None,
@@ -101,6 +118,9 @@ class MemoryTier:
 
         return self._tags.fill(schema, stored.stamp if stamp is None else stamp, store)
 
+    def mutex(self, schema: str, key: str) -> CacheMutex:
+        return ThreadMutex(self._locks.get(f'{schema}|{key}'), self._lock_timeout)
+
     def region(self, schema: str) -> CacheRegion:
         arguments = {
             'cache_dict': self._regions.of(''),
@@ -119,7 +139,7 @@ class RedisTier:
 
     def __init__(
         self,
-        tags: RedisTagStore,
+        tags: RedisFills,
         serializer: Serializer,
         namespace: str,
         ttl: float | None,
@@ -148,6 +168,10 @@ class RedisTier:
         return self._tags.fill(
             schema, holds, self._name(schema, key), _pack(stored), self._ttl
         )
+
+    def mutex(self, schema: str, key: str) -> CacheMutex:
+        name = f'{hash_tag(self._namespace, schema)}:lock:{key}'
+        return RedisMutex(self._tags.client, name, self._lock_timeout)
 
     def region(self, schema: str) -> CacheRegion:
         arguments = {'client': self._tags.client, 'lock_timeout': self._lock_timeout}

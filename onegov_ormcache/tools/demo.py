@@ -26,7 +26,7 @@ from webob import Request
 from fixtures.townhall import Tenant, load, tenants
 from fixtures.townhall.serving import without_cache
 
-from ..core.recording import Event, Tier
+from ..core.recording import CacheEvent, Tier
 from ..errors import OrmCacheError
 from ..tags.snapshot import TABLE_TAG
 from ..web.middleware import OrmCacheMiddleware
@@ -107,7 +107,7 @@ class Answer:
     status: int
     body: bytes
     seconds: float
-    events: Sequence[Event]
+    events: Sequence[CacheEvent]
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Story:
         yield self.step('The first request: everything is computed', '/')
         yield self.step('The same again', '/')
         yield self.step('Another role sees another page tree', '/', user='admin')
-        self.application.app.orm_cache_runtime.process_tier.of('').clear()
+        self.application.app.orm_cache.process_tier.of('').clear()
         yield self.step('As if by another process (its memory is empty)', '/')
         yield self.step('The other tenant, for the first time', '/', tenant=self.other)
 

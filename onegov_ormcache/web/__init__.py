@@ -1,1 +1,7 @@
-"""The layer for Morepath and WSGI; no other room imports Morepath, Dectate or WebOb."""
+"""The layer for Morepath and WSGI; no other room but the demo imports Morepath or WebOb."""
+
+from .app import OrmCacheApp
+from .middleware import OrmCacheMiddleware
+from .tween import transaction_tween_factory
+
+__all__ = ['OrmCacheApp', 'OrmCacheMiddleware', 'transaction_tween_factory']

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
+from typing import Any, ClassVar
 
 import morepath
 from dectate import ConflictError, directive
+from dogpile.cache import CacheRegion
+from sqlalchemy.orm import Session
 
-from ..core.cache import Runtime
 from ..core.descriptors import CachedDescriptor, OrmCacheDescriptor, scope_of
 from ..core.policies import resolve_policy
 from ..core.prefetching import prefetch
-from ..core.recording import Event
+from ..core.recording import CacheEvent
 from ..core.scope import RequestScope
-from ..core.settings import SECTION, OrmCacheSettings
+from ..core.settings import SECTION
 from ..database.session_manager import SessionManager, metadatas_of
 from ..errors import ConfigurationError, OrmCacheError, PropertyConflictError
 from ..tiers.process import Slot
+from .cache import ATTRIBUTE, AppCache, descriptors_of
 from .directives import (
     OrmCachedDirective,
     PrefetchingHtmlAction,
@@ -30,40 +32,11 @@ from .directives import (
     Target,
     refuse_existing,
 )
+from .host import HostAttribute
 from .request import OrmCacheRequest, own_request_class
-
-if TYPE_CHECKING:
-    from dogpile.cache import CacheRegion
-    from sqlalchemy.orm import Session
+from .settings import AppSettings
 
 _SETUP = Lock()
-
-T = TypeVar('T')
-
-
-class HostAttribute(Generic[T]):
-    """An attribute with a default that a host class, or an instance, may replace."""
-
-    def __init__(self, default: Callable[[Any], T]) -> None:
-        self._default = default
-        self.__doc__ = default.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> Self: ...
-
-    @overload
-    def __get__(self, instance: Any, owner: type) -> T: ...
-
-    def __get__(self, instance: Any, owner: type) -> Self | T:
-        return self if instance is None else self._default(instance)
-
-    def is_provided(self, app: OrmCacheApp) -> bool:
-        """Whether the app has an attribute of its own in the default's place."""
-        return self._name in vars(app) or getattr(type(app), self._name) is not self
-
 
 class OrmCacheApp(morepath.App):
     """A Morepath application with orm-cached and request-cached properties.
@@ -88,8 +61,6 @@ class OrmCacheApp(morepath.App):
 
     #: Whether :meth:`setup_orm_cache` has run.
     is_orm_cache_setup = False
-
-    orm_cache_runtime: Runtime
 
     # when the class is committed
 
@@ -133,7 +104,7 @@ class OrmCacheApp(morepath.App):
         if settings.base is not None:
             tables = {name for m in metadatas_of(settings.base) for name in m.tables}
         for app_class in discovered:
-            for descriptor, owner in cached_descriptors(app_class):
+            for descriptor, owner in descriptors_of(app_class):
                 where = f'{owner.__qualname__}.{descriptor.name} ({descriptor.location})'
                 refuse_existing(owner, descriptor, where)
                 if tables is not None and isinstance(descriptor, OrmCacheDescriptor):
@@ -141,13 +112,13 @@ class OrmCacheApp(morepath.App):
         return discovered
 
     @classmethod
-    def read_settings(cls) -> OrmCacheSettings:
+    def read_settings(cls) -> AppSettings:
         """The validated settings of this class.
 
         :raises ConfigurationError: if one is unknown or wrong.
         """
         section = getattr(cls.config.setting_registry, SECTION)
-        return OrmCacheSettings.read(vars(section), cls.__qualname__)
+        return AppSettings.read(vars(section), cls.__qualname__)
 
     # when the root app is set up
 
@@ -165,29 +136,21 @@ class OrmCacheApp(morepath.App):
             raise OrmCacheError(f'{type(self).__qualname__} is mounted; set its root app up')
         if not self.is_committed():
             self.commit()
-        runtime = Runtime(self.read_settings(), self.session_manager)
-        try:
-            for app_class in type(self).mounted_app_classes():
-                for descriptor, _ in cached_descriptors(app_class):
-                    runtime.bind(descriptor, app_class)
-        except OrmCacheError:
-            runtime.close()
-            raise
-        runtime.connect_signals()
-        runtime.listen()
-        self.orm_cache_runtime = runtime
+        app_classes = type(self).mounted_app_classes()
+        cache = AppCache(self.read_settings(), self.session_manager, app_classes)
+        vars(self)[ATTRIBUTE] = cache
         self.is_orm_cache_setup = True
 
     def close_orm_cache(self) -> None:
         """Give all connections back; the app can be set up again."""
         if self.is_orm_cache_setup:
-            self.orm_cache_runtime.close()
-            del self.orm_cache_runtime
+            self.orm_cache.close()
+            del vars(self)[ATTRIBUTE]
             vars(self).pop('_own_session_manager', None)
             self.is_orm_cache_setup = False
 
-    def ensure_orm_cache(self) -> Runtime:
-        """What the root app owns, set up if it was not."""
+    def ensure_orm_cache(self) -> AppCache:
+        """Return the root app's cache; set the root app up if it was not."""
         root = self.root
         if not isinstance(root, OrmCacheApp):
             raise ConfigurationError(
@@ -198,26 +161,30 @@ class OrmCacheApp(morepath.App):
             with _SETUP:
                 if not root.is_orm_cache_setup:
                     root.setup_orm_cache()
-        return root.orm_cache_runtime
+        return root.orm_cache
 
-    @contextmanager
-    def recording(self) -> Iterator[list[Event]]:
+    @property
+    def orm_cache(self) -> AppCache:
+        """The root app's cache.
+
+        :raises OrmCacheError: if the root app is not set up.
+        """
+        cache: AppCache | None = vars(self.root).get(ATTRIBUTE)
+        if cache is None:
+            raise OrmCacheError(f'{type(self.root).__qualname__} is not set up')
+        return cache
+
+    def recording(self) -> AbstractContextManager[list[CacheEvent]]:
         """Record what the cache does in all threads while the block runs.
 
         :return: the events so far, oldest first.
         """
-        runtime = self.ensure_orm_cache()
-        events: list[Event] = []
-        before, runtime.recorder = runtime.recorder, events.append
-        try:
-            yield events
-        finally:
-            runtime.recorder = before
+        return self.ensure_orm_cache().recording()
 
     @property
     def orm_cache_descriptors(self) -> Iterator[OrmCacheDescriptor[Any]]:
         """The orm-cached properties of the app class and its request class."""
-        for descriptor, _ in cached_descriptors(type(self)):
+        for descriptor, _ in descriptors_of(type(self)):
             if isinstance(descriptor, OrmCacheDescriptor):
                 yield descriptor
 
@@ -232,11 +199,11 @@ class OrmCacheApp(morepath.App):
             object's tables, or a function of it says so, the property is evicted
             when the object's transaction commits.
         """
-        runtime = self.ensure_orm_cache()
-        prop = runtime.property(descriptor, type(self))
+        cache = self.ensure_orm_cache()
+        prop = cache.property_of(descriptor, type(self))
 
         def handle_orm_change(schema: str, obj: object) -> None:
-            runtime.judge_property(schema, obj, prop)
+            cache.handle_change(schema, obj, prop)
 
         return handle_orm_change
 
@@ -263,12 +230,12 @@ class OrmCacheApp(morepath.App):
 
     def open_scope(self, schema: str, *, create: bool) -> RequestScope:
         """A scope, not yet current; whoever opens it closes it."""
-        runtime = self.ensure_orm_cache()
+        cache = self.ensure_orm_cache()
 
         def provided(name: str) -> Any:
             return getattr(self, name) if HOST[name].is_provided(self) else None
 
-        return runtime.scope(
+        return cache.open_scope(
             schema,
             create=create,
             request_tier=provided('request_cache'),
@@ -312,7 +279,7 @@ class OrmCacheApp(morepath.App):
     def cache(self) -> CacheRegion:
         """A dogpile.cache region of the current tenant."""
         scope = scope_of(self)
-        return scope.runtime.shared_tier.region(scope.schema)
+        return scope.cache.shared_tier.region(scope.schema)
 
     @HostAttribute
     def request_cache(self) -> MutableMapping[Any, Any]:
@@ -337,22 +304,7 @@ HOST: dict[str, HostAttribute[Any]] = {
 
 
 def _defaults() -> dict[str, Any]:
-    return vars(OrmCacheSettings())
+    return vars(AppSettings())
 
 
 OrmCacheApp.setting_section(section=SECTION)(_defaults)
-
-
-def cached_descriptors(
-    app_class: type[morepath.App],
-) -> Iterator[tuple[CachedDescriptor[Any], type]]:
-    """The cached properties of an app class and its request class, each with the class
-    that declares it."""
-    for owner in (app_class, app_class.request_class):
-        seen: set[str] = set()
-        for cls in owner.__mro__:
-            for name, value in vars(cls).items():
-                if isinstance(value, CachedDescriptor) and name not in seen:
-                    yield value, cls
-                seen.add(name)
-

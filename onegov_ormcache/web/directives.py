@@ -8,22 +8,30 @@ conflicts and what a subclass overrides.
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from typing import Any, Literal, Protocol
 
 from dectate import Action, Composite
 from morepath.directive import HtmlAction, JsonAction, ViewAction
 
 from ..core.descriptors import CachedDescriptor, OrmCacheDescriptor, RequestCacheDescriptor
 from ..core.policies import CachePolicy
-from ..core.prefetching import prefetching
+from ..core.prefetching import prefetch
 from ..core.variants import Vary
 from ..errors import PropertyConflictError, PropertyError
 
-if TYPE_CHECKING:
-    from .app import OrmCacheApp
-
 Target = Literal['app', 'request']
+
+
+class PropertyOwner(Protocol):
+    """An application class, on which properties are installed."""
+
+    @classmethod
+    def install_property(
+        cls, target: Target, descriptor: CachedDescriptor[Any], where: str
+    ) -> None:
+        """Install a property on the class, or on its request class."""
 
 
 class PropertyAction(Action):
@@ -35,10 +43,10 @@ class PropertyAction(Action):
         self.name = name
         self.target = target
 
-    def identifier(self, app_class: type[OrmCacheApp]) -> tuple[Target, str]:
+    def identifier(self, app_class: type[PropertyOwner]) -> tuple[Target, str]:
         return self.target, self.name
 
-    def perform(self, obj: CachedDescriptor[Any], app_class: type[OrmCacheApp]) -> None:
+    def perform(self, obj: CachedDescriptor[Any], app_class: type[PropertyOwner]) -> None:
         app_class.install_property(self.target, obj.for_app(app_class), self._where())
 
     def _where(self) -> str:
@@ -127,6 +135,17 @@ class Prefetching:
     def perform(self, obj: Any, **config: Any) -> None:
         view = prefetching(obj, self.prefetch) if self.prefetch else obj
         super().perform(view, **config)  # type: ignore[misc]
+
+
+def prefetching(view: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
+    """Return the view, with the properties that it names fetched before it runs."""
+
+    @wraps(view)
+    def prefetched(model: Any, request: Any, *arguments: Any) -> Any:
+        prefetch((request, request.app), names)
+        return view(model, request, *arguments)
+
+    return prefetched
 
 
 class PrefetchingViewAction(Prefetching, ViewAction):  # type: ignore[misc]

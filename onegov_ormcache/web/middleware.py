@@ -36,11 +36,11 @@ class OrmCacheMiddleware:
             raise ConfigurationError(f'{app!r} is no OrmCacheApp')
         self.app = app
         self._schema = schema
-        runtime = app.ensure_orm_cache()
+        cache = app.ensure_orm_cache()
         if schema is None and not HOST['schema'].is_provided(app):
             raise ConfigurationError('The middleware needs a schema: a name, or a function')
         if isinstance(schema, str):
-            runtime.session_manager.check_schema(schema)
+            cache.session_manager.check_schema(schema)
 
     def __call__(
         self, environ: WSGIEnvironment, start_response: StartResponse

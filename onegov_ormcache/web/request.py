@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import morepath
 
-from ..core.descriptors import CachedDescriptor
 from ..core.prefetching import prefetch
-
-if TYPE_CHECKING:
-    from .app import OrmCacheApp
+from .cache import nearest_for_request
 
 
 class OrmCacheRequest(morepath.Request):
@@ -28,14 +25,12 @@ class OrmCacheRequest(morepath.Request):
     def __getattr__(self, name: str) -> Any:
         # not on the root app's request class: on that of the app it was handed to?
         app = vars(self).get('app')
-        for ancestor in app.ancestors() if app is not None else ():
-            descriptor = getattr(ancestor.request_class, name, None)
-            if isinstance(descriptor, CachedDescriptor):
-                return descriptor.load(self)
+        if app is not None and (nearest := nearest_for_request(app, name)):
+            return nearest[0].load(self)
         raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
 
-def own_request_class(app_class: type[OrmCacheApp]) -> type[Any]:
+def own_request_class(app_class: type[morepath.App]) -> type[Any]:
     """A request class for this app class alone, derived from the one it declares."""
     declared: Any = app_class.request_class
     base = vars(declared).get('orm_cache_base', declared)

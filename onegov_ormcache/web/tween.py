@@ -12,6 +12,8 @@ from ..core.scope import RequestScope
 from ..database.transactions import current_scope
 from ..errors import RetryableConflict
 from .app import OrmCacheApp
+from .cache import ATTRIBUTE
+from .settings import AppSettings
 
 Handler = Callable[[Any], Any]
 
@@ -23,9 +25,9 @@ def transaction_tween_factory(app: OrmCacheApp, handler: Handler) -> Handler:
 
     def transaction_tween(request: Any) -> Any:
         scope = current_scope.get()
-        if scope is None or scope.runtime is not vars(app).get('orm_cache_runtime'):
+        if scope is None or scope.cache is not vars(app).get(ATTRIBUTE):
             return handler(request)  # the app is served without the middleware
-        return Attempts(scope, request, handler).run()
+        return Attempts(scope, request, handler, app.orm_cache.settings).run()
 
     return transaction_tween
 
@@ -33,11 +35,13 @@ def transaction_tween_factory(app: OrmCacheApp, handler: Handler) -> Handler:
 class Attempts:
     """The attempts of one request, until one of them commits or fails for good."""
 
-    def __init__(self, scope: RequestScope, request: Any, handler: Handler) -> None:
+    def __init__(
+        self, scope: RequestScope, request: Any, handler: Handler, settings: AppSettings
+    ) -> None:
         self.scope = scope
         self.request = request
         self.handler = handler
-        self.settings = scope.runtime.settings
+        self.settings = settings
 
     def run(self) -> Any:
         """The response of the attempt that counts; a raised one is raised again."""

@@ -86,14 +86,14 @@ def tenants(context: Context) -> CaseResult:
 def memory_of(app: Any, redis_url: str, names: list[str]) -> tuple[float | None, float | None]:
     """Bytes that each idle tenant costs the process, and Redis; None for a few tenants, among
     which what all of them share would count."""
-    runtime = app.orm_cache_runtime
+    cache = app.orm_cache
     client = redis.Redis.from_url(redis_url)
-    idle(runtime, 'nobody')
+    idle(cache, 'nobody')
     before_redis = client.info('memory')['used_memory']
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     for name in names:
-        idle(runtime, name)
+        idle(cache, name)
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -104,10 +104,10 @@ def memory_of(app: Any, redis_url: str, names: list[str]) -> tuple[float | None,
     return (after - before) / len(names), (after_redis - before_redis) / len(names)
 
 
-def idle(runtime: Any, name: str) -> None:
+def idle(cache: Any, name: str) -> None:
     """A tenant's request, as the middleware makes it, that reads the database alone."""
-    runtime.session_manager.has_schema(name)
-    scope = runtime.scope(name, create=False)
+    cache.session_manager.has_schema(name)
+    scope = cache.open_scope(name, create=False)
     with scope.active():
         scope.session().execute(text('SELECT 1'))
         scope.close()

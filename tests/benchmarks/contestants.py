@@ -139,7 +139,7 @@ class OrmCache:
         return per_call(request, repeat)
 
     def forget(self) -> None:
-        tier = self.app.orm_cache_runtime.process_tier.of(f'{self.schema}|')
+        tier = self.app.orm_cache.process_tier.of(f'{self.schema}|')
         for key in list(tier):
             del tier[key]
 

@@ -39,7 +39,7 @@ def make() -> OrmCacheMiddleware:
     if os.environ.get('BENCHMARK_CACHE') == 'no':
         without_cache(application)
         # nothing is cached, so nobody needs to be told of changes: no Redis either
-        application.app.orm_cache_runtime.tags = MemoryTagStore()
+        application.app.orm_cache.versions.tags = MemoryTagStore()
     return application
 
 

@@ -134,12 +134,12 @@ def test_idle_tenant(postgres_dsn: str, redis_url: str, namespace: str) -> None:
     number = 300
     with application(postgres_dsn, redis_url, namespace, 10) as app:
         names = [f'{namespace}-{at}' for at in range(number)]
-        idle(app.orm_cache_runtime, 'first')
+        idle(app.orm_cache, 'first')
         tracemalloc.start()
         try:
             before, _ = tracemalloc.get_traced_memory()
             for name in names:
-                idle(app.orm_cache_runtime, name)
+                idle(app.orm_cache, name)
             after, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

@@ -85,7 +85,8 @@ def without_end_of_request_tier() -> AbstractContextManager[Any]:
     def end(self: RequestScope) -> None:
         kept = dict(self.tier)
         original_end(self)
-        self.tier.update({key: entry._replace(era=self.era) for key, entry in kept.items()})
+        number = self.snapshot_number
+        self.tier.update({k: entry._replace(snapshot_number=number) for k, entry in kept.items()})
 
     return patch.object(RequestScope, '_end_snapshot', end)
 

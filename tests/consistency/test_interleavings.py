@@ -294,7 +294,7 @@ def slow_writer(world: World) -> Iterator[str]:
     def read_for_a_while() -> None:
         for _ in range(20):
             seen.append(world.names(reader))
-            reader.orm_cache_runtime.settler._asked.clear()
+            reader.orm_cache.settler._asked.clear()
 
     seen: list[Any] = []
     with before(Step.COMMIT, read_for_a_while), committed(writer, world.tenant) as scope:
@@ -334,7 +334,7 @@ def fill_from_within_the_quarantine(world: World) -> Iterator[str]:
 
     def commit_and_die() -> None:
         connection.commit()
-        reader.orm_cache_runtime.settler._asked.clear()
+        reader.orm_cache.settler._asked.clear()
         with reader.request_scope(world.tenant) as other:
             other.session().connection()
 
@@ -692,7 +692,7 @@ def test_interrupt_at_any_step(world: World, level: str, interrupted: Step) -> N
             world.names(app)
         world.redis.client().flushall()
         for app in reader, writer, reader:
-            app.orm_cache_runtime.settler._asked.clear()
+            app.orm_cache.settler._asked.clear()
             world.names(app)
 
     outer, steps.listener = steps.listener, interrupt
@@ -710,7 +710,7 @@ def test_interrupt_at_any_step(world: World, level: str, interrupted: Step) -> N
         assert world.names(app) == truth
     for _ in range(5):
         for app in reader, writer:
-            app.orm_cache_runtime.settler._asked.clear()
+            app.orm_cache.settler._asked.clear()
             assert world.names(app) == truth
     ran = App.runs.count('names')
     for app in reader, writer:

@@ -139,7 +139,7 @@ class World:
             self.query(tenant, f'DELETE FROM {table}')
         self.query(tenant, "INSERT INTO groups (id, name) VALUES (1, 'all')")
         for app in self.all_apps():
-            app.orm_cache_runtime.tags.renew(tenant)
+            app.orm_cache.tags.renew(tenant)
 
     def connection_ender(self, opened: Open) -> Callable[[], object]:
         """What ends the connection that the scope has now, as far as there is one."""
@@ -560,7 +560,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(app=st.integers(0, 1))
     def process_forgets(self, app: int) -> None:
         apps = self.world.apps[self.world.level]
-        tier = apps[app % len(apps)].orm_cache_runtime.process_tier
+        tier = apps[app % len(apps)].orm_cache.process_tier
         for key in tier.held():
             tier.remove(key)
 
@@ -574,8 +574,8 @@ class CacheMachine(RuleBasedStateMachine):
             return
         for app in self.world.apps[self.world.level]:
             if not self.world.servers:
-                runtime = app.orm_cache_runtime
-                runtime.settler = Settler(runtime.tags, lease=0.0)
+                cache = app.orm_cache
+                cache.settler = Settler(cache.tags, lease=0.0)
             for tenant in self.world.tenants:
                 self.becomes_quiet(app, tenant)
 
@@ -629,10 +629,10 @@ def after_each_commit(engine: Engine, do: Callable[[Any], object]) -> Iterator[N
     original = watch._original
 
     def commit(checkout: Any) -> None:
-        original[0](checkout)
+        original.do_commit(checkout)
         do(checkout)
 
-    watch._original = (commit, *original[1:])
+    watch._original = original._replace(do_commit=commit)
     try:
         yield
     finally:

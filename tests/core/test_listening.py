@@ -89,7 +89,7 @@ def app(apps: Applications) -> Town:
 
 
 def ear_of(app: Town) -> OutsideChanges:
-    outside_changes = app.orm_cache_runtime.outside
+    outside_changes = app.orm_cache.outside
     assert outside_changes is not None
     return outside_changes
 
@@ -211,7 +211,7 @@ def test_properties_of_other_releases_are_evicted(
     app: Town, program: Program, tenant: str
 ) -> None:
     """A policy that is a function of code that nobody here has is evicted by any change."""
-    store, stranger = app.orm_cache_runtime.tags, f'{PROPERTY_TAG}stranger'
+    store, stranger = app.orm_cache.tags, f'{PROPERTY_TAG}stranger'
     store.register(tenant, {stranger})
     before = store.snapshot(tenant).version(stranger)
     program.execute("INSERT INTO groups (id, name) VALUES (1, 'Staff')")
@@ -238,7 +238,7 @@ def test_what_comes_with_an_answer_is_heard_at_once(
     """A notification that the driver has read already does not wait for the next look."""
     app = apps.start(Town)
     with closing(psycopg.connect(program.info.dsn)) as connection:
-        ear = Listening(app.orm_cache_runtime, connection)
+        ear = Listening(app.orm_cache, connection)
         assert ear.look()
         assert reads(app, tenant, 'names') == ['Ada']
         execute = connection.execute
@@ -390,7 +390,7 @@ def test_an_error_ends_nothing(
     """An error of any kind is logged, and the thread goes on."""
     assert reads(app, tenant, 'names') == ['Ada']
     with monkeypatch.context() as patched:
-        patched.setattr(app.orm_cache_runtime.tags, 'publish', lambda *_: 1 / 0)
+        patched.setattr(app.orm_cache.tags, 'publish', lambda *_: 1 / 0)
         program.execute("UPDATE users SET name = 'Grace'")
         until(lambda: 'ZeroDivisionError' in caplog.text, TAKEN_OVER)
     becomes(app, tenant, 'names', ['Grace'], TAKEN_OVER)
@@ -437,7 +437,7 @@ def test_namespaces_listen_apart(app: Town, apps: Applications, program: Program
 
 SCRIPT = """
 import os, sys
-from tests.test_listening import Town, ear_of, listening, until
+from tests.core.test_listening import Town, ear_of, listening, until
 from tests.support.models import Base
 
 settings = {'base': Base, 'listen': True, **eval(sys.argv[1])}
@@ -547,7 +547,7 @@ def test_close_while_it_can_not_connect(
 def test_nobody_listens_by_default(apps: Applications) -> None:
     """Without the setting there is neither thread nor connection."""
     app = apps.start(Town)
-    assert app.orm_cache_runtime.outside is None
+    assert app.orm_cache.outside is None
     assert listeners() == []
 
 

@@ -98,7 +98,7 @@ class FakeScope:
         self.hooks: dict[str, Callable[[], object]] = {}
         self.listeners: list[FakeListener] = []
         self.connections: list[Connection] = []
-        self.unjudged_tables: list[set[str]] = []
+        self.tables_without_objects: list[set[str]] = []
         self.ends = 0
         self._session: Session | None = None
 
@@ -121,8 +121,8 @@ class FakeScope:
         self.listeners.append(listener)
         return listener
 
-    def unjudged(self, tables: Collection[str]) -> None:
-        self.unjudged_tables.append(set(tables))
+    def changed_without_objects(self, tables: Collection[str]) -> None:
+        self.tables_without_objects.append(set(tables))
 
     def session_emptied(self) -> None:
         """The session has dropped all objects."""

@@ -298,7 +298,7 @@ def test_changes_that_objects_stand_for(scope: FakeScope, heard: Heard) -> None:
     session = scope.session()
     session.add(Person(name='anna', likes=[Form(title='a', fields='x')]))
     session.flush()
-    assert scope.unjudged_tables == [set()]
+    assert scope.tables_without_objects == [set()]
     assert scope.flushed_tables is None
 
 
@@ -316,7 +316,7 @@ def test_changes_that_no_object_stands_for(scope: FakeScope, heard: Heard) -> No
         session.flush()
     finally:
         event.remove(Page, 'after_insert', after_insert)
-    assert scope.unjudged_tables == [{'people'}]
+    assert scope.tables_without_objects == [{'people'}]
 
 
 def test_bulk_statements_tell_no_object(scope: FakeScope, heard: Heard) -> None:

@@ -528,10 +528,10 @@ def test_interrupt_after_commit(
     original: Any = watch._original
 
     def interrupted(checkout: Any) -> None:
-        original[0](checkout)
+        original.do_commit(checkout)
         raise KeyboardInterrupt
 
-    watch._original = (interrupted, *original[1:])
+    watch._original = original._replace(do_commit=interrupted)
     scope.session().add(Item(name='a'))
     with pytest.raises(KeyboardInterrupt):
         scope.session().commit()

@@ -70,13 +70,13 @@ def test_crash_around_a_commit(
         if step is Step.COMMIT:
             with pytest.raises(DBAPIError):
                 change(app, 'town', User(name='b'))
-            assert app.orm_cache_runtime.snapshot('town').doubts
+            assert app.orm_cache.snapshot('town').doubts
         else:
             change(app, 'town', User(name='b'))
     own_postgres.start()
     for _ in range(2):
         assert value(other, 'town', names) == value(app, 'town', names) == expected
-    assert not app.orm_cache_runtime.snapshot('town').doubts
+    assert not app.orm_cache.snapshot('town').doubts
     Town.runs = Runs()
     assert value(other, 'town', names) == expected
     assert Town.runs.total == 0, 'it is cached again'
@@ -123,10 +123,10 @@ def test_replica_is_no_witness(
     third = on_servers.elsewhere(app)
 
     def read_meanwhile() -> None:
-        doubts = third.orm_cache_runtime.snapshot(tenant).doubts
+        doubts = third.orm_cache.snapshot(tenant).doubts
         assert doubts
         assert value(reader, tenant, names) == ['a']
-        assert third.orm_cache_runtime.snapshot(tenant).doubts == doubts
+        assert third.orm_cache.snapshot(tenant).doubts == doubts
         assert value(third, tenant, names) == ['a']
 
     with paused(standby, postgres_dsn):

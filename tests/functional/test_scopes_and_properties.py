@@ -208,24 +208,24 @@ def test_a_debt_is_paid_for_the_last_commit(applications: Applications, tenant: 
     """A commit that could not be published while an older debt was being paid is still owed."""
     app = applications.start(App)
     change(app, tenant, User(name='a'))
-    runtime = app.orm_cache_runtime
-    renew, paid = runtime.tags.renew, []
+    cache = app.orm_cache
+    renew, paid = cache.tags.renew, []
 
     def renew_and_lose(schema: str) -> None:
         paid.append(schema)
         if len(paid) == 1:
             renew(schema)
-            runtime.owe(schema)  # meanwhile, another thread
+            cache.renew_later(schema)  # meanwhile, another thread
         elif len(paid) == 2:
             raise StoreUnreachable
         else:
             renew(schema)
 
-    runtime.tags.renew = renew_and_lose
-    runtime.owe(tenant)
+    cache.tags.renew = renew_and_lose
+    cache.renew_later(tenant)
     assert paid == [tenant] * 2
     for _ in range(2):
-        runtime.snapshot(tenant)
+        cache.snapshot(tenant)
     assert paid == [tenant] * 3
 
 

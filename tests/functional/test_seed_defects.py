@@ -509,14 +509,14 @@ def test_a_stalled_redis_holds_nobody_up(
     app = on_servers.start(Library, redis_url=own_redis.url, redis_timeout=0.05)
     change(app, tenant, User(name='a'))
     asked = 0
-    ask = app.orm_cache_runtime.tags.snapshot
+    ask = app.orm_cache.tags.snapshot
 
     def counted(schema: str) -> Any:
         nonlocal asked
         asked += 1
         return ask(schema)
 
-    app.orm_cache_runtime.tags.snapshot = counted  # type: ignore[method-assign]
+    app.orm_cache.tags.snapshot = counted  # type: ignore[method-assign]
     own_redis.pause()
     try:
         with app.request_scope(tenant):
@@ -560,7 +560,7 @@ def test_memory_is_bounded(applications: Applications, tenant: str) -> None:
     with app.request_scope(tenant):
         for number in range(20):
             assert len(getattr(app, f'large{number}')) == 10_000
-    tier = app.orm_cache_runtime.process_tier
+    tier = app.orm_cache.process_tier
     assert 0 < tier.bytes_held <= 100_000
 
 
@@ -603,7 +603,7 @@ def test_a_publish_that_is_tried_twice(
     other = on_servers.elsewhere(app)
     change(app, tenant, User(name='a'))
     assert value(other, tenant, names) == ['a']
-    tags: Any = app.orm_cache_runtime.tags
+    tags: Any = app.orm_cache.tags
     connection_class = type(tags.client.connection_pool.make_connection())
     read_response = connection_class.read_response
     publishing = False

@@ -156,7 +156,7 @@ def test_dead_writer_of_a_shared_table(world: World, step: Step) -> None:
     expected = ['a'] if step is Step.PUBLISH else []
     for tenant in world.two, world.one:
         assert value(other, tenant, lambda a: a.countries) == expected
-    other.orm_cache_runtime.settler._asked.clear()
+    other.orm_cache.settler._asked.clear()
     settled(other, world.two, lambda a: a.countries)
     ran = world.runs.count('countries')
     assert value(other, world.two, lambda a: a.countries) == expected
@@ -202,5 +202,5 @@ def test_write_skew_over_shared_tables(world: World, first: int) -> None:
                     except RetryableConflict:
                         refused += 1
     assert refused == 1
-    tags = app.orm_cache_runtime.tags
+    tags = app.orm_cache.tags
     assert not tags.snapshot(world.one).doubts

@@ -126,7 +126,7 @@ class TownHall:
 
     def fresh(self, tenant: str = 'is') -> dict[tuple[str, str | None], Any]:
         """What all views show when nothing is cached."""
-        self.application.app.orm_cache_runtime.tags.renew(self.prefix + tenant)
+        self.application.app.orm_cache.tags.renew(self.prefix + tenant)
         with self.application.app.recording() as events:
             seen = self.everything(tenant)
         assert {event.tier for event in events} >= {'creator'}
@@ -351,7 +351,7 @@ def test_request_for_nobody_is_404(hall: TownHall) -> None:
 def test_roles_see_their_own_tree(hall: TownHall) -> None:
     """Each role sees the pages of the roles before it, and some more; whoever asks first."""
     for users in [None, 'member', 'editor', 'admin'], ['admin', 'editor', 'member', None]:
-        hall.application.app.orm_cache_runtime.tags.renew(hall.prefix + 'is')
+        hall.application.app.orm_cache.tags.renew(hall.prefix + 'is')
         seen = {user: set(hall.titles(user)) for user in users}
         assert 'Intranet' not in seen[None]
         assert seen['member'] - seen[None] == {'Intranet'}
@@ -408,7 +408,7 @@ def test_streams_of_two_tenants_do_not_mix(hall: TownHall) -> None:
 def test_abandoned_stream_gives_everything_back(hall: TownHall) -> None:
     """A client that goes away in the middle leaves no connection behind."""
     engine = hall.application.app.session_manager.database.engine(hall.prefix + 'is')
-    hall.application.app.orm_cache_runtime.tags.renew(hall.prefix + 'is')
+    hall.application.app.orm_cache.tags.renew(hall.prefix + 'is')
     body = stream(hall, 'is')
     assert next(iter(body)) == b'4 open tickets\n'
     assert engine.pool.checkedout() == 1
@@ -555,7 +555,7 @@ def test_wsgi_module_reads_the_environment(
         monkeypatch.setenv(name, value)
     application = wsgi.application
     del vars(wsgi)['application']
-    settings = application.app.orm_cache_runtime.settings
+    settings = application.app.orm_cache.settings
     for name, value in backend.settings.items():
         assert getattr(settings, name) == value
     load(application.app, prefix + 'is')

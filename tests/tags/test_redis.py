@@ -11,7 +11,8 @@ import pytest
 import redis
 
 from onegov_ormcache.errors import StoreUnreachable
-from onegov_ormcache.tags.redis import RedisTagStore, connect, hash_tag
+from onegov_ormcache.redis_client import connect, hash_tag
+from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.snapshot import Snapshot, Stamp
 from tests.support.counting import RedisCommands
 from tests.support.servers import RedisServer

@@ -1,6 +1,6 @@
-"""Finds the place in a value that keeps it from being cached.
+"""Finds the part of a value that keeps it from being cached, and the path to it.
 
-Runs only after a value was refused: the serializer's own pass keeps no track of places,
+Runs only after a value was refused: the serializer's own pass keeps no track of paths,
 because most values have no fault and should be written fast.
 """
 
@@ -20,7 +20,7 @@ _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = 60
 
 
-class Places:
+class FaultSearch:
     """A walk through one value, up to its first fault.
 
     :param records: the registered classes.
@@ -36,53 +36,53 @@ class Places:
         self._check = check
         self._outer: set[int] = set()
 
-    def find(self, value: object, place: str) -> None:
+    def find(self, value: object, path: str) -> None:
         """Return if the value has no fault.
 
-        :param place: what messages call the value.
-        :raises Refused: with the place, what is there, and what to do.
+        :param path: what messages call the value.
+        :raises Refused: with the path, what is there, and what to do.
         """
         if id(value) in self._outer:
-            raise _At(place, CIRCULAR)
+            raise _At(path, CIRCULAR)
         try:
-            parts = self._parts(value, place)
+            parts = self._parts(value, path)
             if parts is None:
                 self._check(value)
                 return
             if len(self._outer) >= MAX_DEPTH:
-                raise _At(place, TOO_DEEP)
+                raise _At(path, TOO_DEEP)
             self._outer.add(id(value))
-            for part, part_place in parts:
-                self.find(part, part_place)
+            for part, part_path in parts:
+                self.find(part, part_path)
             self._outer.discard(id(value))
         except _At:
             raise
         except Refused as refused:
-            raise _At(place, str(refused)) from None
+            raise _At(path, str(refused)) from None
 
-    def _parts(self, value: Any, place: str) -> Iterator[tuple[object, str]] | None:
-        """Return the parts of a value with the place of each, None if it has no parts."""
+    def _parts(self, value: Any, path: str) -> Iterator[tuple[object, str]] | None:
+        """Return the parts of a value with the path of each, None if it has no parts."""
         kind = type(value)
-        if place.startswith('key '):
-            place = f'({place})'
+        if path.startswith('key '):
+            path = f'({path})'
         if kind is list or kind is tuple:
-            return ((part, f'{place}[{index}]') for index, part in enumerate(value))
+            return ((part, f'{path}[{index}]') for index, part in enumerate(value))
         if kind is set or kind is frozenset:
-            return ((part, f'{place}{{{_shown(part)}}}') for part in value)
+            return ((part, f'{path}{{{_shown(part)}}}') for part in value)
         if kind is dict or kind is frozendict:
-            return _items(value, place)
+            return _items(value, path)
         if kind is Row:
-            return _fields(place, row_fields([value]) or [], value)
+            return _fields(path, row_fields([value]) or [], value)
         if record := self._records.get(kind):
-            return _fields(place, record.fields, record.values(value))
+            return _fields(path, record.fields, record.values(value))
         return None
 
 
 class _At(Refused):
-    """A refusal that has got its place."""
+    """A refusal that has got its path."""
 
-    def __init__(self, place: str, text: str) -> None:
-        super().__init__(f'{place} {text}')
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(f'{path} {text}')
 
 
 def _shown(value: object) -> str:
@@ -92,11 +92,11 @@ def _shown(value: object) -> str:
         return f'<{type(value).__name__}>'
 
 
-def _items(value: dict[object, object], place: str) -> Iterator[tuple[object, str]]:
+def _items(value: dict[object, object], path: str) -> Iterator[tuple[object, str]]:
     for key, part in value.items():
-        yield key, f'key {_shown(key)} of {place}'
-        yield part, f'{place}[{_shown(key)}]'
+        yield key, f'key {_shown(key)} of {path}'
+        yield part, f'{path}[{_shown(key)}]'
 
 
-def _fields(place: str, names: Any, values: Any) -> Iterator[tuple[object, str]]:
-    return ((part, f'{place}.{name}') for name, part in zip(names, values, strict=True))
+def _fields(path: str, names: Any, values: Any) -> Iterator[tuple[object, str]]:
+    return ((part, f'{path}.{name}') for name, part in zip(names, values, strict=True))

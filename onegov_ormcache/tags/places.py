@@ -1,7 +1,7 @@
-"""Tags of tables that tenants share live with the schema of those tables: their home.
+"""Versions of shared tables' tags lie with the schema of those tables: the tags' place.
 
-A transaction then has a snapshot of its tenant and one of each home; a change of a
-shared table, by whichever tenant, is put in doubt and published at its home.
+A transaction then has a snapshot of its tenant and one of each shared schema; a change of
+a shared table, by whichever tenant, is put in doubt and published at the table's place.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ..errors import OrmCacheError
 from .snapshot import TABLE_TAG, Snapshot, Stamp, TagStore
 
 
-class HomeTagStore:
+class PlacedTagStore:
     """A tag store over another one, for applications whose tenants share tables.
 
     See :class:`~onegov_ormcache.tags.snapshot.TagStore`. A call may take a round trip
-    for the tenant and one for each home that it concerns.
+    for each place that it concerns.
 
     :param tables: the names of the shared tables, each with its schema.
     """
@@ -27,9 +27,9 @@ class HomeTagStore:
     def __init__(self, store: TagStore, tables: Iterable[str]) -> None:
         self.store = store
         self.single_process = store.single_process
-        self._home_of = {TABLE_TAG + table: table.rpartition('.')[0] for table in tables}
+        self._place_of = {TABLE_TAG + table: table.rpartition('.')[0] for table in tables}
         #: The schemas of the shared tables.
-        self.homes = sorted(set(self._home_of.values()))
+        self.shared_schemas = sorted(set(self._place_of.values()))
         # bounded, as those of writers whose end is not known stay
         self._doubted: LRUCache[str, list[str]] = LRUCache(10_000)
         self._lock = Lock()
@@ -39,7 +39,7 @@ class HomeTagStore:
         self.store.check()
 
     def snapshot(self, schema: str) -> Snapshot:
-        parts = tuple((part, self.store.snapshot(part)) for part in (schema, *self.homes))
+        parts = tuple((part, self.store.snapshot(part)) for part in (schema, *self.shared_schemas))
         with self._lock:
             merged = self._merged.get(schema)
             if merged is None or any(
@@ -57,7 +57,7 @@ class HomeTagStore:
         transaction_id: str,
         read: Stamp,
     ) -> frozenset[str]:
-        changed, stamps = self._by_home(schema, tags), self._stamps(schema, read)
+        changed, stamps = self._by_place(schema, tags), self._stamps(schema, read)
         places = sorted(changed.keys() | stamps.keys())
         with self._lock:
             self._doubted[writer] = places
@@ -79,7 +79,7 @@ class HomeTagStore:
         return frozenset(doubted)
 
     def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
-        changed = self._by_home(schema, tags)
+        changed = self._by_place(schema, tags)
         for place in self._pop(writer, changed):
             self.store.publish(place, writer, changed.get(place, ()))
 
@@ -109,8 +109,8 @@ class HomeTagStore:
         """
         stamps = self._stamps(schema, stamp)
         own = stamps.pop(schema, {})
-        for home, part in stamps.items():
-            present = self.store.snapshot(home)
+        for place, part in stamps.items():
+            present = self.store.snapshot(place)
             if (
                 present.quarantine is not None
                 or not present.agrees(part)
@@ -121,10 +121,10 @@ class HomeTagStore:
 
     def _merge(self, parts: tuple[tuple[str, Snapshot], ...]) -> Snapshot:
         (_, own), *_ = parts
-        by_name = dict(parts)
+        by_place = dict(parts)
         versions = dict(own.versions)
-        for tag, home in self._home_of.items():
-            versions[tag] = by_name[home].version(tag)
+        for tag, place in self._place_of.items():
+            versions[tag] = by_place[place].version(tag)
         quarantines = [part.quarantine for _, part in parts if part.quarantine is not None]
         doubts = {writer: doubt for _, part in parts for writer, doubt in part.doubts.items()}
         return Snapshot(
@@ -137,14 +137,14 @@ class HomeTagStore:
             parts=parts,
         )
 
-    def _by_home(self, schema: str, tags: Iterable[str]) -> dict[str, list[str]]:
+    def _by_place(self, schema: str, tags: Iterable[str]) -> dict[str, list[str]]:
         places: dict[str, list[str]] = {}
         for tag in tags:
-            places.setdefault(self._home_of.get(tag, schema), []).append(tag)
+            places.setdefault(self._place_of.get(tag, schema), []).append(tag)
         return places
 
     def _stamps(self, schema: str, stamp: Stamp) -> dict[str, dict[str, str]]:
-        places = self._by_home(schema, stamp)
+        places = self._by_place(schema, stamp)
         return {place: {tag: stamp[tag] for tag in tags} for place, tags in places.items()}
 
     def _pop(self, writer: str, otherwise: Iterable[str]) -> list[str]:

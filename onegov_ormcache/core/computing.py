@@ -1,0 +1,91 @@
+"""What a creator's run tells: its dependencies, its audit, and whether it may be stored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from sqlalchemy import Select
+from sqlalchemy.orm import Query
+
+from ..database.signals import tables_of
+from ..errors import AuditError, CircularPropertyError, VariantError
+from ..tags.snapshot import TABLE_TAG
+from .policies import table_tags
+from .properties import Property
+from .protocols import ComputingScope
+from .runs import Run
+
+log = logging.getLogger('onegov_ormcache')
+
+
+def fetched(scope: ComputingScope | None, result: Any) -> Any:
+    """Return what a creator returned, with queries fetched whole."""
+    if isinstance(result, Query):
+        return tuple(result)
+    if isinstance(result, Select) and scope is not None:
+        return tuple(scope.session().execute(result))
+    return result
+
+
+def learn(scope: ComputingScope, run: Run) -> None:
+    """Make what the run has read, from the database and from memory, its tags."""
+    run.tags |= run.reads
+    run.tags |= table_tags({t for cls in scope.remembered() for t in tables_of(cls)})
+    run.tags |= scope.cache.with_shared(run.tags)
+    if run.calls and run.opaque is None:
+        functions = scope.functions_that_may_read(run.calls)
+        if functions:
+            run.opaque = f'it called {min(functions)}(), which may read any table'
+
+
+def is_storable(run: Run) -> bool:
+    """Return whether all that the run depends on is known; if not, log why, once."""
+    prop = run.prop
+    reason = run.why_not_storable() if prop.auto else run.unstorable
+    if reason is not None:
+        _warn_once(prop, f'{prop.where} is not stored: {reason}')
+    return reason is None
+
+
+def audit(mode: str, run: Run) -> None:
+    """Tell which tables the creator has read that its policy does not mention.
+
+    :param mode: the setting ``audit``.
+    :raises AuditError: if there are any and the mode is ``'error'``.
+    """
+    prop = run.prop
+    missed = run.reads - prop.tags
+    # what a function concerns, only the function knows
+    if mode == 'off' or not missed or prop.functions:
+        return
+    tables = ', '.join(sorted(tag.removeprefix(TABLE_TAG) for tag in missed))
+    message = (
+        f'{prop.where} read {tables}, which its policy '
+        f'{prop.declaration.cache_policy!r} does not mention: a change is not seen'
+    )
+    if mode == 'error':
+        raise AuditError(message)
+    _warn_once(prop, message)
+
+
+def refuse_cycle(runs: Sequence[Run], prop: Property) -> None:
+    """Raise :class:`CircularPropertyError` if the property's creator is running already."""
+    if any(run.prop is prop for run in runs):
+        way = ' -> '.join([*(run.prop.name for run in runs), prop.name])
+        raise CircularPropertyError(f'{prop.where}: the property reads itself: {way}')
+
+
+def refuse_variant(reader: Property, prop: Property) -> NoReturn:
+    """Raise :class:`VariantError`: the reader would hide what the property varies by."""
+    raise VariantError(
+        f'{reader.where} reads {prop.where}, which differs by role or vary, and does not do so '
+        "itself: it would show one's value to another; declare it with the same by_role and vary"
+    )
+
+
+def _warn_once(prop: Property, message: str) -> None:
+    if message not in prop.logged:
+        prop.logged.add(message)
+        log.warning('%s', message)

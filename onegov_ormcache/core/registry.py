@@ -1,0 +1,134 @@
+"""The properties of one cache, and which of them a changed object concerns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from threading import Lock
+from typing import Any
+
+from sqlalchemy.orm import object_session
+
+from ..database.session_manager import SessionManager
+from ..database.signals import tables_of
+from ..database.transactions import SCOPE_OPTION
+from .policies import (
+    ChangeKind,
+    concerns,
+    depends_on_shared,
+    resolve_policy,
+    table_tags,
+)
+from .properties import Declaration, Property
+from .protocols import ChangedScope
+
+
+class Registry:
+    """Made by a cache, lives as long; used by all threads.
+
+    :param session_manager: knows the tables, and sends signals for changed objects.
+    :param release: the application's release, part of every value's key.
+    """
+
+    def __init__(self, session_manager: SessionManager, release: str) -> None:
+        self._manager = session_manager
+        self._release = release
+        self._properties: dict[tuple[Declaration, type], Property] = {}
+        self._with_functions: tuple[Property, ...] = ()
+        self._is_connected = False
+        self._lock = Lock()
+        #: The names of tables that tenants share.
+        self.shared_tables = {table for table in session_manager.tables if '.' in table}
+        self._beside = depends_on_shared(session_manager.cascades, self.shared_tables)
+        #: The tags of all properties whose policies are functions.
+        self.function_tags: frozenset[str] = frozenset()
+
+    # properties
+
+    def property_of(self, declaration: Declaration, owner: type) -> Property:
+        """Return the property of a declaration on a class; bind it if it is new.
+
+        :raises PolicyError: if the policy names a table that there is not.
+        """
+        prop = self._properties.get((declaration, owner))
+        return prop if prop is not None else self._bind(declaration, owner)
+
+    def _bind(self, declaration: Declaration, owner: type) -> Property:
+        policy = resolve_policy(
+            declaration.cache_policy,
+            self._manager.tables,
+            f'{owner.__qualname__}.{declaration.name} ({declaration.location})',
+        )
+        prop = Property(declaration, owner, policy, self._release)
+        prop.tags = self.with_shared(prop.tags)
+        if policy.functions:
+            # another tenant's function policy can not be asked about an object of a shared table
+            prop.tags |= self._beside.get(None, frozenset())
+        with self._lock:
+            prop = self._properties.setdefault((declaration, owner), prop)
+            self._with_functions = tuple(p for p in self._properties.values() if p.functions)
+            self.function_tags = frozenset(
+                p.function_tag for p in self._with_functions if p.function_tag
+            )
+        if policy.functions and self._is_connected:
+            self.connect()  # the first one of all
+        return prop
+
+    def with_shared(self, tags: Collection[str]) -> frozenset[str]:
+        """Return the tags, and those of shared tables whose changes cascade into theirs.
+
+        The tenant that changes a shared table sees the cascade in its own schema alone.
+        """
+        return frozenset(tags).union(*(self._beside.get(tag, ()) for tag in tags))
+
+    # changed objects
+
+    def connect(self) -> None:
+        """Ask the function policies, if there are any, about the objects of each flush."""
+        self._is_connected = True
+        if self._with_functions:
+            for signal, handler in self._handlers():
+                signal.connect(handler)
+
+    def disconnect(self) -> None:
+        """Ask no more."""
+        for signal, handler in self._handlers():
+            signal.disconnect(handler)
+
+    def handle_change(self, schema: str, obj: object, prop: Property) -> None:
+        """Collect the tags of one property, if a changed object concerns it at all."""
+        scope = scope_of_change(schema, obj)
+        if scope is not None:
+            scope.changed(prop.tags & table_tags(set(tables_of(type(obj)))))
+            self._ask(schema, obj, 'update', (prop,))
+
+    def _handlers(self) -> Iterator[tuple[Any, Callable[[str, object], None]]]:
+        yield self._manager.on_insert, self._inserted
+        yield self._manager.on_update, self._updated
+        yield self._manager.on_delete, self._deleted
+
+    def _inserted(self, schema: str, obj: object) -> None:
+        self._ask(schema, obj, 'insert', self._with_functions)
+
+    def _updated(self, schema: str, obj: object) -> None:
+        self._ask(schema, obj, 'update', self._with_functions)
+
+    def _deleted(self, schema: str, obj: object) -> None:
+        self._ask(schema, obj, 'delete', self._with_functions)
+
+    def _ask(
+        self, schema: str, obj: object, change: ChangeKind, properties: Iterable[Property]
+    ) -> None:
+        """Collect the tags of the function policies that a changed object concerns."""
+        scope = scope_of_change(schema, obj)
+        if scope is None:
+            return
+        for prop in properties:
+            if prop.function_tag and concerns(prop.functions, obj, change, prop.where):
+                scope.changed({prop.function_tag})
+
+
+def scope_of_change(schema: str, obj: object) -> ChangedScope | None:
+    """Return the scope in which a signal says that the object was changed, if it is one's."""
+    session = object_session(obj)
+    scope: ChangedScope | None = session.info.get(SCOPE_OPTION) if session else None
+    return scope if scope is not None and scope.schema == schema else None
