@@ -23,9 +23,10 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
+from ..database.names import CHANNEL
 from ..database.postgres import Postgres, parse_change
 from ..database.session_manager import SessionManager
-from ..database.triggers import CHANNEL, WATCHED_SCHEMAS
+from ..database.triggers import WATCHED_SCHEMAS
 from ..errors import ConfigurationError
 from ..tags.snapshot import PROPERTY_TAG, TagStore, new_token
 from .policies import table_tags

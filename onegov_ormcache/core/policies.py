@@ -16,10 +16,11 @@ from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper
 
 from ..database.cascades import CascadeMap
-from ..database.signals import ObjectState, UnknownState, mapped_tables
+from ..database.signals import mapped_tables
 from ..database.statements import Statement
 from ..errors import PolicyError
 from ..tags.snapshot import TABLE_TAG
+from .objects import ObjectState, UnknownState
 
 log = logging.getLogger('onegov_ormcache')
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy.orm import object_session
 
+from ..database.names import SCOPE_OPTION
 from ..database.session_manager import SessionManager
 from ..database.signals import tables_of
-from ..database.transactions import SCOPE_OPTION
 from .policies import (
     ChangeKind,
     concerns,

@@ -83,7 +83,7 @@ class CascadeMap:
         return statement.writes.union(change.table for change in seen)
 
     def _collect(self, size: int) -> dict[str, list[Reference]]:
-        """Return the references to each table; `size` is for the cache, to notice new ones."""
+        """Return the references to each table; `size` is for `lru_cache`, to notice new ones."""
         references: defaultdict[str, list[Reference]] = defaultdict(list)
         for table in self._tables():
             for constraint in table.foreign_key_constraints:

@@ -20,7 +20,15 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema
 
 from ..errors import DatabaseUnreachable
-from .transactions import INTERNAL, Written
+from .names import (
+    CHANGED_SETTING,
+    CLAIM_LOCK,
+    INTERNAL,
+    NOTIFY_FUNCTION,
+    ORACLE_SAVEPOINT,
+    OWN_SETTING,
+)
+from .transactions import Written
 
 #: The schema, beside the tenant's own, in which extensions may lie.
 EXTENSIONS = 'extensions'
@@ -31,26 +39,20 @@ OPEN_OUTCOMES = ('08', '57', '40003')
 #: libpq's transaction status of a connection without a transaction.
 IDLE = 0
 
-#: The advisory lock of the one process that may keep a database's versions in memory.
-CLAIM = int.from_bytes(b'ormcache')
-
 #: SQLSTATE class of a question about a transaction id that is none, or none yet.
 DATA_EXCEPTION = '22'
 
 #: SQLSTATE of a transaction that has failed: whatever comes, nothing of it is committed.
 FAILED_TRANSACTION = '25P02'
 
-#: Name of the function that triggers call, in the tenant's schema; see ``triggers.py``.
-NOTIFY_FUNCTION = 'orm_cache_notify'
-
 #: Binds a transaction to a tenant and takes its view. Where there are triggers, they are
 #: told that this transaction asks for what they see, and need not tell everybody.
-BEGIN = """
+BEGIN = f"""
 SELECT set_config('search_path', :path, true), current_setting('transaction_isolation'),
-    pg_is_in_recovery(), set_config('orm_cache.own', {own}, true) <> ''
+    pg_is_in_recovery(), set_config('{OWN_SETTING}', {{own}}, true) <> ''
 """
 
-#: One of the schemas of `orm_cache.own`, if it has the function; found by two indexes,
+#: One of the schemas of :data:`OWN_SETTING`, if it has the function; found by two indexes,
 #: and without the right to use the schema.
 OWN = f"""
 CASE WHEN EXISTS (
@@ -61,9 +63,9 @@ CASE WHEN EXISTS (
 
 #: From here on triggers tell everybody: what is changed while COMMIT runs (by constraint
 #: triggers that are deferred) is not in the answer.
-END = """
-SELECT pg_current_xact_id_if_assigned()::text, current_setting('orm_cache.changed', true),
-    set_config('orm_cache.own', '', true)
+END = f"""
+SELECT pg_current_xact_id_if_assigned()::text, current_setting('{CHANGED_SETTING}', true),
+    set_config('{OWN_SETTING}', '', true)
 """
 
 #: Those of some functions that may read tables: all that are not the database's own, unless
@@ -190,7 +192,7 @@ class Postgres:
 
     def has_changes(self, connection: Connection) -> bool:
         """Whether triggers saw any change in the transaction."""
-        query = "SELECT coalesce(current_setting('orm_cache.changed', true), '') <> ''"
+        query = f"SELECT coalesce(current_setting('{CHANGED_SETTING}', true), '') <> ''"
         found = connection.execute(text(query), execution_options=INTERNAL)
         return bool(found.scalar_one())
 
@@ -253,7 +255,7 @@ class Postgres:
                 metadata.create_all(connection)
             return found is None
 
-    # the embedded tag store
+    # what is kept in one process alone
 
     def claim(self) -> bool:
         """Take the database for this process alone, until :meth:`dispose`; False if it is
@@ -261,7 +263,8 @@ class Postgres:
         connection = self._connect().execution_options(isolation_level='AUTOCOMMIT')
         # the lock is the connection's: it must not go back to the pool, nor be missed there
         connection.detach()
-        taken = connection.exec_driver_sql(f'SELECT pg_try_advisory_lock({CLAIM})').scalar_one()
+        question = f'SELECT pg_try_advisory_lock({CLAIM_LOCK})'
+        taken = connection.exec_driver_sql(question).scalar_one()
         if not taken:
             connection.close()
             return False
@@ -294,19 +297,19 @@ class PostgresOracle:
     def in_progress(self, transaction_id: str) -> bool:
         # a savepoint by hand: SQLAlchemy's own needs a transaction that has begun for it,
         # and this is asked while one begins, too
-        self._execute('SAVEPOINT orm_cache_oracle')
+        self._execute(f'SAVEPOINT {ORACLE_SAVEPOINT}')
         try:
             query = 'SELECT pg_xact_status(CAST(:xid AS xid8))'
             status = self._execute(query, xid=transaction_id).scalar_one()
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
-            self._execute('ROLLBACK TO SAVEPOINT orm_cache_oracle')
+            self._execute(f'ROLLBACK TO SAVEPOINT {ORACLE_SAVEPOINT}')
             # an id from the future has ended: the database was restored since; an error
             # that is not about the id (a timeout, a missing right) tells nothing
             state = getattr(error.orig, 'sqlstate', None) or ''
             status = None if state.startswith(DATA_EXCEPTION) else 'in progress'
-        self._execute('RELEASE SAVEPOINT orm_cache_oracle')
+        self._execute(f'RELEASE SAVEPOINT {ORACLE_SAVEPOINT}')
         return bool(status == 'in progress')
 
     def writers_in_progress(self) -> Collection[str]:

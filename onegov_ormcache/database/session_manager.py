@@ -1,9 +1,8 @@
 """Engines and sessions for many tenants, a schema each.
 
 Every session and connection belongs to one schema, and every transaction binds
-itself to it when it begins; nothing outlives the transaction. This module knows
-nothing of caches: a request scope (or whoever has the same three attributes)
-says which schema is meant and hears of each transaction.
+itself to it when it begins; nothing outlives the transaction. A
+:class:`SessionScope` says which schema is meant, and hears of each transaction.
 """
 
 from __future__ import annotations
@@ -32,11 +31,12 @@ from ..errors import (
     OutsideScopeError,
 )
 from .cascades import cascades
+from .names import SCOPE_OPTION
 from .postgres import Postgres, PostgresOracle
 from .signals import Signals
 from .sqlite import SQLite
 from .statements import StatementAnalyzer
-from .transactions import SCOPE_OPTION, Scope, Watch, current_scope
+from .transactions import Scope, Watch, current_scope
 
 #: Names that a tenant can't have.
 RESERVED = frozenset({'information_schema', 'public', 'extensions'})
@@ -116,7 +116,7 @@ class SessionManager:
         event.listen(self._sessionmaker, 'after_flush', self._after_flush)
         event.listen(self._sessionmaker, 'after_soft_rollback', self._after_soft_rollback)
         event.listen(self._sessionmaker, 'after_transaction_end', self._after_transaction_end)
-        self._muted: ContextVar[bool] = ContextVar('orm_cache_muted', default=False)
+        self._muted: ContextVar[bool] = ContextVar('muted', default=False)
         self._known: set[str] = set()
         self._ensured: set[str] = set()
         self._lock = Lock()
@@ -163,8 +163,8 @@ class SessionManager:
     def muted(self) -> Iterator[None]:
         """Send no signals for objects while the block runs in this thread: for imports.
 
-        Nothing is missed: tables are evicted as ever, and, because nobody judges the
-        objects, all policies that are functions are evicted at the commit, once.
+        Nothing is missed: the scope hears of the tables as ever, and that no objects stand
+        for their changes.
         """
         token = self._muted.set(True)
         try:
@@ -282,7 +282,7 @@ class SessionManager:
 
 class _Ending(Session):
     """Tells its scope also of an end before its first statement, of which SQLAlchemy sends
-    no event: what the scope has read from the cache by then belongs to the past."""
+    no event: what the scope has read by then belongs to the past."""
 
     def rollback(self) -> None:
         has_begun = self.in_transaction()
@@ -347,7 +347,10 @@ def metadatas_of(base: Any) -> Sequence[MetaData]:
 
 def _database(dsn: str, options: dict[str, Any]) -> Postgres | SQLite:
     if str(options.get('isolation_level', '')).upper() == 'AUTOCOMMIT':
-        raise AutocommitError('engine_options: isolation_level AUTOCOMMIT can not be cached for')
+        raise AutocommitError(
+            'engine_options: with the isolation level AUTOCOMMIT there are no transactions to '
+            'tell of; remove it'
+        )
     try:
         url = make_url(dsn)
         backend = url.get_backend_name()

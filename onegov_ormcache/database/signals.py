@@ -1,4 +1,4 @@
-"""Tells which objects a flush changed, by blinker signals, as they were before and are now.
+"""Tells which objects a flush changed, by blinker signals.
 
 The signals are those that hosts of the seed know: sender is the schema, ``obj``
 the changed object. ``on_table_change`` tells what is known only by table.
@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from operator import attrgetter
-from types import FunctionType, MethodType
 from typing import Any
 
 from blinker import Signal
 from sqlalchemy import inspect
 from sqlalchemy.orm import InstanceState, Mapper, Session
-from sqlalchemy.orm.base import NO_VALUE
 
 #: The class of an object's state; thousands of them are asked in a flush.
 CLASS = attrgetter('class_')
@@ -75,60 +73,3 @@ def mapped_tables(cls: type) -> Iterable[str]:
     """The names of the tables that a class is mapped to, with those it inherits."""
     mapper: Mapper[Any] = inspect(cls)
     return [getattr(table, 'fullname', str(table)) for table in mapper.tables]
-
-
-class UnknownState(BaseException):
-    """An attribute's value at that moment is not known without a query."""
-
-
-class ObjectState:
-    """An object as it was before a flush, or is after it, for a policy to look at.
-
-    It looks like the object (``isinstance`` holds, methods, properties and hybrids
-    work), but never loads: an attribute that is not known raises
-    :class:`UnknownState`.
-    """
-
-    def __init__(self, obj: object, before: bool) -> None:
-        state: InstanceState[Any] = inspect(obj)
-        object.__setattr__(self, '_state', state)
-        object.__setattr__(self, '_before', before)
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return self._state.class_  # type: ignore[no-any-return]
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f'a policy must not change the object: {name}')
-
-    def __eq__(self, other: object) -> bool:
-        return other is self or other is self._state.obj()
-
-    def __hash__(self) -> int:
-        return hash(self._state.obj())
-
-    def __getattr__(self, name: str) -> Any:
-        state: InstanceState[Any] = object.__getattribute__(self, '_state')
-        if name in state.mapper.attrs:
-            return self._mapped(state, name)
-        attribute = getattr(state.class_, name, None)
-        for cls in state.class_.__mro__:
-            if name in vars(cls):
-                attribute = vars(cls)[name]
-                break
-        if isinstance(attribute, FunctionType):
-            return MethodType(attribute, self)
-        getter = getattr(attribute, 'fget', None)
-        if getter is not None:
-            return getter(self)
-        return getattr(state.obj(), name)
-
-    def _mapped(self, state: InstanceState[Any], name: str) -> Any:
-        if self._before and name in state.committed_state:
-            value = state.committed_state[name]
-            if value is NO_VALUE:
-                raise UnknownState(name)
-            return value
-        if name not in state.dict:
-            raise UnknownState(name)
-        return state.dict[name]

@@ -15,7 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from ..errors import DatabaseUnreachable
-from .transactions import INTERNAL, Written
+from .names import INTERNAL
+from .transactions import Written
 
 SUFFIX = '.sqlite'
 
@@ -143,7 +144,7 @@ class SQLite:
                 connection.commit()
             return is_new
 
-    # the embedded tag store
+    # what is kept in one process alone
 
     def claim(self) -> bool:
         """Take the folder for this process alone, until :meth:`dispose`; False if it is taken."""

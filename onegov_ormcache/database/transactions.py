@@ -5,8 +5,8 @@ reports a rollback, though the first is durable, and an interrupt between
 sending a COMMIT and hearing of it looks like a rollback too. So this module
 listens to the engine, and looks around the dialect's own COMMIT.
 
-It knows nothing of caches: who wants to know is a :class:`Scope`, which gives a
-:class:`Listener` for each transaction that begins.
+It does nothing with what it hears: a :class:`Scope` gives it a :class:`Listener` for each
+transaction that begins.
 """
 
 from __future__ import annotations
@@ -22,17 +22,12 @@ from sqlalchemy.engine import ExecutionContext
 
 from ..errors import AutocommitError, OutsideScopeError
 from ..steps import Step, about_to
+from .names import INTERNAL_OPTION, SCOPE_OPTION
 from .statements import Statement, StatementAnalyzer
-
-#: Execution option: the scope whose transactions a connection or engine runs.
-SCOPE_OPTION = 'orm_cache_scope'
-
-#: Execution option of the package's own statements and connections.
-INTERNAL = {'orm_cache_internal': True}
 
 #: The innermost scope that is open; connections that do not name one belong to it,
 #: or to the nearest one outside of it that has their session manager.
-current_scope: ContextVar[Any] = ContextVar('orm_cache_scope', default=None)
+current_scope: ContextVar[Any] = ContextVar(SCOPE_OPTION, default=None)
 
 
 class View(Protocol):
@@ -185,7 +180,7 @@ class Watch:
     def _scope(self, connection: Connection) -> Scope | None:
         """The scope that the connection belongs to; None for the package's own."""
         options = connection.get_execution_options()
-        if options.get('orm_cache_internal'):
+        if options.get(INTERNAL_OPTION):
             return None
         scope: Scope | None = options.get(SCOPE_OPTION) or self._find_scope()
         if scope is None:
@@ -196,7 +191,7 @@ class Watch:
         if self._dialect.autocommits(connection):
             raise AutocommitError(
                 'A connection in AUTOCOMMIT can have no search path of its own, and its '
-                'changes are seen before the cache can know of them; remove the isolation '
+                'changes are seen before anybody can be told of them; remove the isolation '
                 'level AUTOCOMMIT from the engine, connection or session'
             )
         return scope
@@ -220,7 +215,7 @@ class Watch:
         listener = self._listeners.get(connection)
         if listener is None:
             return
-        if context is not None and context.execution_options.get('orm_cache_internal'):
+        if context is not None and context.execution_options.get(INTERNAL_OPTION):
             return
         listener.executing(self._analyzer.analyze(statement, context))
 

@@ -3,8 +3,7 @@
 Each table of a tenant gets a trigger that calls, after each statement, one function
 in the tenant's schema (``sql/notify.sql``). In a transaction of the package it writes
 down which tables were changed, for the statement that asks for the transaction's id;
-for everybody else it notifies the channel :data:`CHANNEL`. Who listens there is told
-in ``listening.py``; this module knows nothing of caches.
+for everybody else it notifies the channel :data:`~.names.CHANNEL`.
 """
 
 from __future__ import annotations
@@ -20,11 +19,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import TriggerError
-from .postgres import NOTIFY_FUNCTION, quote
-
-#: The channel of a database on which triggers notify: ``SCHEMA:TABLE``; without a
-#: table if everything may have changed.
-CHANNEL = 'orm_cache'
+from .names import BODY_QUOTE, CHANNEL, NOTIFY_FUNCTION
+from .postgres import quote
 
 #: Name of the trigger on each table.
 TRIGGER = NOTIFY_FUNCTION
@@ -131,7 +127,7 @@ def install(
 ) -> list[str]:
     """Put the triggers on the tenant's tables, as far as they are missing or outdated.
 
-    Whatever is cached counts as changed by it: nobody told of changes before.
+    Everything in the schema counts as changed by it: nobody told of changes before.
 
     :param connection: with a transaction, which the caller commits.
     :param tables: only these; None: all of the schema.
@@ -147,7 +143,7 @@ def install(
         _execute(
             connection,
             f'CREATE OR REPLACE FUNCTION {function} RETURNS trigger LANGUAGE plpgsql '
-            f'SET search_path = pg_catalog, pg_temp AS $orm_cache${body()}$orm_cache$',
+            f'SET search_path = pg_catalog, pg_temp AS {BODY_QUOTE}{body()}{BODY_QUOTE}',
         )
         # the function alone may have been outdated
         names = [table.name for table in wanted]

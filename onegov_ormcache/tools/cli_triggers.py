@@ -16,9 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ..database import triggers
+from ..database.names import INTERNAL
 from ..database.postgres import Postgres
 from ..database.session_manager import SessionManager
-from ..database.transactions import INTERNAL
 from ..errors import TriggerError
 
 if TYPE_CHECKING:

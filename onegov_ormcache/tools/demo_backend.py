@@ -20,8 +20,8 @@ from sqlalchemy.schema import DropSchema
 
 from fixtures.townhall import make_application
 
+from ..database.names import INTERNAL
 from ..database.session_manager import SessionManager
-from ..database.transactions import INTERNAL
 from ..web.middleware import OrmCacheMiddleware
 
 

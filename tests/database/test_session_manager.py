@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, insert, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
+from onegov_ormcache.database.names import INTERNAL
 from onegov_ormcache.database.session_manager import SessionManager, metadatas_of
-from onegov_ormcache.database.transactions import INTERNAL
 from onegov_ormcache.errors import (
     ConfigurationError,
     DatabaseUnreachable,

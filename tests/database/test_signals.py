@@ -19,13 +19,9 @@ from sqlalchemy.orm import (
     validates,
 )
 
+from onegov_ormcache.core.objects import ObjectState, UnknownState
 from onegov_ormcache.database.session_manager import SessionManager
-from onegov_ormcache.database.signals import (
-    ObjectState,
-    UnknownState,
-    mapped_tables,
-    tables_of,
-)
+from onegov_ormcache.database.signals import mapped_tables, tables_of
 from tests.database.fakes import FakeScope, open_scope
 from tests.support.counting import SqlStatements
 

@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, ResourceClosedError, SQLA
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
+from onegov_ormcache.database.names import INTERNAL, SCOPE_OPTION
 from onegov_ormcache.database.session_manager import SessionManager
-from onegov_ormcache.database.transactions import INTERNAL, SCOPE_OPTION
 from onegov_ormcache.errors import AutocommitError, OutsideScopeError
 from tests.database.fakes import Base, FakeScope, Item, Part, names, open_scope, watch_of
 

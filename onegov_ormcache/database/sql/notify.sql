@@ -1,5 +1,5 @@
 -- The body of the function that a table's trigger calls after each statement that
--- changed it: tells who must evict. `database/triggers.py` installs it, one in each
+-- changed it: tells what was changed. `database/triggers.py` installs it, one in each
 -- tenant's schema; there is no other version than this text.
 --
 -- Settings, all local to the transaction:

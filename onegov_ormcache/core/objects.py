@@ -1,0 +1,70 @@
+"""Changed objects as policies see them: as they were before a flush, and as they are after.
+
+This module knows SQLAlchemy's objects, and nothing of what a policy makes of them.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType, MethodType
+from typing import Any
+
+from sqlalchemy import inspect
+from sqlalchemy.orm import InstanceState
+from sqlalchemy.orm.base import NO_VALUE
+
+
+class UnknownState(BaseException):
+    """An attribute's value at that moment is not known without a query."""
+
+
+class ObjectState:
+    """An object as it was before a flush, or is after it, for a policy to look at.
+
+    It looks like the object (``isinstance`` holds, methods, properties and hybrids
+    work), but never loads: an attribute that is not known raises
+    :class:`UnknownState`.
+    """
+
+    def __init__(self, obj: object, before: bool) -> None:
+        state: InstanceState[Any] = inspect(obj)
+        object.__setattr__(self, '_state', state)
+        object.__setattr__(self, '_before', before)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return self._state.class_  # type: ignore[no-any-return]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f'a policy must not change the object: {name}')
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is self._state.obj()
+
+    def __hash__(self) -> int:
+        return hash(self._state.obj())
+
+    def __getattr__(self, name: str) -> Any:
+        state: InstanceState[Any] = object.__getattribute__(self, '_state')
+        if name in state.mapper.attrs:
+            return self._mapped(state, name)
+        attribute = getattr(state.class_, name, None)
+        for cls in state.class_.__mro__:
+            if name in vars(cls):
+                attribute = vars(cls)[name]
+                break
+        if isinstance(attribute, FunctionType):
+            return MethodType(attribute, self)
+        getter = getattr(attribute, 'fget', None)
+        if getter is not None:
+            return getter(self)
+        return getattr(state.obj(), name)
+
+    def _mapped(self, state: InstanceState[Any], name: str) -> Any:
+        if self._before and name in state.committed_state:
+            value = state.committed_state[name]
+            if value is NO_VALUE:
+                raise UnknownState(name)
+            return value
+        if name not in state.dict:
+            raise UnknownState(name)
+        return state.dict[name]
