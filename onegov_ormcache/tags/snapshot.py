@@ -38,7 +38,7 @@ class Doubt:
     transaction_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Snapshot:
     """The versions of a tenant's tags at one moment, and which are in doubt.
 
@@ -73,6 +73,13 @@ class Snapshot:
         """A snapshot with the union of its doubts' tags."""
         in_doubt = frozenset(tag for doubt in doubts.values() for tag in doubt.tags)
         return cls(birth, epoch, versions, doubts, quarantine, in_doubt)
+
+    def __repr__(self) -> str:
+        if not self.reachable:
+            return '<Snapshot of an unreachable store>'
+        quarantined = '' if self.quarantine is None else ', in quarantine'
+        in_doubt = f', in doubt: {sorted(self.in_doubt)}' if self.in_doubt else ''
+        return f'<Snapshot {self.epoch} {len(self.versions)} tags{in_doubt}{quarantined}>'
 
     def version(self, tag: str) -> str:
         """The tag's version: the birth, if it had no change since."""

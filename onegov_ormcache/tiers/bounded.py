@@ -54,10 +54,10 @@ class BoundedCache(Generic[V]):
 
     def of(self, prefix: str) -> MutableMapping[str, V]:
         """The values whose keys begin with the prefix, as a mapping of what follows it."""
-        return PrefixView(self, prefix)
+        return Partition(self, prefix)
 
 
-class PrefixView(MutableMapping[str, V]):
+class Partition(MutableMapping[str, V]):
     """A part of a :class:`BoundedCache`, for example one tenant's."""
 
     def __init__(self, cache: BoundedCache[V], prefix: str) -> None:

@@ -67,7 +67,7 @@ def run(dsn: str | None, redis_url: str | None, count: int | None, port: int | N
             compared = loaded[: len(FAMILIAR)]
             plain = measure(without_cache(application), compared)
         application = stack.enter_context(backend.application())
-        show_steps(console, Story(application, loaded[0], loaded[1]).tell())
+        show_story(console, Story(application, loaded[0], loaded[1]).tell())
         show_savings(console, compared, plain, measure(application, compared))
         show_legend(console, backend)
         if listener is not None:
@@ -111,7 +111,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Step:
+class Scene:
     """A request of the story, and what the cache did then."""
 
     title: str
@@ -156,33 +156,33 @@ class Story:
     #: What each property depends on, as far as it was read.
     tags: dict[str, frozenset[str]] = field(default_factory=dict)
 
-    def tell(self) -> Iterator[Step]:
+    def tell(self) -> Iterator[Scene]:
         """Send the requests one after the other."""
-        yield self.step('The first request: everything is computed', '/')
-        yield self.step('The same again', '/')
-        yield self.step('Another role sees another page tree', '/', user='admin')
+        yield self.scene('The first request: everything is computed', '/')
+        yield self.scene('The same again', '/')
+        yield self.scene('Another role sees another page tree', '/', user='admin')
         self.application.app.orm_cache.process_tier.of('').clear()
-        yield self.step('As if by another process (its memory is empty)', '/')
-        yield self.step('The other tenant, for the first time', '/', tenant=self.other)
+        yield self.scene('As if by another process (its memory is empty)', '/')
+        yield self.scene('The other tenant, for the first time', '/', tenant=self.other)
 
         page = self.city()
-        yield self.step('An editor renames a page', f'{page}/rename', {'title': 'A new name'})
-        yield self.step('The next request computes what shows pages', '/')
-        yield self.step('The other tenant is untouched', '/', tenant=self.other)
+        yield self.scene('An editor renames a page', f'{page}/rename', {'title': 'A new name'})
+        yield self.scene('The next request computes what shows pages', '/')
+        yield self.scene('The other tenant is untouched', '/', tenant=self.other)
 
-        yield self.step('Documents, with a function as policy', '/documents')
-        yield self.step('A public one is renamed', '/documents/1/rename', {'title': 'A map'})
-        yield self.step('The secret ones are not concerned', '/documents')
+        yield self.scene('Documents, with a function as policy', '/documents')
+        yield self.scene('A public one is renamed', '/documents/1/rename', {'title': 'A map'})
+        yield self.scene('The secret ones are not concerned', '/documents')
 
-        yield self.step('A ticket is closed', '/tickets/1/close', {})
-        yield self.step('The page tree stays, the count is new', '/')
-        yield self.step('All tickets are closed, by one UPDATE', '/tickets/close-all', {})
-        yield self.step('A statement without objects is seen too', '/')
+        yield self.scene('A ticket is closed', '/tickets/1/close', {})
+        yield self.scene('The page tree stays, the count is new', '/')
+        yield self.scene('All tickets are closed, by one UPDATE', '/tickets/close-all', {})
+        yield self.scene('A statement without objects is seen too', '/')
 
-        yield self.step('An import fails halfway: rolled back', f'{page}/import', '1;One\n2;')
-        yield self.step('Nothing was evicted', '/')
+        yield self.scene('An import fails halfway: rolled back', f'{page}/import', '1;One\n2;')
+        yield self.scene('Nothing was evicted', '/')
 
-    def step(
+    def scene(
         self,
         title: str,
         path: str,
@@ -190,7 +190,7 @@ class Story:
         *,
         user: str = 'member',
         tenant: Tenant | None = None,
-    ) -> Step:
+    ) -> Scene:
         """Send one request; the changes come from an editor."""
         tenant = tenant or self.tenant
         user = user if form is None else 'editor'
@@ -202,7 +202,7 @@ class Story:
         changed = tags_changed(answer)
         evicted = [name for name, tags in before.items() if not tags.isdisjoint(changed)]
         method = 'GET' if form is None else 'POST'
-        return Step(title, f'{method} {path} ({tenant.name}, {user})', answer, evicted)
+        return Scene(title, f'{method} {path} ({tenant.name}, {user})', answer, evicted)
 
     def city(self) -> str:
         """The path of the page of a city."""
@@ -231,35 +231,35 @@ def measure(application: OrmCacheMiddleware, of: Sequence[Tenant]) -> list[float
 # what is shown
 
 
-def show_steps(console: Console, steps: Iterator[Step]) -> None:
+def show_story(console: Console, scenes: Iterator[Scene]) -> None:
     """A table of the requests: what was asked, where each value came from, how long it took."""
     table = Table(title='What the cache does', title_justify='left', show_lines=True)
     table.add_column('Request', ratio=9)
     table.add_column('Where each value came from, and what was evicted', ratio=11)
     table.add_column('ms', justify='right')
-    for at, step in enumerate(steps, 1):
-        request = Text.assemble(f'{at}. {step.title}\n', (step.request, 'dim'))
-        table.add_row(request, what_happened(step), f'{step.answer.seconds * 1000:.1f}')
+    for at, scene in enumerate(scenes, 1):
+        request = Text.assemble(f'{at}. {scene.title}\n', (scene.request, 'dim'))
+        table.add_row(request, what_happened(scene), f'{scene.answer.seconds * 1000:.1f}')
     console.print(table)
 
 
-def what_happened(step: Step) -> Text:
+def what_happened(scene: Scene) -> Text:
     """A line for each tier, and what was evicted and why."""
-    changed = tags_changed(step.answer)
+    changed = tags_changed(scene.answer)
     lines = []
     for tier, colour in COLOURS.items():
-        names = dict.fromkeys(short(e.name) for e in step.answer.events if e.tier == tier)
+        names = dict.fromkeys(short(e.name) for e in scene.answer.events if e.tier == tier)
         if names:
             lines.append(Text.assemble((f'{tier}: ', colour), ', '.join(names)))
-    if step.answer.status >= 400:
-        lines.append(Text(f'answered with {step.answer.status}'))
+    if scene.answer.status >= 400:
+        lines.append(Text(f'answered with {scene.answer.status}'))
     tables = sorted(t.removeprefix(TABLE_TAG) for t in changed if t.startswith(TABLE_TAG))
     if tables:
         lines.append(Text.assemble(('changed: ', 'magenta'), f'table {", ".join(tables)}'))
-    if step.request.startswith('POST') and not changed:
+    if scene.request.startswith('POST') and not changed:
         lines.append(Text('rolled back: nothing evicted'))
-    if step.evicted:
-        lines.append(Text.assemble(('evicted: ', 'red'), ', '.join(sorted(step.evicted))))
+    if scene.evicted:
+        lines.append(Text.assemble(('evicted: ', 'red'), ', '.join(sorted(scene.evicted))))
     return Text('\n').join(lines)
 
 

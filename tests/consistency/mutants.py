@@ -135,7 +135,7 @@ def without_birth_after_quarantine() -> AbstractContextManager[Any]:
 def without_run_id() -> AbstractContextManager[Any]:
     return _with_script(
         lambda name, text: _replaced(
-            text, "redis.call('HGET', key, 'run') ~= run", "redis.call('EXISTS', key) == 0"
+            text, "redis.call('HGET', key, 'run_id') ~= run_id", "redis.call('EXISTS', key) == 0"
         )
     )
 

@@ -1,7 +1,7 @@
 -- Put before every other script: the tenant's state, born if it is unknown.
 --
 -- KEYS[1]  the tenant's key, a hash:
---            run         run_id of the server that the rest was written on
+--            run_id      of the server that the rest was written on
 --            birth       token; the version of every tag without one of its own
 --            epoch       token; renewed by every script that changes anything
 --            quarantine  there from a birth until the writers in progress then have
@@ -15,12 +15,12 @@
 -- server that was restarted from a dump, or a promoted replica, has another one,
 -- and what it holds may be older than what was acknowledged.
 local key, token = KEYS[1], ARGV[1]
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-local born = redis.call('HGET', key, 'run') ~= run
+local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local born = redis.call('HGET', key, 'run_id') ~= run_id
 
 if born then
     redis.call('DEL', key)
-    redis.call('HSET', key, 'run', run, 'birth', token, 'epoch', token)
+    redis.call('HSET', key, 'run_id', run_id, 'birth', token, 'epoch', token)
     if ARGV[2] == '1' then
         redis.call('HSET', key, 'quarantine', '')
     end
