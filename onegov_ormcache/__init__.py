@@ -1,4 +1,4 @@
-"""Orm-cached properties for SQLAlchemy, and Morepath applications, that are never stale."""
+"""A cache of SQLAlchemy results that is never stale, for Morepath and for other programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # the core works without Morepath, so what needs it is imported when it is asked for
+    # names that need Morepath are imported at their first use: the core works without it
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     try:

@@ -1,4 +1,4 @@
-"""Runs the command line: ``python -m onegov_ormcache``."""
+"""Run the command line: ``python -m onegov_ormcache``."""
 
 import sys
 

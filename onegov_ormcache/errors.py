@@ -1,7 +1,7 @@
-"""What can go wrong, by name.
+"""The errors of the package.
 
-Every error that the package raises on purpose derives from
-:class:`OrmCacheError`; each says what is wrong, where, and what to do.
+Every error that the package raises on purpose derives from :class:`OrmCacheError`. Each
+message says what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -12,23 +12,27 @@ class OrmCacheError(Exception):
 
 
 class ConfigurationError(OrmCacheError):
-    """A setting is missing, unknown or has a value it can't have."""
+    """A setting is missing or unknown, or its value is not allowed."""
 
 
 class PropertyError(OrmCacheError):
-    """A cached property is declared wrongly; the message names file and line."""
+    """A cached property is declared wrongly; the message names file and line.
+
+    Also raised for a property that an object does not have, when it is prefetched, and for
+    an object with cached properties that does not say which cache they belong to.
+    """
 
 
 class PolicyError(PropertyError):
-    """A policy is of no known kind, or names no table of the application."""
+    """A policy is of no known kind, or names a table that the application does not have."""
 
 
 class PropertyConflictError(PropertyError):
-    """Two properties of one name, or one named like an existing attribute."""
+    """Two properties have the same name, or a property has the name of another attribute."""
 
 
 class TriggerError(OrmCacheError):
-    """The triggers for changes from outside can't be looked at, installed or removed."""
+    """The triggers for changes from outside can't be inspected, installed or removed."""
 
 
 class OutsideScopeError(OrmCacheError):
@@ -36,52 +40,56 @@ class OutsideScopeError(OrmCacheError):
 
 
 class InvalidSchemaError(OrmCacheError, ValueError):
-    """A schema's name is empty, reserved, too long or hostile."""
+    """A tenant can't have this name: it is empty, reserved, too long or malformed."""
 
 
 class UnknownSchemaError(OrmCacheError, LookupError):
-    """The database has no schema of this name, and none was to be created."""
+    """The database has no schema of this name, and the caller does not let it be created."""
 
 
 class MissingExtraError(OrmCacheError, ImportError):
-    """A public name needs a package that is not installed; the message says which extra."""
+    """A public name needs a package that is not installed; the message names the extra."""
 
 
 class DatabaseUnreachable(OrmCacheError):
-    """The database of the setting ``dsn`` can't be reached or doesn't let us in."""
+    """The database of the setting ``dsn`` can't be reached, or is of no supported kind."""
 
 
 class StoreUnreachable(OrmCacheError):
-    """The tag store (Redis, the setting ``redis_url``) can't be reached."""
+    """Redis (the setting ``redis_url``), with tag store and shared tier, can't be reached."""
 
 
 class SecondProcessError(OrmCacheError):
-    """Another process uses the embedded default, whose versions live in one process."""
+    """A second process uses the embedded default, which keeps versions in one process."""
 
 
 class AutocommitError(OrmCacheError):
-    """A connection in AUTOCOMMIT: neither doubt nor search path would hold there."""
+    """A connection is in AUTOCOMMIT mode: without a transaction, neither a doubt nor the
+    tenant's search path would last."""
 
 
 class TextualControlError(OrmCacheError):
-    """A transaction was begun or ended by the text of a statement: neither SQLAlchemy nor
-    the cache would know of it."""
+    """The text of a statement begins or ends a transaction, and neither SQLAlchemy nor the
+    cache would know of it."""
 
 
 class ValueNotCacheable(OrmCacheError, TypeError):
-    """A value is of a kind that can't be cached; the message names the place in it."""
+    """A value, or a part of it, can't be cached; the message names the part."""
 
 
 class UndecodableValue(OrmCacheError):
-    """Stored bytes that are no value of this release; callers treat them as a miss."""
+    """This release of the package can't decode stored bytes; callers treat them as a miss."""
 
 
 class CircularPropertyError(OrmCacheError):
-    """A property reads itself, directly or through others."""
+    """A property reads itself, directly or through other properties."""
 
 
 class VariantError(OrmCacheError):
-    """A property that is the same for all roles reads one that is not."""
+    """A property reads another one that varies by more, by role or ``vary``, than it does.
+
+    Also raised if a ``vary`` function returns a value that can't be part of a key.
+    """
 
 
 class AuditError(OrmCacheError):
@@ -89,11 +97,14 @@ class AuditError(OrmCacheError):
 
 
 class RetryableConflict(OrmCacheError):
-    """Base class of conflicts that a new attempt of the transaction resolves."""
+    """Base class of conflicts that a new attempt of the transaction can resolve."""
 
 
 class SnapshotConflict(RetryableConflict):
-    """A tag of a value that this transaction has read changed before it could hold.
+    """A value that this transaction has read may be out of date: another transaction has
+    changed one of its tags, or is about to commit such a change.
 
-    The tween retries the request; elsewhere, roll back and run the transaction again.
+    Raised when a transaction begins under REPEATABLE READ or SERIALIZABLE after a cached
+    value was read, and before COMMIT under SERIALIZABLE. The tween retries the request;
+    elsewhere, roll back and run the transaction again.
     """

@@ -1,7 +1,7 @@
-"""The connection to Redis, and what all keys there begin with.
+"""The connection to Redis, and the prefix of all keys there.
 
-Tag store and shared tier talk to one server through one client. Neither knows the other,
-so what they have in common is here.
+The tag store and the shared tier use one server through one client. Neither knows the
+other, so this module has what both need. It does not know what they store.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ T = TypeVar('T')
 
 
 def connect(url: str, timeout: float) -> redis.Redis:
-    """A client that waits no longer than ``timeout`` seconds, and tries nothing twice.
+    """Return a client that never sends a command a second time by itself.
 
-    A retry needs a new token: a script that runs a second time later, with the old one,
-    would bring an old version back.
+    A retry needs a new token. If a script ran twice with the same token, and another writer
+    gave the tag a newer version in between, the second run would bring the old version back.
 
+    :param url: the setting ``redis_url``.
+    :param timeout: seconds to wait for the connection, and for each answer.
     :raises StoreUnreachable: if the URL is of no kind that redis-py knows.
     """
     try:
@@ -38,8 +40,10 @@ def connect(url: str, timeout: float) -> redis.Redis:
 
 
 def ask(question: Callable[[], T]) -> T:
-    """The answer of Redis, asked a second time if the connection was lost.
+    """Return the answer of Redis; ask a second time if the connection was lost.
 
+    :param question: sends one command. It may be called twice, so a script that it runs
+        needs a new token in each call; see :func:`connect`.
     :raises StoreUnreachable: for any failure.
     """
     try:
@@ -54,7 +58,10 @@ def ask(question: Callable[[], T]) -> T:
 
 
 def hash_tag(namespace: str, schema: str) -> str:
-    """What all keys of a tenant begin with: on a Redis Cluster they lie on one node."""
+    """Return the prefix of all keys of a tenant.
+
+    It is a hash tag: on a Redis Cluster, these keys are on one node.
+    """
     return f'{{{namespace}:{schema}}}'
 
 

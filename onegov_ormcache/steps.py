@@ -1,8 +1,8 @@
-"""The steps of the read and write path, by name.
+"""The names of the steps of the read path and the write path.
 
-The code says when it takes one; nobody listens but tests, which put other work
-between two steps, or end the process there. The model of the protocol names its
-steps after these, and a test compares the two.
+The code announces each step directly before it takes it. Only tests listen: they run other
+work between two steps, or end the process there. The model of the protocol, in the tests,
+uses the same names, and a test compares the two. This module does not know what a step does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Step(StrEnum):
     SNAPSHOT = 'snapshot'
     #: A transaction takes its view.
     VIEW = 'view'
-    #: The second snapshot is taken, after a view that lasts.
+    #: The second snapshot is taken, after a view that lasts to the end of the transaction.
     SECOND_SNAPSHOT = 'second snapshot'
     #: A value is looked for in the process tier.
     PROCESS_TIER = 'process tier'
@@ -26,7 +26,7 @@ class Step(StrEnum):
     SHARED_TIER = 'shared tier'
     #: A creator runs.
     CREATOR = 'creator'
-    #: A value is stored, if its stamp still holds.
+    #: A value is stored in the shared tier, if its stamp still holds.
     FILL = 'fill'
     #: A transaction's tags are put in doubt.
     DOUBT = 'doubt'
@@ -34,23 +34,23 @@ class Step(StrEnum):
     COMMIT = 'commit'
     #: COMMIT has returned: the tags get new versions.
     PUBLISH = 'publish'
-    #: The transaction is known not to be committed: its doubt ends.
+    #: The transaction has certainly not committed: its doubt ends.
     END_DOUBT = 'end doubt'
-    #: Nobody knows what became of the transaction: its doubt is left.
+    #: The outcome of the transaction is not known: its doubt stays.
     LEAVE_DOUBT = 'leave doubt'
-    #: A doubt that was left is settled.
+    #: A reader settles the doubt of another transaction.
     SETTLE = 'settle'
     #: A quarantine after a birth ends, with a new birth.
     END_QUARANTINE = 'end quarantine'
-    #: What was done since a savepoint is undone.
+    #: The changes since a savepoint are rolled back.
     SAVEPOINT = 'savepoint'
 
 
-#: Called with each step, if it is set.
+#: The function that is called with each step; None outside of tests.
 listener: Callable[[Step], None] | None = None
 
 
 def about_to(step: Step) -> None:
-    """Say that a step is about to be taken."""
+    """Tell the listener, if there is one, that a step is about to be taken."""
     if listener is not None:
         listener(step)

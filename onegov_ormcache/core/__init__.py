@@ -1,1 +1,1 @@
-"""What a cache is, for any program that uses SQLAlchemy: it knows no web framework."""
+"""The cache itself, for any program that uses SQLAlchemy. It knows no web framework."""

@@ -1,7 +1,7 @@
 """The cache: settings, session manager, tag store and tiers, and the scopes that use them.
 
-It knows no web framework. :mod:`onegov_ormcache.web` makes one for each root app; a program
-without Morepath makes its own.
+It knows no web framework. :mod:`onegov_ormcache.web` makes a cache for each root app; a
+program without Morepath makes its own.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ from .scope import RequestScope, innermost_scope
 from .settings import OrmCacheSettings
 from .versions import Versions
 
-#: Where an object with cached properties has its cache.
+#: The attribute in which an object with cached properties has its cache.
 ATTRIBUTE = 'orm_cache'
 
 
 class OrmCache:
-    """The cache of one program; made once per process, used by all threads until
-    :meth:`close`, or the end of a ``with`` block.
+    """The cache of one program.
 
-    An object whose class has cached properties says whose it is by its attribute
-    ``orm_cache``; its properties are read in a :meth:`scope` of that cache.
+    Made once per process, and used by all threads until :meth:`close`, or until the end of a
+    ``with`` block.
 
-    :param session_manager: sessions for all tenants; by default made of the settings.
+    An object whose class has cached properties needs the attribute ``orm_cache``, which is
+    the cache that the properties belong to. They are read in a :meth:`scope` of that cache.
+
+    :param session_manager: sessions for all tenants; by default made from the settings.
     :param settings: the settings of the section ``orm_cache`` that are not about Morepath:
         ``base``, ``dsn``, ``redis_url`` and so on.
     :raises ConfigurationError: if a setting is unknown, missing or wrong.
@@ -66,7 +68,7 @@ class OrmCache:
         session_manager: SessionManager | None,
         declared: Iterable[tuple[Declaration, type]] = (),
     ) -> None:
-        """Connect to database and tag store, and begin to hear of changes.
+        """Connect to database and tag store, and begin to listen for changes.
 
         :param declared: properties to bind, each with its class.
         """
@@ -79,15 +81,15 @@ class OrmCache:
         self._registry = Registry(self.session_manager, settings.release)
         tags: TagStore
         tags, self.shared_tier = _stores(settings, self.serializer)
-        #: What is asked of the tag store.
+        #: The tag store, with the rules for times when it can't be reached.
         self.versions = Versions(
             tags, self._registry.shared_tables, lambda: self._registry.function_tags
         )
         self.settler = Settler(self.tags, settings.lease)
-        #: Called with each event, while somebody records.
+        #: The function to call with each event; None if nobody records.
         self.recorder: Callable[[CacheEvent], None] | None = None
         self._pid = os.getpid()
-        #: Hears of changes from outside, if the settings say so.
+        #: The listener for changes from outside; None unless the setting ``listen`` is on.
         self.outside = OutsideChanges(self) if settings.listen else None
         try:
             self._reach_servers()
@@ -96,13 +98,15 @@ class OrmCache:
         except BaseException:
             self.close()
             raise
-        # a schema that was created may have existed before, and been dropped
+        # a new schema may have the name of one that was dropped, whose values must not be
+        # valid for it
         self.session_manager.on_schema_created.connect(self._schema_created)
         self._registry.connect()
         if self.outside is not None:
             self.outside.start()
 
     def _reach_servers(self) -> None:
+        """Raise an error if the database or the tag store can't be used."""
         database = self.session_manager.database
         database.check()
         self.tags.check()
@@ -124,7 +128,7 @@ class OrmCache:
         self.close()
 
     def close(self) -> None:
-        """Give all connections and the claim on the database back."""
+        """Stop listening, close the database connections and give up the claim on the database."""
         if self.outside is not None:
             self.outside.close()
         self.session_manager.on_schema_created.disconnect(self._schema_created)
@@ -137,28 +141,35 @@ class OrmCache:
         """Bind all cached properties of a class, so that a wrong policy is an error now and
         not at the first read.
 
-        :raises PolicyError: if a policy names a table that there is not.
+        :raises PolicyError: if a policy names a table that the application does not have.
         """
         for descriptor, _ in cached_descriptors(owner):
             self.property_of(descriptor, owner)
 
     def prefetch(self, instance: Any, *names: str) -> None:
-        """Fetch these properties of an object in one round trip, as far as the shared tier
-        has what this scope and process do not. Nothing is computed.
+        """Fetch values of properties from the shared tier in one round trip.
 
+        Values that the request tier or the process tier has are not fetched again. Values
+        that the shared tier lacks are not computed.
+
+        :param instance: the object whose properties these are.
+        :param names: the names of orm-cached properties.
         :raises PropertyError: if the object has no such orm-cached property.
         :raises OutsideScopeError: outside of a scope.
         """
         prefetch((instance,), names)
 
     def property_of(self, declaration: Declaration, owner: type) -> Property:
-        """Return the property of a declaration on a class; bind it if it is new."""
+        """Return the property of a declaration on a class; bind it if it is new.
+
+        :raises PolicyError: if the policy names a table that the application does not have.
+        """
         return self._registry.property_of(declaration, owner)
 
     def is_cache_of(self, instance: Any) -> bool:
-        """Return whether an object's cached properties are this cache's.
+        """Return whether the cached properties of an object belong to this cache.
 
-        :raises PropertyError: if the object does not say whose it is.
+        :raises PropertyError: if the object has no attribute ``orm_cache``.
         """
         try:
             return getattr(instance, ATTRIBUTE) is self
@@ -170,30 +181,30 @@ class OrmCache:
             ) from None
 
     def resolve(self, declaration: Declaration, instance: Any) -> tuple[Declaration, type]:
-        """Return the declaration that is meant when one is read on an object, and the class
+        """Return the declaration that counts when this one is read on an object, and the class
         whose property it is."""
         return declaration, type(instance)
 
     def find(self, instance: Any, name: str) -> Declaration | None:
-        """Return the cached property of an object that has this name; None if it has none."""
+        """Return the cached property of this name that an object has; None if it has none."""
         found = getattr(type(instance), name, None)
         return found if isinstance(found, CachedDescriptor) else None
 
     def with_shared(self, tags: Collection[str]) -> frozenset[str]:
-        """Return the tags, with those of shared tables that cascade into theirs."""
+        """Return the tags, and those of shared tables that cascade into their tables."""
         return self._registry.with_shared(tags)
 
     # scopes
 
     @contextmanager
     def scope(self, schema: str, *, create: bool = True) -> Iterator[RequestScope]:
-        """Open a scope for a block. What the block does not commit is rolled back.
+        """Open a scope for a block. Changes that the block does not commit are rolled back.
 
         :param schema: the tenant.
-        :param create: create the schema and its tables, if there are none. Pass False for a
+        :param create: create the schema and its tables, if they are missing. Pass False for a
             name that comes from a request.
         :raises InvalidSchemaError: if no tenant may have this name.
-        :raises UnknownSchemaError: if there is no such schema, and none is to be created.
+        :raises UnknownSchemaError: if there is no such schema and ``create`` is False.
         """
         if not create and not self.session_manager.has_schema(schema):
             self.session_manager.check_schema(schema)
@@ -213,12 +224,13 @@ class OrmCache:
         request_tier: MutableMapping[Any, Any] | None = None,
         process_tier: MutableMapping[str, Slot] | None = None,
     ) -> RequestScope:
-        """Return a scope of this tenant that is not yet current; its user closes it.
+        """Return a new scope, which is not yet the current one; the caller closes it.
 
-        :param create: create the schema if there is none.
+        :param schema: the tenant.
+        :param create: create the schema and its tables, if they are missing.
         :param request_tier: a host's own mapping for the values of this scope.
         :param process_tier: a host's own mapping for the tenant's values of this process.
-        :raises SecondProcessError: in a fork of the process that owns the versions.
+        :raises SecondProcessError: in a fork of the process that keeps versions in its memory.
         :raises InvalidSchemaError: if no tenant may have this name.
         """
         if self.tags.single_process and os.getpid() != self._pid:
@@ -264,27 +276,31 @@ class OrmCache:
 
     @property
     def all_tags(self) -> frozenset[str]:
-        """The tags of all tables, and of all policies that are functions."""
+        """The tags of all tables, and ``function_tags``."""
         return table_tags(self.session_manager.tables) | self.function_tags
 
     def snapshot(self, schema: str) -> Snapshot:
-        """Return the tenant's present snapshot; it tells if the store can't be reached."""
+        """Return the tenant's present snapshot; one that is not ``reachable`` if the tag store
+        can't be reached."""
         return self.versions.snapshot(schema)
 
     def places(self, schema: str) -> tuple[str, ...]:
-        """Return the schemas in which the versions of the tenant's tags lie."""
+        """Return the places of a tenant's tags: the schemas that their versions belong to."""
         return self.versions.places(schema)
 
     def renew_later(self, *schemas: str) -> None:
-        """Give these a new birth, as soon as the store can be reached."""
+        """Give these schemas a new birth, as soon as the tag store can be reached."""
         self.versions.renew_later(*schemas)
 
     def fill(self, schema: str, key: str, stored: StoredValue) -> bool:
-        """Store a value in the shared tier, if its stamp holds; True if it was stored."""
+        """Store a value in the shared tier if its stamp holds; return whether it was stored.
+
+        :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
+        """
         stamp = self.versions.own_part(schema, stored.stamp)
         return stamp is not None and self.shared_tier.fill(schema, key, stored, stamp)
 
-    # what happens
+    # events and changes
 
     @contextmanager
     def recording(self) -> Iterator[list[CacheEvent]]:
@@ -300,7 +316,11 @@ class OrmCache:
             self.recorder = before
 
     def handle_change(self, schema: str, obj: object, prop: Property) -> None:
-        """Evict a property, when the object's transaction commits, if the object concerns it."""
+        """Evict a property when the transaction of a changed object commits, if the object
+        concerns the property.
+
+        :param schema: the tenant that the object belongs to.
+        """
         self._registry.handle_change(schema, obj, prop)
 
     def _schema_created(self, schema: str) -> None:
@@ -310,7 +330,7 @@ class OrmCache:
 def _stores(
     settings: OrmCacheSettings, serializer: Serializer
 ) -> tuple[TagStore, SharedTier]:
-    """Return the tag store, and the shared tier beside it."""
+    """Return the tag store and the shared tier: both in memory, or both on Redis."""
     lifetimes = settings.expiration_time, settings.lock_timeout
     if settings.redis_url is None:
         memory = MemoryTagStore()

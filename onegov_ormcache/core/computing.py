@@ -1,4 +1,7 @@
-"""What a creator's run tells: its dependencies, its audit, and whether it may be stored."""
+"""The rules for a creator's run: its dependencies, its audit, and whether it may be stored.
+
+This module knows what a run has recorded. It does not know the tiers.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,11 @@ log = logging.getLogger('onegov_ormcache')
 
 
 def fetched(scope: ComputingScope | None, result: Any) -> Any:
-    """Return what a creator returned, with queries fetched whole."""
+    """Return the result of a creator; replace a ``Query`` or ``select()`` by a tuple of its rows.
+
+    :param scope: the scope whose session executes a ``select()``; without one it is returned
+        as it is.
+    """
     if isinstance(result, Query):
         return tuple(result)
     if isinstance(result, Select) and scope is not None:
@@ -30,7 +37,13 @@ def fetched(scope: ComputingScope | None, result: Any) -> Any:
 
 
 def learn(scope: ComputingScope, run: Run) -> None:
-    """Make what the run has read, from the database and from memory, its tags."""
+    """Add the tags of all tables that the run has read to the run's tags.
+
+    These are the tables that its statements have read, the tables of all objects in the
+    session's identity map, and the shared tables that cascade into them. If the run has
+    called a database function that may read any table, its dependencies are not known, and
+    ``opaque`` gets the reason.
+    """
     run.tags |= run.reads
     run.tags |= table_tags({t for cls in scope.remembered() for t in tables_of(cls)})
     run.tags |= scope.cache.with_shared(run.tags)
@@ -41,7 +54,12 @@ def learn(scope: ComputingScope, run: Run) -> None:
 
 
 def is_storable(run: Run) -> bool:
-    """Return whether all that the run depends on is known; if not, log why, once."""
+    """Return whether the run's value may be stored; if not, log the reason, once.
+
+    It may be stored if its dependencies are known. Under the policy ``auto``, the run's
+    statements must tell them. Other policies name them, so that only a property which the
+    run has read can have dependencies that are not known.
+    """
     prop = run.prop
     reason = run.why_not_storable() if prop.auto else run.unstorable
     if reason is not None:
@@ -50,14 +68,16 @@ def is_storable(run: Run) -> bool:
 
 
 def audit(mode: str, run: Run) -> None:
-    """Tell which tables the creator has read that its policy does not mention.
+    """Report the tables that the creator has read and its policy does not mention.
 
-    :param mode: the setting ``audit``.
-    :raises AuditError: if there are any and the mode is ``'error'``.
+    A warning is logged once. A policy with functions is not audited.
+
+    :param mode: the setting ``audit``: ``'off'``, ``'warn'`` or ``'error'``.
+    :raises AuditError: if there is such a table and the mode is ``'error'``.
     """
     prop = run.prop
     missed = run.reads - prop.tags
-    # what a function concerns, only the function knows
+    # nobody but the function knows which tables a function policy covers
     if mode == 'off' or not missed or prop.functions:
         return
     tables = ', '.join(sorted(tag.removeprefix(TABLE_TAG) for tag in missed))
@@ -78,7 +98,10 @@ def refuse_cycle(runs: Sequence[Run], prop: Property) -> None:
 
 
 def refuse_variant(reader: Property, prop: Property) -> NoReturn:
-    """Raise :class:`VariantError`: the reader would hide what the property varies by."""
+    """Raise :class:`VariantError`: ``reader`` does not vary by all that ``prop`` varies by.
+
+    The value of ``reader`` would show the variant of one user to others.
+    """
     raise VariantError(
         f'{reader.where} reads {prop.where}, which differs by role or vary, and does not do so '
         "itself: it would show one's value to another; declare it with the same by_role and vary"

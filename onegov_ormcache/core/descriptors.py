@@ -1,7 +1,8 @@
-"""The cached properties: what a developer writes, and what reading them does.
+"""Descriptors: the cached properties as a developer declares them, and their attribute access.
 
-A descriptor is made once, where a property is declared. On each class that has it, it is a
-:class:`~onegov_ormcache.core.properties.Property`, with a key and tags of its own.
+A descriptor is made once, where a property is declared. For each class that has it, a cache
+makes a :class:`~onegov_ormcache.core.properties.Property`, with a key and tags of its own.
+This module does not know how a value is found or computed.
 """
 
 from __future__ import annotations
@@ -32,24 +33,27 @@ T = TypeVar('T')
 
 get_current_scope = current_scope.get
 
-#: How many of the keys that a process has used each descriptor remembers.
+#: The largest number of used keys that a descriptor remembers.
 REMEMBERED_KEYS = 10_000
 
-#: Who has read a property that was not read.
+#: Takes the place of a hit's instance if there is no hit; it is identical to no instance.
 NOBODY: Any = object()
 
 Creator = Callable[[Any], T]
 
 
 class CachedDescriptor(Generic[T]):
-    """What orm-cached and request-cached properties have in common.
+    """Base class of orm-cached and request-cached properties.
+
+    Made when a class body or directive declares the property; lives as long as the class.
 
     :param creator: a function of the app or request that computes the value.
     :param name: the property's name, if it is not the creator's.
-    :raises PropertyError: if the creator can't be called with just the instance.
+    :raises PropertyError: if the creator can't be called with just the instance, or is a
+        coroutine or generator function.
     """
 
-    #: What its values differ by, beside tenant and class.
+    #: The functions by which the property varies, beside tenant and class.
     varies: tuple[Vary, ...] = ()
     vary: Vary | None = None
     cache_policy: CachePolicy = 'auto'
@@ -73,7 +77,8 @@ class CachedDescriptor(Generic[T]):
     def __get__(self, instance: Any, owner: type[Any]) -> T: ...
 
     def __get__(self, instance: Any | None, owner: type[Any]) -> Self | T:
-        # every read comes through here: no call that can be spared (tests/benchmarks)
+        # every read comes through here, so this avoids all calls that it can; the cost is
+        # measured in tests/benchmarks
         try:
             scope = get_current_scope()
             read_by, value, variant, role = scope.hits[self]
@@ -90,7 +95,7 @@ class CachedDescriptor(Generic[T]):
         return self if instance is None else self.load(instance)
 
     def load(self, instance: Any) -> T:
-        """The property's value for this app or request.
+        """Return the property's value for this app or request; compute it if no tier has it.
 
         :raises OutsideScopeError: outside of a request scope.
         """
@@ -101,31 +106,36 @@ class CachedDescriptor(Generic[T]):
         descriptor = cast('CachedDescriptor[T]', declared)
         number = scope.snapshot_number
         value = descriptor.read(scope, instance, prop)
-        if number == scope.snapshot_number:  # else the value is not in the request tier either
+        # otherwise the snapshot has ended, and the value is not in the request tier either
+        if number == scope.snapshot_number:
             role = role_of(instance) if self.varies else None
             scope.remember_hit(self, instance, value, self.variant(instance), role)
         return value
 
     def read(self, scope: RequestScope, instance: Any, prop: Property) -> T:
-        """The value in a scope that was found and flushed."""
+        """Return the value in a scope whose pending changes are flushed."""
         raise NotImplementedError
 
     def variant(self, instance: Any) -> str:
-        """Which of the property's variants the app or request sees, as the end of its key.
+        """Return the variant that the app or request sees, as the end of the value's key.
 
-        :raises VariantError: if ``vary`` gives what is no key.
+        :return: ``''`` if the property has no variants.
+        :raises VariantError: if ``vary`` returns a value that can't be part of a key.
         """
         if not self.varies:
             return ''
         return variant_key(self.varies, instance, f'{self.name} ({self.location})')
 
     def create(self, instance: Any) -> T:
-        """Run the creator; queries are fetched whole."""
+        """Run the creator and return its result; return all rows of a query as a tuple.
+
+        :raises OutsideScopeError: outside of a request scope.
+        """
         scope = scope_of(instance)
         return cast('T', fetched(scope, self.creator(instance)))
 
     def for_app(self, app_class: type) -> CachedDescriptor[T]:
-        """A descriptor of the same property, to be installed on another class."""
+        """Return a new descriptor of the same property, to install on an app class."""
         raise NotImplementedError
 
 
@@ -134,13 +144,16 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
 
     ORM objects can't be its values: they belong to one session.
 
-    :param cache_policy: which changes evict it, see :mod:`onegov_ormcache.policies`.
-    :param creator: a function of the app or request that computes the value; a
-        ``Query`` or ``select()`` that it returns is fetched whole.
+    :param cache_policy: the changes that evict the property, see :func:`orm_cached`.
+    :param creator: a function of the app or request that computes the value. If it returns a
+        ``Query`` or ``select()``, the value is a tuple of all rows.
     :param by_role: keep a value for each role of ``instance.identity``.
     :param name: the property's name, if it is not the creator's.
-    :param vary: keep a value for each key that this function of the app or request gives.
-    :param frozen: make lists, dicts and sets of the value immutable, and share it.
+    :param vary: a function of the app or request; keep a value for each key that it returns.
+    :param frozen: make lists, dicts and sets in the value immutable, so that requests can
+        share it.
+    :raises PropertyError: if the creator can't be called with just the instance, or ``vary``
+        is no function.
     :raises PolicyError: if the policy is of no known kind.
     """
 
@@ -162,16 +175,20 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
         check_policy(cache_policy, f'{self.name} ({self.location})')
         self.cache_policy = cache_policy
         self.by_role = by_role
-        #: The keys, with their variants, that this process has used.
+        #: The full keys, with their variants, that this process has used, up to
+        #: :data:`REMEMBERED_KEYS`.
         self.used_cache_keys: set[str] = set()
 
     @property
     def cache_key_prefix(self) -> str:
-        """The property's name, which all its keys begin with on each class."""
+        """The property's name, with which :meth:`cache_key` begins."""
         return self.name
 
     def cache_key(self, instance: Any) -> str:
-        """The property's name with the variant that this instance sees."""
+        """Return the property's name with the variant that this instance sees.
+
+        The full key, under which the value is kept, has release and class before the name.
+        """
         return self.name + self.variant(instance)
 
     def read(self, scope: RequestScope, instance: Any, prop: Property) -> T:
@@ -181,9 +198,10 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
         return cast('T', read(scope, instance, prop, key))
 
     def assert_no_orm_objects(self, obj: object) -> None:
-        """Raise :class:`ValueNotCacheable` if there is an ORM object in it, at any depth.
+        """Raise :class:`ValueNotCacheable` if ``obj`` is or contains an ORM object.
 
-        Loading does so too, through the serializer, which names the place.
+        It is searched at any depth. Loading a property needs no call of this: the serializer
+        checks the value too, and its message names the place of the ORM object.
         """
         seen: set[int] = set()
         left = [obj]
@@ -208,13 +226,14 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
 class RequestCacheDescriptor(CachedDescriptor[T]):
     """A request-cached property; made by :func:`request_cached` or the directive.
 
-    Its values live as long as the request scope and may hold ORM objects.
+    Its values live as long as the request scope and may contain ORM objects.
     """
 
     is_request_cached = True
 
     def read(self, scope: RequestScope, instance: Any, prop: Property) -> T:
-        # a class can be mounted twice, with different arguments
+        # the key has the instance's id, because one request can use two apps of a class that
+        # is mounted twice, with different arguments
         key = (prop.key, id(instance))
         return cast('T', read_request_cached(scope, instance, prop, key))
 
@@ -223,7 +242,7 @@ class RequestCacheDescriptor(CachedDescriptor[T]):
 
 
 class OrmCachedDecorator(Protocol):
-    """What :func:`orm_cached` returns."""
+    """The type of the decorator that :func:`orm_cached` returns."""
 
     @overload
     def __call__(self, creator: Creator[Query[T]]) -> OrmCacheDescriptor[tuple[T, ...]]: ...
@@ -240,16 +259,18 @@ def orm_cached(
 ) -> OrmCachedDecorator:
     """Declare an orm-cached property in the body of an app or request class.
 
-    :param policy: ``'on-table-change:users'``, several tables
-        (``'on-table-change:users,groups'``), a mapped class, a function of the
-        changed object, ``'auto'``, or a list of these.
-    :param by_role: keep a value for each role of ``request.identity``; short for a
-        ``vary`` that gives the role.
-    :param vary: a function of the app or request; a value is kept for each key that it
-        gives: None, a number, string, date, UUID, enum member, or a tuple of these.
-    :param frozen: give the value with its lists as tuples, its dicts as frozendicts and its
-        sets as frozensets. Requests then share it, which saves decoding a large one for each.
-    :raises PropertyError: if the creator needs arguments.
+    :param policy: the changes that evict the property: ``'on-table-change:users'``, several
+        tables (``'on-table-change:users,groups'``), a mapped class, a function of the changed
+        object, ``'auto'`` (changes of all tables that the creator reads), or a list of these.
+    :param by_role: keep a value for each role of ``request.identity``; short for a ``vary``
+        that returns the role.
+    :param vary: a function of the app or request; keep a value for each key that it returns:
+        None, a number, string, date, UUID, enum member, or a tuple of these.
+    :param frozen: return the value with its lists as tuples, its dicts as frozendicts and its
+        sets as frozensets. Requests then share it, so that a large value is not decoded for
+        each.
+    :raises PropertyError: if the creator can't be called with just the app or request, or
+        ``vary`` is no function.
     :raises PolicyError: if the policy is of no known kind.
     :raises PropertyConflictError: if the class body has such a property already.
     """
@@ -265,9 +286,10 @@ def orm_cached(
 def request_cached(creator: Creator[T]) -> RequestCacheDescriptor[T]:
     """Declare a request-cached property in the body of an app or request class.
 
-    Its value is computed once per request scope, and may hold ORM objects.
+    Its value is computed once per request scope, and may contain ORM objects.
 
-    :raises PropertyError: if the creator needs arguments.
+    :param creator: a function of the app or request that computes the value.
+    :raises PropertyError: if the creator can't be called with just the app or request.
     :raises PropertyConflictError: if the class body has such a property already.
     """
     descriptor = RequestCacheDescriptor(creator)
@@ -276,7 +298,9 @@ def request_cached(creator: Creator[T]) -> RequestCacheDescriptor[T]:
 
 
 def scope_of(instance: Any, descriptor: CachedDescriptor[Any] | None = None) -> RequestScope:
-    """Return the innermost current scope of the cache that an object's properties are of.
+    """Return the innermost current scope of the cache that an object's properties belong to.
+
+    :param descriptor: the property that is read, for the message.
 
     :raises OutsideScopeError: if there is none.
     """
@@ -293,7 +317,10 @@ def scope_of(instance: Any, descriptor: CachedDescriptor[Any] | None = None) -> 
 
 
 def cached_descriptors(owner: type) -> Iterator[tuple[CachedDescriptor[Any], type]]:
-    """Yield the cached properties of a class, each with the class that declares it."""
+    """Yield the cached properties of a class, each with the class that declares it.
+
+    A property that is overridden is left out.
+    """
     seen: set[str] = set()
     for cls in owner.__mro__:
         for name, value in vars(cls).items():
@@ -303,7 +330,11 @@ def cached_descriptors(owner: type) -> Iterator[tuple[CachedDescriptor[Any], typ
 
 
 def check_creator(creator: Callable[..., Any], where: str) -> None:
-    """Raise :class:`PropertyError` if the creator can't be called with one argument."""
+    """Raise :class:`PropertyError` if a creator can't be called with just an instance, or is a
+    coroutine or generator function.
+
+    :param where: the property, with its file and line, for the message.
+    """
     if not callable(creator):
         raise PropertyError(f'{where}: {creator!r} is no function')
     try:
@@ -313,13 +344,17 @@ def check_creator(creator: Callable[..., Any], where: str) -> None:
             f'{where}: a creator is called with the app or request alone: {error}'
         ) from None
     except ValueError:
-        pass  # a builtin that does not tell
+        pass  # a builtin function that has no signature
     if inspect.iscoroutinefunction(creator) or inspect.isgeneratorfunction(creator):
         raise PropertyError(f'{where}: a creator returns its value; it can not await or yield')
 
 
 def refuse_second(descriptor: CachedDescriptor[Any], namespace: Any) -> None:
-    """Raise if a class body declares two properties of one name."""
+    """Raise :class:`PropertyConflictError` if a class body has such a property already.
+
+    :param namespace: the local variables at the place of the decorator; those of a class
+        body have ``__qualname__``.
+    """
     other = namespace.get(descriptor.name) if '__qualname__' in namespace else None
     if isinstance(other, CachedDescriptor):
         raise PropertyConflictError(
@@ -329,6 +364,6 @@ def refuse_second(descriptor: CachedDescriptor[Any], namespace: Any) -> None:
 
 
 def location(function: Any) -> str:
-    """File and line of a function's definition, as far as they are known."""
+    """Return file and line of a function's definition; its ``repr`` if they are not known."""
     code = getattr(inspect.unwrap(function), '__code__', None) if callable(function) else None
     return f'{code.co_filename}:{code.co_firstlineno}' if code else repr(function)

@@ -1,16 +1,17 @@
-"""The write path: how the changes of a transaction evict what depends on them.
+"""The write path: how the changes of a transaction evict the values that depend on them.
 
 One :class:`WritePath` accompanies each database transaction:
 
-1. its statements, and the session manager's signals, give the tags changed;
-2. directly before COMMIT the tags are put in doubt;
+1. its statements, and the session manager's signals, give the changed tags;
+2. directly before COMMIT these tags are put in doubt;
 3. the database commits;
-4. the tags get new versions and the doubt ends, or, if the server refused, only
-   the doubt ends; if nobody knows, the doubt stays;
-5. a doubt that stays is settled by the next reader that meets it (``tags/settling.py``).
+4. if COMMIT returned, the tags get new versions and the doubt ends; if the server refused
+   COMMIT, only the doubt ends; if the outcome is not known, the doubt stays;
+5. the next reader that meets a doubt that stays settles it (``tags/settling.py``).
 
-Why it must be so: Ports et al., "Transactional Consistency and Automatic
-Management in an Application Data Cache" (OSDI 2010), and the model in the tests.
+For the reasons see Ports et al., "Transactional Consistency and Automatic Management in an
+Application Data Cache" (OSDI 2010), and the model in the tests. This module does not know
+which values are cached: it neither looks them up nor deletes them.
 """
 
 from __future__ import annotations
@@ -35,18 +36,23 @@ log = logging.getLogger('onegov_ormcache')
 
 
 class WritePath:
-    """One database transaction of a request scope, from its begin to its end."""
+    """The write path of one database transaction of a request scope.
+
+    Made by the scope before the transaction begins. It ends when the transaction is
+    committed, rolled back or lost.
+    """
 
     def __init__(self, scope: WritingScope) -> None:
         self._scope = scope
         self._cache = scope.cache
         self._writer = new_token()
-        # a property that is bound later may have missed objects that were changed before
+        # kept as it is now: a function policy that is bound later was not asked about earlier
+        # changes, so the transaction evicts it like one that this process does not have
         self._asked_functions = self._cache.function_tags
         self._in_doubt: frozenset[str] | None = None
         self._must_renew = False
         self._view: View | None = None
-        #: What the transaction has changed so far.
+        #: The tags that the transaction has changed so far.
         self.tags: set[str] = set()
 
     def __repr__(self) -> str:
@@ -55,12 +61,12 @@ class WritePath:
 
     @property
     def keeps_view(self) -> bool:
-        """Whether the transaction has one view for all its statements."""
+        """True if the transaction has one view for all its statements."""
         return self._view is not None and self._view.lasts
 
     @property
     def on_replica(self) -> bool:
-        """Whether the transaction reads from a replica."""
+        """True if the transaction reads from a replica."""
         return self._view is not None and self._view.replica
 
     # how a transaction begins
@@ -77,7 +83,8 @@ class WritePath:
                 self._end()
                 raise
         elif not view.replica and scope.snapshot().quarantine is not None:
-            # nothing was read yet, so a snapshot from after its end will do
+            # the transaction has read nothing yet, so it can use a snapshot that is taken
+            # after the end of the quarantine
             scope.end_quarantine(connection, self)
 
     # step 1
@@ -107,14 +114,18 @@ class WritePath:
                 self.changed(self._cache.function_tags)
             else:
                 scope.flushed_tables |= tables
-                # rows that the database changes by itself have no objects
+                # no objects stand for the rows that cascades of the database change
                 scope.changed_without_objects(tables - statement.writes)
 
     def triggered(self, tables: Mapping[tuple[str, str], bool]) -> None:
-        """Triggers of the database saw these tables change.
+        """Collect the tags of tables that triggers of the database saw change.
 
-        What a function, a trigger or a cascade did counts like a statement without objects;
-        so does a change that the statements did not show.
+        No object stands for a change by a function, a trigger or a cascade, so all function
+        policies count as concerned. The same holds for a change that the transaction's
+        statements did not show.
+
+        :param tables: by schema and table, True if anything but a statement of the client
+            itself has changed the table.
         """
         manager = self._cache.session_manager
         unseen: set[str] = set()
@@ -127,13 +138,14 @@ class WritePath:
         self.changed(table_tags(unseen))
 
     def changed(self, tags: Collection[str]) -> None:
-        """Collect the tags, and drop what the request tier has of them."""
+        """Collect changed tags, and drop the request tier's values that depend on them."""
         self.tags.update(tags)
         self._scope.drop(tags)
 
     def savepoint_lost(self) -> None:
         about_to(Step.SAVEPOINT)
-        # the tags stay: one eviction too many is harmless
+        # values that were computed since the savepoint may show what is rolled back; the tags
+        # stay collected, because one eviction too many is harmless
         self._scope.drop(self.tags)
 
     # step 2
@@ -146,9 +158,9 @@ class WritePath:
         except DBAPIError as error:
             if self.tags or getattr(error.orig, 'sqlstate', None) != FAILED_TRANSACTION:
                 raise
-            return  # COMMIT will roll it back
+            return  # the transaction has failed, so COMMIT rolls it back
         if identity is None or not self.tags:
-            return  # it wrote nothing, or nothing that anybody depends on
+            return  # it wrote nothing, or nothing that a tag stands for
         about_to(Step.DOUBT)
         try:
             self._in_doubt = self._cache.tags.doubt(
@@ -166,11 +178,16 @@ class WritePath:
             self._must_renew = True
 
     def may_have_changes(self) -> bool:
-        """Whether triggers may know of changes that the statements do not show."""
+        """Return whether triggers may know of changes that the statements do not show."""
         return self._view is not None and self._view.triggers
 
     def _must_hold(self) -> dict[str, str]:
-        """What a SERIALIZABLE writer has read through the cache."""
+        """Return the versions, by tag, that must not change before a SERIALIZABLE COMMIT.
+
+        These are the versions of all values that the transaction has read, from the cache or
+        by running creators. There are none under other isolation levels, or if the setting
+        ``check_write_skew`` is off.
+        """
         if self._view is None or not self._view.serializable:
             return {}
         if not self._cache.settings.check_write_skew:
@@ -205,7 +222,8 @@ class WritePath:
     def lost(self) -> None:
         has_ids = self._cache.session_manager.database.has_transaction_ids
         if self._in_doubt and not has_ids:
-            # SQLite commits in this very process: what was sent has ended by now
+            # SQLite: COMMIT runs in this process and has ended by now; if it committed
+            # nothing, the new versions are an eviction too many, which is harmless
             self.committed()
         else:
             about_to(Step.LEAVE_DOUBT)
@@ -213,6 +231,7 @@ class WritePath:
             self._end()
 
     def _renew_later(self) -> None:
+        """Give the tenant a new birth, if its tags could not be put in doubt."""
         if self._must_renew:
             self._cache.renew_later(*self._cache.places(self._scope.schema))
 

@@ -1,14 +1,15 @@
-"""Hears of changes from outside, and evicts what depends on them.
+"""Listens for changes from outside, and evicts the values that depend on them.
 
-What goes around the package (``psql``, another program) is told by the triggers of
-``database/triggers.py``, when it is committed. One thread of each process that has the
-setting ``listen`` has a connection of its own; of all processes that share a tag store
-one is active, which an advisory lock decides, and another takes over when its
-connection ends. Whoever becomes active takes all that has triggers for changed: it can
-not know what happened while nobody was.
+The triggers of ``database/triggers.py`` report changes that go around the package (by
+``psql``, by another program) when they are committed. In each process with the setting
+``listen``, one thread has a connection of its own for these reports. Of all processes that
+share a tag store one is active, which an advisory lock decides; when its connection ends,
+another takes over. A process that becomes active gives a new birth to all tenants with
+triggers, because it can't know what has changed while no process was active.
 
-There is no doubt beforehand, so between the commit and the eviction others may read
-what is no more true. An error never ends the thread: it begins anew.
+Such a change is not put in doubt before its commit, so between the commit and the eviction
+readers may get stale values. An error does not end the thread, which starts again with a
+new connection. This module knows tags; it does not know scopes or tiers.
 """
 
 from __future__ import annotations
@@ -38,28 +39,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger('onegov_ormcache')
 
-#: Seconds between two looks whether the connection lives, or whether to take over.
+#: Seconds between two checks. The active process checks that its connection is alive, each
+#: other process whether it can take over.
 INTERVAL = 0.5
 
-#: Seconds to wait after an error, at first and at most.
+#: Seconds to wait after an error: the first time, and at most.
 BACKOFF = 0.1, 5.0
 
-#: First half of the advisory lock of the active listener; the second is the namespace.
+#: The first half of the key of the active process's advisory lock; the second half is the
+#: hash of the setting ``namespace``.
 LOCK = int.from_bytes(b'orm!')
 
-#: The server shall notice within some 10 seconds that a listener's host is gone, and
-#: give the lock to another.
+#: Settings with which the server notices within some 10 seconds that a listener's host is
+#: gone, so that another process can get the lock.
 SETTINGS = """
 SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
 SET tcp_user_timeout = 10000
 """
 
-#: Milliseconds after which the listener's own system gives up a server that is silent.
+#: Milliseconds after which the listener's operating system gives up a server that does not
+#: acknowledge what was sent.
 SILENCE = 10_000
 
 
 class ListeningCache(Protocol):
-    """What listening uses of a cache."""
+    """The part of a cache that listening uses."""
 
     @property
     def settings(self) -> OrmCacheSettings:
@@ -67,11 +71,11 @@ class ListeningCache(Protocol):
 
     @property
     def session_manager(self) -> SessionManager:
-        """Knows the tables and the tenants."""
+        """The session manager, which knows the tables and the tenants."""
 
     @property
     def tags(self) -> TagStore:
-        """Keeps versions."""
+        """The tag store, which keeps versions."""
 
     @property
     def function_tags(self) -> frozenset[str]:
@@ -79,7 +83,9 @@ class ListeningCache(Protocol):
 
 
 class OutsideChanges:
-    """Made with the cache, listens from :meth:`start` to :meth:`close`.
+    """The listener of one process for changes from outside.
+
+    Made with the cache; listens in a thread from :meth:`start` to :meth:`close`.
 
     :raises ConfigurationError: if the database or its driver has no notifications.
     """
@@ -96,11 +102,11 @@ class OutsideChanges:
         self._lock = Lock()
         self._thread: Thread | None = None
         self._file: int | None = None
-        #: Whether this is the one of all processes that evicts, at this moment.
+        #: True while this is the active process, which evicts.
         self.is_active = False
 
     def start(self) -> None:
-        """Start the thread; nothing happens if it runs."""
+        """Start the thread; do nothing if it runs."""
         with self._lock:
             if self._thread is None:
                 self._stopping = threading.Event()
@@ -111,7 +117,7 @@ class OutsideChanges:
                 _STARTED.add(self)
 
     def close(self) -> None:
-        """End the thread and its connection; nothing happens if it does not run."""
+        """End the thread and its connection; do nothing if it does not run."""
         with self._lock:
             thread, self._thread = self._thread, None
             if thread is not None:
@@ -122,10 +128,13 @@ class OutsideChanges:
                 self._stopped.close()
 
     def after_fork(self) -> None:
-        """In a forked child: listen with a connection of one's own."""
+        """Listen in a forked child with a new thread and a new connection.
+
+        A child does not listen if versions are kept in the memory of its parent.
+        """
         if self._file is not None:
-            # closed, but not ended, which is up to the parent: as long as anybody has it
-            # open, the server would not see that the parent is gone
+            # close the child's copy of the file, without ending the connection, which is the
+            # parent's: with a copy open, the server would not notice the parent's death
             os.close(self._file)
         self._stopper.close()
         self._stopped.close()
@@ -160,7 +169,7 @@ class OutsideChanges:
                 delay = min(2 * delay, longest)
 
     def _wait(self, file: int) -> None:
-        """Wait until there is something to hear, or to do."""
+        """Wait for data on the connection, for :meth:`close`, or for the next check."""
         with selectors.DefaultSelector() as selector:
             selector.register(file, selectors.EVENT_READ)
             selector.register(self._stopped, selectors.EVENT_READ)
@@ -168,9 +177,12 @@ class OutsideChanges:
 
 
 class Listening:
-    """One connection's life as a listener, at first in waiting.
+    """One connection that listens; at first it only waits to become active.
 
-    :param connection: of psycopg; it is nobody else's.
+    Made by the thread of :class:`OutsideChanges` for each new connection, and used until that
+    is closed.
+
+    :param connection: a psycopg connection that nobody else uses.
     """
 
     def __init__(self, cache: ListeningCache, connection: Connection) -> None:
@@ -185,11 +197,11 @@ class Listening:
         give_up_on_silence(connection.fileno())
 
     def look(self) -> bool:
-        """Evict what was heard of; take over, if nobody else is active.
+        """Evict what was reported if this process is active; else take over if none is.
 
-        :return: whether this is the active one.
+        :return: True if this process is active now.
         :raises psycopg.Error: if the connection is lost.
-        :raises StoreUnreachable: if the tag store is.
+        :raises StoreUnreachable: if the tag store can't be reached.
         """
         if self._is_active:
             self._connection.execute('SELECT 1')
@@ -214,7 +226,10 @@ class Listening:
         self._heard.add(notify.payload)
 
     def _read_on(self) -> None:
-        """Take what came together with an answer, and will not make the file readable."""
+        """Take the notifications that arrived together with an answer.
+
+        They are read already, so the connection's file does not become readable for them.
+        """
         while notify := self._connection.pgconn.notifies():
             self._heard.add(notify.extra.decode())
 
@@ -234,7 +249,8 @@ class Listening:
                 self._publish(schema, tables)
 
     def _publish(self, schema: str, tables: set[str]) -> None:
-        """Give new versions to the tags that changes of these tables concern."""
+        """Give new versions to the tags of these tables, and to those of the function policies
+        that their changes may concern."""
         cache = self._cache
         manager = cache.session_manager
         names = {name for t in tables for name in manager.names_of(schema, t, tenant=schema)}
@@ -242,7 +258,8 @@ class Listening:
         if any(manager.has_table(name) for name in names):
             tags |= cache.function_tags
         cache.tags.publish(schema, self._writer, tags)
-        # other releases and applications judge by functions that nobody here has
+        # function policies of other releases and applications, which can't be asked here, may
+        # be concerned too
         versions = cache.tags.snapshot(schema).versions
         unknown = {t for t in versions if t.startswith(PROPERTY_TAG)} - cache.function_tags
         if unknown:
@@ -254,13 +271,16 @@ class Listening:
 
 
 def give_up_on_silence(file: int) -> None:
-    """Have a connection fail if what it sends is not acknowledged for long."""
+    """Make a connection fail if what it sends is not acknowledged for :data:`SILENCE`.
+
+    :param file: the file descriptor of the connection's socket.
+    """
     with socket.socket(fileno=os.dup(file)) as connection:
         if connection.family != socket.AF_UNIX and hasattr(socket, 'TCP_USER_TIMEOUT'):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE)
 
 
-#: All that listen in this process, for the moment after a fork.
+#: All listeners that are started in this process; a forked child starts its own.
 _STARTED: WeakSet[OutsideChanges] = WeakSet()
 
 

@@ -1,6 +1,6 @@
-"""Changed objects as policies see them: as they were before a flush, and as they are after.
+"""Changed objects as function policies see them: before a flush, and after it.
 
-This module knows SQLAlchemy's objects, and nothing of what a policy makes of them.
+This module knows SQLAlchemy's objects. It does not know what a policy does with them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,22 @@ from sqlalchemy.orm.base import NO_VALUE
 
 
 class UnknownState(BaseException):
-    """An attribute's value at that moment is not known without a query."""
+    """The value of an attribute, before or after the flush, is not known without a query.
+
+    It is no ``Exception``, so that an ``except Exception`` in a policy does not hide it.
+    """
 
 
 class ObjectState:
-    """An object as it was before a flush, or is after it, for a policy to look at.
+    """An object as it was before a flush, or as it is after it; the argument of a policy.
 
-    It looks like the object (``isinstance`` holds, methods, properties and hybrids
-    work), but never loads: an attribute that is not known raises
+    Made each time that the function policies are asked about a changed object. It behaves
+    like the object (``isinstance`` holds; methods, properties and hybrids work), but it can't
+    be changed and never loads anything: an attribute whose value is not in memory raises
     :class:`UnknownState`.
+
+    :param obj: a mapped object.
+    :param before: True for its state before the flush, False for that after it.
     """
 
     def __init__(self, obj: object, before: bool) -> None:

@@ -1,8 +1,7 @@
 """Policies: which changes evict a property.
 
-A policy becomes tags: the names of what changes. This module turns the one into
-the other, and judges changed objects by the policies that are functions; it
-knows nothing of stores or transactions.
+This module turns policies into tags, and asks policies that are functions about changed
+objects. It does not know the tag store or transactions.
 """
 
 from __future__ import annotations
@@ -36,7 +35,10 @@ ChangeKind: TypeAlias = Literal['insert', 'update', 'delete']
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy that has been checked, made when the application is committed."""
+    """A policy that has been checked: the tables that it names, and its functions.
+
+    Made when the application is committed, and when a property is bound.
+    """
 
     tables: frozenset[str]
     functions: tuple[Callable[[Any], bool], ...]
@@ -44,12 +46,15 @@ class Policy:
 
     @property
     def tags(self) -> frozenset[str]:
-        """The tags of the tables; learnt ones and the functions' come beside them."""
+        """The tags of the tables.
+
+        The tags that ``'auto'`` learns, and that of the functions, are not among them.
+        """
         return table_tags(self.tables)
 
 
 def table_tags(tables: Collection[str]) -> frozenset[str]:
-    """The tags of tables, by their names."""
+    """Return the tags of the tables with these names."""
     return frozenset(TABLE_TAG + table for table in tables)
 
 
@@ -76,7 +81,9 @@ def resolve_policy(policy: CachePolicy, known: Collection[str], where: str) -> P
     """Turn a policy into tables and functions.
 
     :param known: the names of the application's tables.
-    :raises PolicyError: if it names a table that the application does not have.
+    :param where: the property, with its file and line, for the message.
+    :raises PolicyError: if the policy is of no known kind, or names a table that the
+        application does not have.
     """
     check_policy(policy, where)
     tables: set[str] = set()
@@ -103,8 +110,12 @@ def resolve_policy(policy: CachePolicy, known: Collection[str], where: str) -> P
 def depends_on_shared(
     cascades: CascadeMap, tables: Collection[str]
 ) -> dict[str | None, frozenset[str]]:
-    """The tags of shared tables that a value depends on beside its own: by each tag of a
-    table that a change of a shared table cascades into; all of them by None."""
+    """Return the tags of shared tables that a value depends on beside its own tags.
+
+    :param tables: the names of the shared tables.
+    :return: for the tag of each table that a change of shared tables reaches, also by
+        cascades, the tags of these shared tables; for None, the tags of all shared tables.
+    """
     beside: dict[str | None, frozenset[str]] = {}
     for table in tables:
         everything = Statement(
@@ -123,12 +134,14 @@ def depends_on_shared(
 def concerns(
     functions: Collection[Callable[[Any], bool]], obj: object, change: ChangeKind, name: str
 ) -> bool:
-    """Whether a changed object, as it was or as it is, concerns a function policy.
+    """Return whether a changed object concerns a function policy.
 
-    What can't be judged without a query concerns it; so does a function that
-    raises, which is logged with the property's name.
+    It does if one of the functions returns a true value for the object as it was before the
+    flush (except for an insert) or as it is after it (except for a delete). It also does if a
+    function needs a value that only a query would tell, or raises an error, which is logged.
 
-    :param name: the property's name.
+    :param functions: the functions of the policy.
+    :param name: the property's name, for the log.
     """
     states = []
     if change != 'insert':

@@ -1,4 +1,7 @@
-"""Fetches several values that the process does not have in one round trip."""
+"""Prefetching: fetches several values of the shared tier in one round trip.
+
+This module computes no values, and does not know how they are stored.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ from .scope import RequestScope
 
 
 def prefetch(instances: Iterable[Any], names: Iterable[str]) -> None:
-    """Fetch what the shared tier has of these properties, and this request and process do
-    not; nothing is computed.
+    """Fetch values of properties from the shared tier in one round trip.
 
-    :param instances: the objects on which the names are looked for, all of one cache.
-    :param names: names of orm-cached properties.
-    :raises PropertyError: if there is no such property.
+    Values that the request tier or the process tier has are not fetched again. Values that
+    the shared tier lacks are not computed.
+
+    :param instances: objects of one cache; a property is that of the first one that has it.
+    :param names: the names of orm-cached properties.
+    :raises PropertyError: if none of the objects has such a property.
     :raises OutsideScopeError: outside of a request scope.
     """
     instances = tuple(instances)

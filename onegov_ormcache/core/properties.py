@@ -1,4 +1,7 @@
-"""Properties: a declaration on one class, with its key and its tags."""
+"""Properties: declarations that are bound to a class, with their keys and tags.
+
+This module does not know the values of properties, or how they are computed and stored.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,32 @@ from .variants import Vary
 
 
 class Declaration(Protocol):
-    """What is said of a property where it is declared; a descriptor is one."""
+    """A property as it is declared, not yet bound to a class; descriptors are declarations."""
 
     name: str
     #: File and line of the creator, for messages.
     location: str
     creator: Callable[[Any], Any]
     cache_policy: CachePolicy
-    #: What its values differ by, beside tenant and class.
+    #: The functions by which the property varies, beside tenant and class.
     varies: tuple[Vary, ...]
     frozen: bool
     is_request_cached: bool
 
     def create(self, instance: Any) -> Any:
-        """Run the creator for this instance; queries are fetched whole."""
+        """Run the creator for this instance and return its result; return all rows of a query
+        as a tuple."""
 
 
 class Property:
-    """A declaration on one class, made by a cache when it is bound; lives as long as that.
+    """A declaration that is bound to one class.
 
-    :param owner: the concrete class whose property it is: an application class, or any
-        other of a program without one.
+    Made by a cache, at the latest when the property is first used; lives as long as the cache.
+
+    :param declaration: the descriptor.
+    :param owner: the concrete class whose property it is: an application class, or in a
+        program without Morepath any other.
+    :param policy: the declaration's policy, checked.
     :param release: the application's release.
     """
 
@@ -41,16 +49,16 @@ class Property:
         self.declaration = declaration
         self.name = declaration.name
         self.where = f'{owner.__module__}.{owner.__qualname__}.{_name_on(owner, declaration)}'
-        #: What its values are kept under, before tenant and variant.
+        #: The key of its values, apart from tenant and variant.
         self.key = f'{release}:{self.where}'
         self.auto = policy.auto
         self.functions = policy.functions
         self.function_tag = PROPERTY_TAG + self.key if policy.functions else None
-        #: The tags that the policy declares.
+        #: The tags that the policy gives; a registry adds those of shared tables.
         self.tags = policy.tags | ({self.function_tag} if self.function_tag else set())
-        #: Whether the last run could not be stored, so that waiting for one is useless.
+        #: True if the last run could not be stored, so that nobody should wait for a run.
         self.never_stored = False
-        #: What the log has of it; each message is logged once.
+        #: The messages about it that were logged; each is logged once.
         self.logged: set[str] = set()
 
     def __repr__(self) -> str:
@@ -58,7 +66,7 @@ class Property:
 
 
 def _name_on(owner: Any, declaration: Declaration) -> str:
-    """Return what tells a property from all others of the same class."""
+    """Return a name that no other property of the same class has."""
     name = declaration.name
     if getattr(owner, name, None) is declaration:
         return name

@@ -1,9 +1,10 @@
-"""What read path, write path, scope and cache may use of one another.
+"""Protocols: the parts of one another that read path, write path, scope and cache may use.
 
-Each is written against a protocol of this module and not against the other's class: a
-signature says what a function may touch, and no module imports in a circle. A request
-scope is a :class:`ReadingScope` and a :class:`WritingScope`, a cache is a
-:class:`ScopeCache`.
+Each is written against a protocol of this module and not against the other's class. So a
+signature says what a function may touch, and no modules import each other in a circle. A
+request scope is a :class:`ReadingScope`, a :class:`ChangedScope` and a
+:class:`WritingScope`; a write path is a :class:`Transaction`; a cache is a
+:class:`ScopeCache`. This module has no behaviour of its own.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from .recording import CacheEvent
 from .runs import Run
 from .settings import OrmCacheSettings
 
-# of the cache
+# parts of a cache
 
 
 class AnyCache(Protocol):
-    """What both paths use of a cache."""
+    """The part of a cache that both paths use."""
 
     @property
     def settings(self) -> OrmCacheSettings:
@@ -40,37 +41,40 @@ class AnyCache(Protocol):
 
     @property
     def recorder(self) -> Callable[[CacheEvent], None] | None:
-        """Called with each event, while somebody records."""
+        """The function to call with each event; None if nobody records."""
 
 
 class ReadingCache(AnyCache, Protocol):
-    """What the read path uses of a cache."""
+    """The part of a cache that the read path uses."""
 
     @property
     def serializer(self) -> Serializer:
-        """Turns values into bytes and back."""
+        """The serializer, which turns values into bytes and back."""
 
     @property
     def shared_tier(self) -> SharedTier:
-        """Values of all processes, and the locks under which they are computed."""
+        """The values of all processes, and the locks under which they are computed."""
 
     def fill(self, schema: str, key: str, stored: StoredValue) -> bool:
-        """Store a value in the shared tier, if its stamp holds; True if it was stored."""
+        """Store a value in the shared tier if its stamp holds; return whether it was stored.
+
+        :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
+        """
 
     def with_shared(self, tags: Collection[str]) -> frozenset[str]:
-        """Return the tags, with those of shared tables that cascade into theirs."""
+        """Return the tags, and those of shared tables that cascade into their tables."""
 
 
 class WritingCache(AnyCache, Protocol):
-    """What the write path uses of a cache."""
+    """The part of a cache that the write path uses."""
 
     @property
     def session_manager(self) -> SessionManager:
-        """Knows the tables, their foreign keys, and the database."""
+        """The session manager, which knows the tables, foreign keys and database."""
 
     @property
     def tags(self) -> TagStore:
-        """Keeps versions and doubts."""
+        """The tag store, which keeps versions and doubts."""
 
     @property
     def function_tags(self) -> frozenset[str]:
@@ -81,56 +85,58 @@ class WritingCache(AnyCache, Protocol):
         """The tags of all tables, and ``function_tags``."""
 
     def places(self, schema: str) -> tuple[str, ...]:
-        """Return the schemas in which the versions of a tenant's tags lie."""
+        """Return the places of a tenant's tags: the schemas that their versions belong to."""
 
     def renew_later(self, *schemas: str) -> None:
-        """Give these a new birth, as soon as the store can be reached."""
+        """Give these schemas a new birth, as soon as the tag store can be reached."""
 
 
 class ScopeCache(ReadingCache, WritingCache, Protocol):
-    """What a request scope, and a descriptor that has found one, use of a cache."""
+    """The part of a cache that a request scope uses, and a descriptor that has found one."""
 
     @property
     def process_tier(self) -> ProcessTier:
-        """Values of this process."""
+        """The values of this process."""
 
     @property
     def settler(self) -> Settler:
-        """Settles what writers have left behind."""
+        """The settler of doubts and quarantines that writers have left."""
 
     def snapshot(self, schema: str) -> Snapshot:
         """Return the tenant's present snapshot."""
 
     def is_cache_of(self, instance: Any) -> bool:
-        """Return whether an object's cached properties are this cache's."""
+        """Return whether the cached properties of an object belong to this cache."""
 
     def resolve(self, declaration: Declaration, instance: Any) -> tuple[Declaration, type]:
-        """Return the declaration that is meant, and the class whose property it is."""
+        """Return the declaration that counts when this one is read on an object, and the class
+        whose property it is."""
 
     def find(self, instance: Any, name: str) -> Declaration | None:
-        """Return the cached property of an object that has this name."""
+        """Return the cached property of this name that an object has; None if it has none."""
 
     def property_of(self, declaration: Declaration, owner: type) -> Property:
-        """Return the property of a declaration on a class."""
+        """Return the property of a declaration on a class; bind it if it is new."""
 
 
-# of the request scope
+# parts of a request scope, and of its write paths
 
 
 class LookupScope(Protocol):
-    """What it takes to find a value in a tier, and to tell if this transaction may use it."""
+    """The part of a request scope that a search for a value in the tiers uses, also to find
+    out whether this transaction may use the value."""
 
     schema: str
-    #: Versions of the cached values that this transaction has read.
+    #: The versions, by tag, of the cached values that this transaction has read.
     returned: dict[str, str]
 
     @property
     def cache(self) -> ReadingCache:
-        """Whose scope it is."""
+        """The cache that the scope belongs to."""
 
     @property
     def snapshot_number(self) -> int:
-        """Counts the scope's snapshots."""
+        """The number of the present snapshot; it grows by one when a snapshot ends."""
 
     @property
     def process_tier(self) -> MutableMapping[str, Slot]:
@@ -140,19 +146,22 @@ class LookupScope(Protocol):
         """Return the snapshot of this transaction."""
 
     def blocks(self, tags: Collection[str]) -> bool:
-        """Return whether values with these tags must come from the database now."""
+        """Return whether values with these tags must be read from the database now."""
 
     def look_again(self, tags: Collection[str]) -> None:
-        """Take another snapshot, if that may end another writer's doubt of these tags."""
+        """Wait a moment and end the snapshot, if one of these tags is in doubt in it, and the
+        snapshot is not in use yet."""
 
     def store_lost(self) -> None:
-        """Wait no more for the store in this transaction."""
+        """Treat the tag store as unreachable until the snapshot ends."""
 
 
 class ComputingScope(LookupScope, Protocol):
-    """What it takes to run a creator, and to learn what its value depends on."""
+    """The part of a request scope that a creator's run uses, also to find out what its value
+    depends on."""
 
-    #: Versions of what creators have read from the database for this transaction.
+    #: The versions, by tag, of what creators have read from the database in this
+    #: transaction.
     computed: dict[str, str]
 
     @property
@@ -161,97 +170,97 @@ class ComputingScope(LookupScope, Protocol):
 
     @property
     def on_replica(self) -> bool:
-        """Whether the transaction reads from a replica."""
+        """True if a transaction in progress reads from a replica."""
 
     def session(self) -> Session:
         """Return the scope's session."""
 
     def run(self, prop: Property) -> AbstractContextManager[Run]:
-        """Record what happens in the block as one run of the property's creator."""
+        """Record the reads of the block as one run of the property's creator."""
 
     def remembered(self) -> set[type]:
-        """Return the classes of the objects that the session has in memory."""
+        """Return the classes of the objects in the session's identity map."""
 
     def functions_that_may_read(self, names: Collection[str]) -> Collection[str]:
-        """Return those of the database's functions whose reads are not known."""
+        """Return the database functions of these names that may read tables."""
 
     def has_hidden_changes(self) -> bool:
-        """Return whether triggers saw a change of this transaction that nobody knows yet."""
+        """Return whether triggers saw a change in this transaction."""
 
     def settle(self, tags: Collection[str]) -> None:
-        """Settle what other writers have left behind."""
+        """Settle other writers' doubts of these tags, and end a quarantine that may end."""
 
 
 class ReadingScope(ComputingScope, Protocol):
-    """What the read path uses of a request scope."""
+    """The part of a request scope that the read path uses."""
 
     @property
     def tier(self) -> MutableMapping[Any, TierEntry]:
         """The request tier."""
 
     def keep(self, key: Any, entry: TierEntry) -> None:
-        """Keep a value in the request tier, until its tags change."""
+        """Keep a value in the request tier."""
 
 
 class Transaction(Protocol):
-    """What a request scope uses of the write path of one database transaction."""
+    """The part of a database transaction's write path that its request scope uses."""
 
-    #: What the transaction has changed so far.
+    #: The tags that the transaction has changed so far.
     tags: set[str]
 
     @property
     def on_replica(self) -> bool:
-        """Whether it reads from a replica."""
+        """True if the transaction reads from a replica."""
 
     def may_have_changes(self) -> bool:
         """Return whether triggers may know of changes that the statements do not show."""
 
     def changed(self, tags: Collection[str]) -> None:
-        """Collect tags that have changed."""
+        """Collect changed tags."""
 
 
 class ChangedScope(Protocol):
-    """What those use of a request scope who tell it of changes."""
+    """The part of a request scope that is told of changed tags."""
 
     schema: str
 
     def changed(self, tags: Collection[str]) -> None:
-        """Collect tags that have changed, for every transaction in progress."""
+        """Collect changed tags for every transaction in progress."""
 
 
 class WritingScope(Protocol):
-    """What the write path of a database transaction uses of its request scope."""
+    """The part of a request scope that the write path of a database transaction uses."""
 
     schema: str
-    #: Tables that statements of the present flush have changed; None outside of one.
+    #: The tables that statements of the present flush have changed; None outside of a flush.
     flushed_tables: set[str] | None
     returned: dict[str, str]
     computed: dict[str, str]
 
     @property
     def cache(self) -> WritingCache:
-        """Whose scope it is."""
+        """The cache that the scope belongs to."""
 
     def snapshot(self) -> Snapshot:
         """Return the snapshot of this transaction."""
 
     def take_second_snapshot(self) -> None:
-        """Find out what has changed while the view was taken."""
+        """Take a second snapshot, after a view that lasts; block the tags that differ."""
 
     def end_quarantine(self, connection: Connection, beginning: Transaction) -> None:
-        """End the tenant's quarantine, if it may end."""
+        """End the tenant's quarantine, if it may end, before ``beginning`` reads anything."""
 
     def transaction_begun(self, transaction: Transaction) -> None:
-        """Hear that the transaction has its view."""
+        """Add a database transaction of this scope, which has taken its view."""
 
     def transaction_ended(self, transaction: Transaction) -> None:
-        """Hear that the transaction has ended, one way or another."""
+        """Remove a database transaction that was committed, rolled back or lost."""
 
     def record(self, statement: Statement) -> None:
-        """Add what a statement reads to the run in progress."""
+        """Add what a statement reads to the run in progress, before it is executed."""
 
     def changed_without_objects(self, tables: Collection[str]) -> None:
-        """Hear that a flush changed tables without an object that stands for the change."""
+        """Collect the tags of all function policies, if a flush changed tables without objects."""
 
     def drop(self, tags: Collection[str]) -> None:
-        """Drop what the request tier has that depends on these tags."""
+        """Drop the orm-cached values of the request tier that depend on these tags."""

@@ -1,8 +1,8 @@
 """The read path: from the request tier, the process tier, the shared tier, or the creator.
 
-:func:`read` is what an orm-cached property does when the request tier does not
-have its value, :func:`read_request_cached` the same for a request-cached one. What a
-creator's run does beside is in :mod:`.computing`.
+:func:`read` reads an orm-cached property, :func:`read_request_cached` a request-cached one.
+The rules for a creator's run are in :mod:`.computing`. This module does not know whether
+the tag store and the shared tier are on Redis or in memory.
 """
 
 from __future__ import annotations
@@ -23,14 +23,19 @@ from .properties import Property
 from .protocols import ComputingScope, LookupScope, ReadingScope
 from .recording import CacheEvent, Tier
 
-#: What dogpile's lock calls the time of a creation; the stamps decide, and not it.
+#: The creation time that dogpile's lock asks for. It has no meaning here, because stamps
+#: decide whether a value is valid.
 CREATED = 1.0
 
 
 def read(scope: ReadingScope, instance: Any, prop: Property, key: str) -> Any:
-    """Return the value of an orm-cached property, computed if need be.
+    """Return the value of an orm-cached property; compute it if no tier has it.
 
+    :param scope: a scope whose pending changes are flushed.
+    :param instance: the app, the request or other object whose property is read.
     :param key: the property's key with its variant.
+    :raises CircularPropertyError: if the property's creator is running already.
+    :raises VariantError: if a creator reads it whose property varies by less, see :func:`use`.
     """
     entry = scope.tier.get(key)
     tier: Tier = 'request'
@@ -45,7 +50,12 @@ def read(scope: ReadingScope, instance: Any, prop: Property, key: str) -> Any:
 
 
 def read_request_cached(scope: ReadingScope, instance: Any, prop: Property, key: Any) -> Any:
-    """Return the value of a request-cached property, computed if need be."""
+    """Return the value of a request-cached property; compute it if the scope does not have it.
+
+    :param key: the property's key with the id of the instance.
+    :raises CircularPropertyError: if the property's creator is running already.
+    :raises VariantError: if a creator reads it whose property varies by less, see :func:`use`.
+    """
     entry = scope.tier.get(key)
     if entry is None:
         refuse_cycle(scope.runs, prop)
@@ -66,7 +76,13 @@ def read_request_cached(scope: ReadingScope, instance: Any, prop: Property, key:
 
 
 def use(scope: ComputingScope, prop: Property, entry: TierEntry) -> Any:
-    """Return the entry's value, for a view, or for the creator that is running."""
+    """Return the entry's value to a view, or to the creator that is running.
+
+    The run of a creator gets the entry's tags, and a fresh copy of a value that is mutable.
+
+    :raises VariantError: if the entry varies by more than the orm-cached property whose
+        creator reads it.
+    """
     if not scope.runs:
         return entry.value
     run = scope.runs[-1]
@@ -79,12 +95,15 @@ def use(scope: ComputingScope, prop: Property, entry: TierEntry) -> Any:
         run.unstorable = f'it used {prop.name!r}, of which the dependencies are not known'
     if entry.encoded is None or entry.encoded.immutable or prop.declaration.frozen:
         return entry.value
-    # what a view did to its own copy must not be stored for all
+    # a view may have changed its own copy, and these changes must not be stored for all
     return scope.cache.serializer.decode(entry.encoded.data)
 
 
 class Lookup:
-    """One look into the tiers for one value that the request tier does not have."""
+    """The search for one value in the process tier and the shared tier.
+
+    Made for one read or prefetch of a value that the request tier does not have.
+    """
 
     def __init__(self, scope: LookupScope, prop: Property, key: str) -> None:
         self._scope = scope
@@ -92,11 +111,12 @@ class Lookup:
         self._declaration = prop.declaration
         self.prop = prop
         self.key = key
-        #: Where the value came from.
+        #: The tier that had the value; ``'creator'`` if none had it.
         self.tier: Tier = 'creator'
 
     def in_process(self) -> TierEntry | None:
-        """Return what the process tier has, if this transaction may use it."""
+        """Return the value from the process tier; None if it has none that this transaction
+        may use."""
         about_to(Step.PROCESS_TIER)
         slot = self._scope.process_tier.get(self.key)
         if slot is None or not self.holds(slot.stored):
@@ -107,7 +127,8 @@ class Lookup:
         return self._found(slot.stored, value)
 
     def in_shared(self) -> TierEntry | None:
-        """Return what the shared tier has, if this transaction may use it."""
+        """Return the value from the shared tier; None if it has none that this transaction
+        may use."""
         about_to(Step.SHARED_TIER)
         try:
             stored = self._cache.shared_tier.get(self._scope.schema, self.key)
@@ -117,7 +138,10 @@ class Lookup:
         return None if stored is None else self.taken(stored)
 
     def taken(self, stored: StoredValue) -> TierEntry | None:
-        """Return what the shared tier had, if this transaction may use it."""
+        """Take a value that the shared tier has: keep it in the process tier and return it.
+
+        Returns None if this transaction may not use it, or if it can't be decoded.
+        """
         if not self.holds(stored):
             return None
         try:
@@ -129,14 +153,19 @@ class Lookup:
         return self._found(stored, value)
 
     def is_missing(self) -> bool:
-        """Return whether this transaction may use a value that the process does not have."""
+        """Return True if this transaction may use a cached value, and the process tier has none
+        that it may use."""
         if self._scope.blocks(self.prop.tags):
             return False
         slot = self._scope.process_tier.get(self.key)
         return slot is None or not self.holds(slot.stored)
 
     def holds(self, stored: StoredValue) -> bool:
-        """Return whether this transaction may use the stored value."""
+        """Return whether this transaction may use the stored value.
+
+        It may if the value has not expired, its stamp has all tags of the property and agrees
+        with the snapshot, and the scope blocks none of its tags.
+        """
         lifetime = self._cache.settings.expiration_time
         if lifetime is not None and now() - stored.created > lifetime:
             return False
@@ -147,12 +176,12 @@ class Lookup:
         )
 
     def keep_in_process(self, stored: StoredValue, value: Any) -> None:
-        """Keep a value that the shared tier has in the process tier too."""
+        """Keep a value of the shared tier in the process tier, too."""
         held = value if self._is_immutable(stored.encoded) else None
         self._scope.process_tier[self.key] = Slot(stored, held)
 
     def decode(self, data: bytes) -> Any:
-        """Return the value of its bytes, immutable if the property says so."""
+        """Decode a value, and make it immutable if the property is declared ``frozen``."""
         value = self._cache.serializer.decode(data)
         return freeze(value, self.prop.name) if self._declaration.frozen else value
 
@@ -168,12 +197,14 @@ class Lookup:
         )
 
     def _is_immutable(self, encoded: Encoded) -> bool:
-        """Return whether requests can share the value, as it is or as this property gives it."""
+        """Return whether requests can share the value, because it is immutable or the property
+        is declared ``frozen``."""
         return encoded.immutable or self._declaration.frozen
 
 
 class Reading(Lookup):
-    """One read of one value that the request tier does not have."""
+    """The read of one value that the request tier does not have: the search for it, and the
+    run of the creator if no tier has it."""
 
     def __init__(self, scope: ComputingScope, instance: Any, prop: Property, key: str) -> None:
         super().__init__(scope, prop, key)
@@ -181,7 +212,13 @@ class Reading(Lookup):
         self.instance = instance
 
     def entry(self) -> TierEntry:
-        """Return the value from the nearest place that has it."""
+        """Return the value from the nearest tier that has it; otherwise compute it.
+
+        One caller of all processes computes it, and the others wait for it. If the value can't
+        be stored, nobody waits.
+
+        :raises CircularPropertyError: if the property's creator is running already.
+        """
         refuse_cycle(self.scope.runs, self.prop)
         if self.scope.blocks(self.prop.tags):
             self.scope.look_again(self.prop.tags)
@@ -192,8 +229,8 @@ class Reading(Lookup):
             return found
         if self.prop.never_stored or not self.scope.snapshot().reachable:
             return self.compute()
-        # a waiter that may need the database takes its connection before it waits, so that
-        # waiters can not starve the one that runs
+        # take the database connection before waiting for the lock; otherwise those who wait
+        # could use up the pool, and the holder of the lock would wait for a connection
         self.scope.session().connection()
         mutex = self._cache.shared_tier.mutex(self.scope.schema, self.key)
         lock = Lock(mutex, self._create, self._look_again, None)  # type: ignore[no-untyped-call]
@@ -210,7 +247,12 @@ class Reading(Lookup):
         return self.compute(), CREATED
 
     def compute(self) -> TierEntry:
-        """Run the creator, and store its value if it may be stored."""
+        """Run the creator, and store its value if it may be stored.
+
+        The value is not stored if its dependencies are not known, if the scope blocks one of
+        its tags, if the snapshot has ended, or if the run has read from a replica, through
+        another scope's transaction, or in a transaction in which triggers saw a change.
+        """
         scope, prop = self.scope, self.prop
         snapshot = scope.snapshot()
         about_to(Step.CREATOR)
@@ -222,13 +264,14 @@ class Reading(Lookup):
             audit(self._cache.settings.audit, run)
         run.tags |= prop.tags
         encoded = self._cache.serializer.encode(value, prop.name)
-        # what the first caller gets is what all others get
+        # decode the bytes, so that the first caller gets the same value as all others
         value = self.decode(encoded.data)
         tags = frozenset(run.tags)
         prop.never_stored = not is_storable(run)
         is_of_this_snapshot = run.snapshot_number == scope.snapshot_number
         if is_of_this_snapshot:
-            # PostgreSQL's conflict detection sees this read, but not reads of the cache
+            # PostgreSQL's conflict detection sees this read, but not what another writer has
+            # read from the cache; so the check for write skew must know this read, too
             scope.computed.update(snapshot.stamp(tags | run.reads))
         if is_of_this_snapshot and not prop.never_stored:
             if scope.blocks(tags | run.reads):
@@ -245,7 +288,10 @@ class Reading(Lookup):
         )
 
     def store(self, stored: StoredValue, value: Any) -> None:
-        """Store the value for all, if its stamp still holds."""
+        """Store the value for all, if its stamp still holds.
+
+        If it does not, settle the doubt or the quarantine that may be the reason.
+        """
         about_to(Step.FILL)
         try:
             is_stored = self._cache.fill(self.scope.schema, self.key, stored)

@@ -1,4 +1,7 @@
-"""Says what the cache did, for tests, demos and those who wonder."""
+"""Events: they say what the cache did, for tests, demos and debugging.
+
+This module does not know who records them.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,23 @@ Tier: TypeAlias = Literal['request', 'process', 'shared', 'creator']
 
 
 class CacheEvent(NamedTuple):
-    """One thing that the cache did, in the order in which it did it."""
+    """One read of a property or one commit; made only while somebody records."""
 
     kind: Literal['read', 'commit']
     schema: str
     #: The property that was read, with its class; '' for a commit.
     name: str = ''
-    #: Where the value came from; None for a commit.
+    #: The tier that the value came from, ``'creator'`` if it was computed; None for a commit.
     tier: Tier | None = None
-    #: What the value depends on, or what the commit evicted.
+    #: The tags that the value depends on, or those that the commit has changed.
     tags: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, schema: str, name: str, tier: Tier, tags: Collection[str]) -> CacheEvent:
-        """A property was read."""
+        """Return the event of a read."""
         return cls('read', schema, name, tier, frozenset(tags))
 
     @classmethod
     def commit(cls, schema: str, tags: Collection[str]) -> CacheEvent:
-        """A transaction was committed that changed these tags."""
+        """Return the event of a commit that changed these tags."""
         return cls('commit', schema, tags=frozenset(tags))

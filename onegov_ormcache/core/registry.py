@@ -1,4 +1,7 @@
-"""The properties of one cache, and which of them a changed object concerns."""
+"""The properties of one cache, and which of them a changed object concerns.
+
+This module knows policies and tags. It does not know the values of properties.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from .protocols import ChangedScope
 
 
 class Registry:
-    """Made by a cache, lives as long; used by all threads.
+    """The properties of one cache. Made by the cache and ended with it; used by all threads.
 
     :param session_manager: knows the tables, and sends signals for changed objects.
     :param release: the application's release, part of every value's key.
@@ -36,7 +39,7 @@ class Registry:
         self._with_functions: tuple[Property, ...] = ()
         self._is_connected = False
         self._lock = Lock()
-        #: The names of tables that tenants share.
+        #: The names of tables that tenants share, each with its schema.
         self.shared_tables = {table for table in session_manager.tables if '.' in table}
         self._beside = depends_on_shared(session_manager.cascades, self.shared_tables)
         #: The tags of all properties whose policies are functions.
@@ -47,7 +50,7 @@ class Registry:
     def property_of(self, declaration: Declaration, owner: type) -> Property:
         """Return the property of a declaration on a class; bind it if it is new.
 
-        :raises PolicyError: if the policy names a table that there is not.
+        :raises PolicyError: if the policy names a table that the application does not have.
         """
         prop = self._properties.get((declaration, owner))
         return prop if prop is not None else self._bind(declaration, owner)
@@ -61,7 +64,8 @@ class Registry:
         prop = Property(declaration, owner, policy, self._release)
         prop.tags = self.with_shared(prop.tags)
         if policy.functions:
-            # another tenant's function policy can not be asked about an object of a shared table
+            # only the tenant that changes a shared table asks the function policy about the
+            # object; for all others, the property depends on every shared table
             prop.tags |= self._beside.get(None, frozenset())
         with self._lock:
             prop = self._properties.setdefault((declaration, owner), prop)
@@ -70,32 +74,35 @@ class Registry:
                 p.function_tag for p in self._with_functions if p.function_tag
             )
         if policy.functions and self._is_connected:
-            self.connect()  # the first one of all
+            self.connect()  # this may be the first function policy
         return prop
 
     def with_shared(self, tags: Collection[str]) -> frozenset[str]:
-        """Return the tags, and those of shared tables whose changes cascade into theirs.
+        """Return the tags, and those of shared tables that cascade into their tables.
 
-        The tenant that changes a shared table sees the cascade in its own schema alone.
+        The tenant that changes a shared table collects the tags of the cascade for its own
+        schema only. Other tenants learn of the change by the shared table's tag.
         """
         return frozenset(tags).union(*(self._beside.get(tag, ()) for tag in tags))
 
     # changed objects
 
     def connect(self) -> None:
-        """Ask the function policies, if there are any, about the objects of each flush."""
+        """Begin to ask the function policies, if there are any, about the objects of each
+        flush."""
         self._is_connected = True
         if self._with_functions:
             for signal, handler in self._handlers():
                 signal.connect(handler)
 
     def disconnect(self) -> None:
-        """Ask no more."""
+        """Stop asking the function policies."""
         for signal, handler in self._handlers():
             signal.disconnect(handler)
 
     def handle_change(self, schema: str, obj: object, prop: Property) -> None:
-        """Collect the tags of one property, if a changed object concerns it at all."""
+        """Collect the tags of one property that a changed object concerns: those of the object's
+        tables, and that of the function policy if it says so."""
         scope = scope_of_change(schema, obj)
         if scope is not None:
             scope.changed(prop.tags & table_tags(set(tables_of(type(obj)))))
@@ -128,7 +135,11 @@ class Registry:
 
 
 def scope_of_change(schema: str, obj: object) -> ChangedScope | None:
-    """Return the scope in which a signal says that the object was changed, if it is one's."""
+    """Return the scope that the session of a changed object belongs to.
+
+    :param schema: the tenant that the signal names.
+    :return: None if the object has no session, or none of a scope of this tenant.
+    """
     session = object_session(obj)
     scope: ChangedScope | None = session.info.get(SCOPE_OPTION) if session else None
     return scope if scope is not None and scope.schema == schema else None

@@ -1,4 +1,7 @@
-"""Runs: what a creator has used so far, which is what its value depends on."""
+"""Runs: a run records what a creator uses, which is what its value depends on.
+
+This module knows statements and tags. It does not know tiers or sessions.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +16,25 @@ from .variants import Vary
 
 @dataclass
 class Run:
-    """One run of a creator, made when it begins."""
+    """One execution of a creator; made by the scope when it begins, dropped when it ends."""
 
     prop: Property
-    #: Which of the scope's snapshots it began with.
+    #: The number of the scope's snapshot when it began.
     snapshot_number: int
-    #: The tags of the properties it has read.
+    #: The tags of the properties that it has read.
     tags: set[str] = field(default_factory=set)
     #: The tags of the tables that its statements have read.
     reads: set[str] = field(default_factory=set)
     #: The functions that its statements have called.
     calls: set[str] = field(default_factory=set)
-    #: Why it is not known what its statements have read, if it is not.
+    #: The reason why it is not known what its statements have read; None if it is known.
     opaque: str | None = None
-    #: Why a property it has read can't be stored, if so.
+    #: The reason why a property that it has read keeps its value from being stored; None if
+    #: there is none.
     unstorable: str | None = None
-    #: Whether it has read through a transaction of another scope, whose view may be older.
+    #: True if it has read through a transaction of another scope, whose view may be older.
     through_another: bool = False
-    #: What the properties that it has read differ by.
+    #: The functions by which the properties that it has read vary.
     varies: set[Vary] = field(default_factory=set)
 
     def record(self, statement: Statement, has_table: Callable[[str], bool]) -> None:

@@ -1,7 +1,7 @@
-"""The request scope: what one request (or one ``with`` block) has for its own.
+"""The request scope: the state of one request, or of one ``with`` block.
 
-Its schema, its session, its snapshot of the tag store and its request tier live
-here and nowhere else; nothing of them survives the scope.
+Its schema, its session, its snapshot of the tag store and its request tier are kept here
+and nowhere else, and end with the scope. This module knows no web framework.
 """
 
 from __future__ import annotations
@@ -28,20 +28,24 @@ from .properties import Property
 from .protocols import ScopeCache, Transaction
 from .runs import Run
 
-#: The pending objects of a scope that has no session.
+#: The pending objects of a scope that has no session: modified, new and deleted ones.
 NOTHING_PENDING: tuple[Collection[Any], ...] = ((), (), ())
 
-#: Seconds after which most commits that were under way are over.
+#: Seconds within which most commits in progress end.
 MOMENTS_OF_A_COMMIT = 0.002
 
 class RequestScope:
-    """Opened by the middleware, ``app.request_scope`` or a cache's ``scope``; used by one
-    thread at a time, until it is closed.
+    """The state of one request, or of one ``with`` block, for one tenant.
 
-    :param cache: whose values the scope reads.
+    Made by the middleware, by ``app.request_scope`` or by a cache's ``scope``, which also
+    close it. Used by one thread at a time.
+
+    :param cache: the cache whose values the scope reads.
     :param schema: the tenant.
-    :param request_tier: where values of this scope are kept; a host may give its own.
-    :param process_tier: this tenant's part of the process tier, or a host's own mapping.
+    :param request_tier: a host's own mapping for the values of this scope; by default the
+        scope makes one.
+    :param process_tier: a host's own mapping for the tenant's values of this process; by
+        default the tenant's part of the cache's process tier.
     """
 
     def __init__(
@@ -57,7 +61,8 @@ class RequestScope:
         self.outer: Any = None
         tier = RequestTier()
         self.tier: MutableMapping[Any, TierEntry] = tier if request_tier is None else request_tier
-        #: See :class:`RequestTier`; empty while a creator runs, which must be recorded.
+        #: The request tier's last hits, see :class:`RequestTier`. Empty while a creator runs,
+        #: because what it reads must be recorded.
         self.hits = tier.hits
         self.process_tier = (
             cache.process_tier.of(f'{schema}|') if process_tier is None else process_tier
@@ -65,20 +70,23 @@ class RequestScope:
         self.transactions: set[Transaction] = set()
         self.runs: list[Run] = []
         self.flushed_tables: set[str] | None = None
-        #: Counts the scope's snapshots.
+        #: The number of the present snapshot; it grows by one when a snapshot ends.
         self.snapshot_number = 0
-        #: Versions of the cached values that this transaction has read.
+        #: The versions, by tag, of the cached values that this transaction has read.
         self.returned: dict[str, str] = {}
-        #: Versions of what creators have read from the database for this transaction.
+        #: The versions, by tag, of what creators have read from the database in this
+        #: transaction.
         self.computed: dict[str, str] = {}
-        #: The session, once somebody has asked for it.
+        #: The session; None until it is first asked for.
         self.opened_session: Session | None = None
-        #: What the session has not flushed: modified, new and deleted objects.
+        #: The session's own collections of objects that are not flushed: modified, new and
+        #: deleted ones.
         self.pending: tuple[Collection[Any], ...] = NOTHING_PENDING
         self._snapshot: Snapshot | None = None
         self._has_looked_again = False
-        # tags that this transaction must read from the database; None: all
+        # the tags whose values this transaction must read from the database; None: all tags
         self._blocked: set[str] | None = set()
+        # by tag, the keys of the orm-cached values in the request tier that depend on it
         self._dependents: dict[str, set[Any]] = {}
 
     def __repr__(self) -> str:
@@ -87,33 +95,36 @@ class RequestScope:
 
     @property
     def on_replica(self) -> bool:
-        """Whether a transaction in progress reads from a replica, which may lag behind."""
+        """True if a transaction in progress reads from a replica, which may lag behind."""
         return any(path.on_replica for path in self.transactions)
 
     # the session
 
     def session(self) -> Session:
-        """The scope's session, bound to its schema; made when it is first asked for."""
+        """Return the scope's session, bound to its schema; make it at the first call."""
         if self.opened_session is None:
             self.opened_session = self.session_manager.create_session(self)
             self.session_emptied()
         return self.opened_session
 
     def session_emptied(self) -> None:
-        """The session has new collections of what it has not flushed."""
+        """Take the session's present collections of pending objects.
+
+        Called when the session is made, and after ``expunge_all()``, which replaces them.
+        """
         session = self.opened_session
         self.pending = NOTHING_PENDING if session is None else pending_in(session)
 
     def remembered(self) -> set[type]:
-        """The classes of the objects that the session has in memory."""
+        """Return the classes of the objects in the session's identity map."""
         if self.opened_session is None:
             return set()
         return {type(obj) for obj in self.opened_session.identity_map.values()}
 
     def flush(self) -> None:
-        """Flush pending changes, so that what is read next shows them.
+        """Flush pending changes, so that the next read sees them.
 
-        A scope that has no session opens none.
+        Does nothing while a flush is in progress, or if the scope has no session.
         """
         if self.opened_session is not None and self.flushed_tables is None and any(self.pending):
             self.opened_session.flush()
@@ -121,19 +132,30 @@ class RequestScope:
     def remember_hit(
         self, descriptor: Any, instance: Any, value: Any, variant: str, role: Any
     ) -> None:
-        """The next read of the descriptor on this instance gives this value."""
+        """Remember a value for the next read of the descriptor on this instance.
+
+        Does nothing while a creator runs or the cache records, because each read must be
+        seen then, and with a host's own request tier, which can drop values unnoticed.
+
+        :param variant: the end of the value's key.
+        :param role: the role of the instance's identity; None if the descriptor has no
+            variants.
+        """
         if type(self.tier) is RequestTier and not self.runs and self.cache.recorder is None:
             self.hits[descriptor] = (instance, value, variant, role)
 
     def commit(self) -> None:
-        """Commit what the session did; without one, what was read so far is over as well."""
+        """Commit the session. Without a session, end the snapshot as a commit would."""
         if self.opened_session is not None:
             self.opened_session.commit()
         else:
             self.session_ended()
 
     def reset(self) -> None:
-        """Roll back and forget everything: the next attempt of a request begins anew."""
+        """Roll back, and drop the session, the snapshot and all values.
+
+        The next attempt of a request then starts from the beginning.
+        """
         session, self.opened_session = self.opened_session, None
         self.pending = NOTHING_PENDING
         if session is not None:
@@ -151,25 +173,36 @@ class RequestScope:
     # the snapshot
 
     def snapshot(self) -> Snapshot:
-        """The snapshot of this transaction, taken when it is first needed."""
+        """Return the snapshot of this transaction; take it when it is first needed."""
         if self._snapshot is None:
             about_to(Step.SNAPSHOT)
             self._snapshot = self.cache.snapshot(self.schema)
         return self._snapshot
 
     def store_lost(self) -> None:
-        """The tag store was lost in between: do not wait for it again in this transaction."""
+        """Treat the tag store as unreachable until the snapshot ends.
+
+        So a transaction waits at most once for a store that does not answer.
+        """
         self._snapshot = UNREACHABLE
 
     def transaction(self) -> WritePath:
-        """A database transaction is about to take its view: the snapshot must be older."""
+        """Return the write path of a database transaction that is about to take its view.
+
+        Takes the snapshot first, because it must be older than the view.
+        """
         self.snapshot()
         return WritePath(self)
 
     def take_second_snapshot(self) -> None:
-        """The view lies between two snapshots: what differs is read from the database.
+        """Take a second snapshot, after a view that lasts; block the tags that differ.
 
-        :raises SnapshotConflict: if a value that differs was already returned.
+        The view was taken between the two snapshots, and may or may not show a change that
+        only the second has. So values of tags that differ, or that are in doubt in the
+        second, are read from the database in this transaction. If the store is lost or the
+        tenant has a new birth, these are all tags.
+
+        :raises SnapshotConflict: if a cached value of such a tag was already returned.
         """
         first = self.snapshot()
         if not first.reachable:
@@ -189,9 +222,12 @@ class RequestScope:
             self._blocked |= unsettled
 
     def blocks(self, tags: Collection[str]) -> bool:
-        """Whether values with these tags must come from the database now: the tag store
-        can't be reached, a flush is under way, or a tag is in doubt or changed by this
-        scope itself."""
+        """Return whether values with these tags must be read from the database now.
+
+        They must if the tag store can't be reached, while a flush is in progress, and if one
+        of the tags is in doubt, was changed by this scope itself, or differs in the second
+        snapshot.
+        """
         snapshot = self.snapshot()
         if not snapshot.reachable or self._blocked is None or self.flushed_tables is not None:
             return True
@@ -204,10 +240,11 @@ class RequestScope:
         )
 
     def look_again(self, tags: Collection[str]) -> None:
-        """If tags are in another's doubt only, look once more, when its commit may be over.
+        """Wait a moment and end the snapshot, if one of these tags is in doubt in it.
 
-        A new snapshot will do as long as this transaction has neither read a cached value
-        nor begun in the database.
+        The next snapshot may find that the other writer's commit has ended. Does nothing if
+        the transaction has read a cached value or has begun in the database, because then it
+        must keep its snapshot. Waits only once in a scope.
         """
         snapshot = self.snapshot()
         if snapshot.in_doubt.isdisjoint(tags) or self.returned or self.transactions:
@@ -219,36 +256,52 @@ class RequestScope:
         self._end_snapshot()
 
     def has_hidden_changes(self) -> bool:
-        """Whether triggers saw a change in this transaction that may be known to nobody yet:
-        what is not committed must not be stored, whoever has changed it."""
+        """Return whether triggers saw a change in this transaction.
+
+        The transaction's statements need not show such a change, so its tags may be unknown.
+        A value that may contain uncommitted changes must not be stored for others.
+        """
         if not any(path.may_have_changes() for path in self.transactions):
             return False
         return self.session_manager.database.has_changes(self.session().connection())
 
     def functions_that_may_read(self, names: Collection[str]) -> Collection[str]:
-        """Those of the database's functions whose reads are not known."""
+        """Return the database functions of these names that may read tables.
+
+        If the database can't be asked, return all names.
+        """
         try:
             return self.session_manager.database.may_read(self.session().connection(), names)
         except SQLAlchemyError:
-            return names  # the creator has caught an error, and the transaction has failed
+            return names  # the transaction has failed, by an error that the creator has caught
 
     def settle(self, tags: Collection[str]) -> None:
-        """Settle what other writers have left behind, through this scope's connection."""
+        """Settle other writers' doubts of these tags; end the tenant's quarantine if it may end.
+
+        The database is asked through this scope's connection; a replica is not asked.
+        """
         snapshot = self.snapshot()
         quarantined = snapshot.quarantine is not None
         if not snapshot.reachable or (snapshot.in_doubt.isdisjoint(tags) and not quarantined):
             return
         oracle = self.session_manager.oracle(self.session().connection())
         if self.on_replica:
-            return  # it can not tell what becomes of the primary's transactions
+            return  # a replica does not know the outcome of the primary's transactions
         try:
             self.cache.settler.settle(self.schema, snapshot, tags, oracle)
             self.cache.settler.end_quarantine(self.schema, snapshot, oracle)
         except StoreUnreachable:
-            self.store_lost()  # who can reach it will settle it
+            self.store_lost()  # a later reader that reaches the store settles them
 
     def end_quarantine(self, connection: Connection, beginning: Transaction) -> None:
-        """End the tenant's quarantine, if it may end, before anything is read."""
+        """End the tenant's quarantine, if it may end, before the transaction reads anything.
+
+        The snapshot ends too, unless it is in use: a cached value was read with it, or another
+        transaction of the scope is open.
+
+        :param connection: the connection of the transaction, by which the database is asked.
+        :param beginning: the transaction, which is about to begin.
+        """
         oracle = self.session_manager.oracle(connection)
         try:
             self.cache.settler.end_quarantine(self.schema, self.snapshot(), oracle)
@@ -259,15 +312,19 @@ class RequestScope:
             self._end_snapshot()
 
     def transaction_begun(self, transaction: Transaction) -> None:
-        """A database transaction of this scope has its view."""
+        """Add a database transaction of this scope, which has taken its view."""
         self.transactions.add(transaction)
 
     def transaction_ended(self, transaction: Transaction) -> None:
-        """A database transaction of this scope has ended, one way or another."""
+        """Remove a database transaction that was committed, rolled back or lost.
+
+        The snapshot ends with the last transaction of the scope.
+        """
         self.transactions.discard(transaction)
         if self.transactions:
-            # its view, or what its session has in memory, is older than what ended just
-            # now, so the snapshot must stay
+            # the view or the session of a transaction that is still open is older than the
+            # changes of the one that ended, so the snapshot stays, and values that depend on
+            # these changes are read from the database
             if self._blocked is not None:
                 self._blocked |= transaction.tags
             self.drop(transaction.tags)
@@ -275,11 +332,15 @@ class RequestScope:
             self._end_snapshot()
 
     def session_ended(self) -> None:
-        """The session was committed, rolled back or closed, with or without a connection."""
+        """End the snapshot after the session was committed, rolled back or closed.
+
+        If a database transaction is still open, the snapshot ends with that one.
+        """
         if not self.transactions:
             self._end_snapshot()
 
     def _end_snapshot(self) -> None:
+        """End the snapshot, and with it the orm-cached values of the request tier."""
         if self._snapshot is None:
             return
         self._snapshot = None
@@ -288,7 +349,7 @@ class RequestScope:
         self.computed = {}
         self.snapshot_number += 1
         for key, entry in list(self.tier.items()):
-            # a host may keep values of its own there
+            # a host's own mapping may hold other values, too
             if isinstance(entry, TierEntry) and entry.encoded is not None:
                 del self.tier[key]
         if isinstance(self.tier, RequestTier):
@@ -298,23 +359,27 @@ class RequestScope:
     # the request tier
 
     def keep(self, key: Any, entry: TierEntry) -> None:
-        """Keep a value until its tags change, the transaction or the scope ends."""
+        """Keep a value in the request tier.
+
+        An orm-cached value is dropped when one of its tags changes or the snapshot ends; a
+        request-cached one (its ``encoded`` is None) stays until the scope ends.
+        """
         self.tier[key] = entry
         if entry.encoded is not None:
             for tag in entry.tags:
                 self._dependents.setdefault(tag, set()).add(key)
 
     def drop(self, tags: Collection[str]) -> None:
-        """Drop the orm-cached values that depend on these tags."""
+        """Drop the orm-cached values of the request tier that depend on these tags."""
         for tag in tags:
             for key in self._dependents.pop(tag, ()):
                 self.tier.pop(key, None)
 
-    # what creators use
+    # the runs of creators
 
     @contextmanager
     def run(self, prop: Property) -> Iterator[Run]:
-        """Record what happens in the block as one run of the property's creator."""
+        """Record the reads of the block as one run of the property's creator."""
         run = Run(prop, self.snapshot_number)
         self.runs.append(run)
         hits, self.hits = self.hits, {}
@@ -325,7 +390,11 @@ class RequestScope:
             self.runs.remove(run)
 
     def record(self, statement: Statement) -> None:
-        """A statement is about to be executed; the run in progress depends on it."""
+        """Add what a statement reads to the run in progress, before it is executed.
+
+        If another scope is the current one and runs a creator, that run is marked: it reads
+        through a transaction of this scope, whose view may be older than its own.
+        """
         current = current_scope.get()
         if current is not self and current is not None and current.runs:
             current.runs[-1].through_another = True
@@ -333,13 +402,19 @@ class RequestScope:
             self.runs[-1].record(statement, self.session_manager.has_table)
 
     def changed_without_objects(self, tables: Collection[str]) -> None:
-        """A flush changed these tables without an object that stands for the change, so no
-        function policy can be asked: all of them count as concerned."""
+        """Collect the tags of all function policies, if a flush changed tables without objects.
+
+        No object stands for the change, so no function policy can be asked about it, and all
+        of them count as concerned.
+
+        :param tables: the tables that were changed without an object; may be empty.
+        """
         if tables:
             self.changed(self.cache.function_tags)
 
     def changed(self, tags: Collection[str]) -> None:
-        """Collect tags for every transaction in progress, and drop what depends on them."""
+        """Collect changed tags for every transaction in progress, and drop the values that
+        depend on them."""
         for path in self.transactions:
             path.changed(tags)
 
@@ -347,12 +422,12 @@ class RequestScope:
 
     @contextmanager
     def active(self) -> Iterator[RequestScope]:
-        """Make this the current scope of the block."""
+        """Make this the current scope while the block runs."""
         before, current = self.outer, current_scope.get()
         scope = current
         while scope is not None and scope is not self:
             scope = scope.outer
-        if scope is None:  # else it encloses the current one, and stays where it is
+        if scope is None:  # otherwise it encloses the current one already, and keeps its place
             self.outer = current
         token = current_scope.set(self)
         try:
@@ -362,7 +437,7 @@ class RequestScope:
             self.outer = before
 
     def close(self) -> None:
-        """Roll back what was not committed, and give everything back."""
+        """Roll back uncommitted changes, and close the session."""
         self.reset()
 
 

@@ -1,7 +1,8 @@
-"""The settings of a cache: their defaults and what they may be.
+"""The settings of a cache, with their defaults and their allowed values.
 
-They are read once, when the cache is made or the application committed; a wrong one is an
-error then, not at the first request. This module knows nothing of what they are for.
+They are read once, when the cache is made or the application is committed, so that a wrong
+one is an error then and not at the first request. This module does not know what they are
+used for.
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ from typing import Any, Self, TypeAlias
 
 from ..errors import ConfigurationError
 
-#: A setting's name, its test, and what messages say was expected.
+#: A setting's name, its test, and the expected value in words, for messages.
 Rule: TypeAlias = tuple[str, Callable[[Any], bool], str]
 
-#: Name of the section in which an application has them.
+#: The name of the section in which an application has the settings.
 SECTION = 'orm_cache'
 
-#: What happens when the tag store can't be reached: ``refuse`` answers reads
-#: from the database and refuses commits that change tables (nothing is ever
-#: stale); ``continue`` commits all the same, and other processes may be stale
-#: until the versions that are owed are published.
+#: The values of ``on_outage``, for the time when the tag store can't be reached. Reads are
+#: answered from the database. ``refuse`` refuses commits that change tables, so that nothing
+#: is ever stale. ``continue`` commits all the same; other processes may read stale values
+#: until the store can be reached again and the tenant has got a new birth.
 OUTAGE_POLICIES = ('refuse', 'continue')
 
-#: What an audit of policies does with what it finds: nothing, a warning in the log, once
-#: for each property and table, or an error.
+#: The values of ``audit``, for tables that a creator reads and its policy does not mention:
+#: nothing is done, a warning is logged once for each property and set of tables, or an error
+#: is raised.
 AUDITS = ('off', 'warn', 'error')
 
 
@@ -38,11 +40,11 @@ class OrmCacheSettings:
     dsn: str = 'sqlite:///tenants'
     #: A declarative base (or MetaData), or several; their tables are created per schema.
     base: Any = None
-    #: Redis URL of shared tier and tag store; None keeps both in this process's memory.
+    #: Redis URL of the shared tier and tag store; None keeps both in this process's memory.
     redis_url: str | None = None
     #: Separates applications that share a Redis.
     namespace: str = 'ormcache'
-    #: Seconds after which a value is computed anew all the same; None: never.
+    #: Seconds after which a value is computed anew, even if nothing has changed; None: never.
     expiration_time: float | None = None
     #: Bytes that the process tier may hold, over all tenants.
     process_cache_size: int = 64 * 1024 * 1024
@@ -52,35 +54,39 @@ class OrmCacheSettings:
     on_outage: str = 'refuse'
     #: Seconds to wait for an answer of Redis.
     redis_timeout: float = 0.5
-    #: Seconds after which the lock for a cold value passes on to another caller.
+    #: Seconds after which nobody waits any longer for another caller's run of a creator: the
+    #: lock passes on.
     lock_timeout: float = 10.0
-    #: Seconds after which a writer that can't be asked for is taken for dead.
+    #: Seconds after which a writer counts as dead if the database can't be asked about its
+    #: transaction (SQLite).
     lease: float = 60.0
-    #: Refuse SERIALIZABLE writers whose cached reads another writer changed (P5).
+    #: Refuse the commit of a SERIALIZABLE transaction if another one has changed what it has
+    #: read through the cache (promise P5 of the documentation).
     check_write_skew: bool = True
-    #: One of :data:`AUDITS`: what is done when a creator reads a table that its policy
+    #: One of :data:`AUDITS`: the reaction to a creator that reads a table which its policy
     #: does not mention.
     audit: str = 'warn'
-    #: Hear of changes from outside, which triggers tell of; PostgreSQL only.
+    #: Listen for changes from outside, which triggers report; PostgreSQL with psycopg only.
     listen: bool = False
-    #: The URL for that, if ``dsn`` goes through a pooler.
+    #: SQLAlchemy URL for listening, if ``dsn`` goes through a connection pooler; else None.
     listen_dsn: str | None = None
-    #: NamedTuples and dataclasses that values may contain.
+    #: The NamedTuple, dataclass and Enum classes that values may contain.
     types: Iterable[type] = ()
     #: Keyword arguments of ``sqlalchemy.create_engine``.
     engine_options: Mapping[str, Any] | None = None
 
     @classmethod
     def rules(cls) -> tuple[Rule, ...]:
-        """Return the setting, the test, and what messages say was expected, for each."""
+        """Return the rule of each setting that has one."""
         return RULES
 
     @classmethod
     def read(cls, section: Mapping[str, Any], where: str) -> Self:
         """Validate a settings section.
 
-        :param section: name to value.
-        :param where: what messages call the place where they were given.
+        :param section: the settings that were given, by name.
+        :param where: the application or cache that they were given for, for messages.
+        :return: all settings, with the defaults of those that were not given.
         :raises ConfigurationError: for an unknown name or a wrong value.
         """
         known = {field.name for field in fields(cls)}
@@ -104,7 +110,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def is_whole(value: Any) -> bool:
-    """Return whether it is a whole number, and no bool."""
+    """Return whether a value is an ``int`` and no ``bool``."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

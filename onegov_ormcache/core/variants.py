@@ -1,4 +1,7 @@
-"""Variants: the same property with another value for another role, language or host."""
+"""Variants: values of one property that differ by role, language, host or the like.
+
+This module makes the part of a key that tells variants apart. It does not know the rest.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,31 @@ from typing import Any, TypeAlias
 
 from ..errors import VariantError
 
-#: A function of the app or request that tells which variant it sees.
+#: A function that takes the app or request and returns the variant that it sees.
 Vary: TypeAlias = Callable[[Any], Any]
 
-#: What a variant may be, beside tuples of these: what has the same text in each process.
+#: The types that a variant may have, beside None, enum members and tuples: a value of these
+#: has the same text in each process.
 PLAIN = (bool, int, float, str, bytes, datetime.date, datetime.timedelta, uuid.UUID)
 
 
 def role_of(instance: Any) -> Any:
-    """The role of the identity that an app or request has, if it has one: ``by_role``."""
+    """Return the role of an app's or request's identity; None if it has none.
+
+    It is the ``vary`` function of properties with ``by_role``.
+    """
     return getattr(getattr(instance, 'identity', None), 'role', None)
 
 
 def variant_key(functions: tuple[Vary, ...], instance: Any, where: str) -> str:
-    """The variant that an instance sees, as the end of a value's key: the same text for
-    the same variant in each process.
+    """Return the variant that an instance sees, as the end of a value's key.
 
-    :raises VariantError: if one of the functions gives what is no key.
+    It is the same text for the same variant in each process.
+
+    :param functions: the functions that the property varies by.
+    :param instance: the app or request.
+    :param where: the property, with its file and line, for the message.
+    :raises VariantError: if a function returns a value that can't be part of a key.
     """
     parts = [function(instance) for function in functions]
     for part in parts:

@@ -1,4 +1,7 @@
-"""What one cache asks of its tag store, with what it does if the store can't be reached."""
+"""The versions of one cache: its tag store, and the rules for times when it can't be reached.
+
+This module knows schemas and tags. It does not know properties, values or transactions.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,13 @@ from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore
 
 
 class Versions:
-    """Made by a cache, lives as long; used by all threads.
+    """The tag store as one cache uses it. Made by the cache and ended with it; used by all
+    threads.
 
-    :param tags: the tag store; may be replaced.
+    :param tags: the tag store; the attribute of this name may be replaced.
     :param shared_tables: the names of tables that tenants share, each with its schema.
-    :param function_tags: gives the tags that must be registered with each tenant.
+    :param function_tags: returns the tags of all function policies, which must be registered
+        for each tenant.
     """
 
     def __init__(
@@ -28,22 +33,26 @@ class Versions:
         self._placed = PlacedTagStore(tags, shared) if shared else None
         self.tags: TagStore = self._placed or tags
         self._function_tags = function_tags
-        # by place, the last request's own mark
+        # by schema, a new mark for each call of renew_later: a renewal removes the mark that
+        # it found, and not that of a later call
         self._pending_renewals: dict[str, object] = {}
         self._lock = Lock()
 
     def places(self, schema: str) -> tuple[str, ...]:
-        """Return the schemas in which the versions of the tenant's tags lie."""
+        """Return the places of a tenant's tags: the schemas that their versions belong to."""
         return (schema, *(self._placed.shared_schemas if self._placed else ()))
 
     def snapshot(self, schema: str) -> Snapshot:
-        """Return the tenant's snapshot; :data:`UNREACHABLE` if the store can't be reached."""
+        """Return the tenant's snapshot; :data:`UNREACHABLE` if the store can't be reached.
+
+        Makes pending renewals first, and registers function policies that the tenant lacks.
+        """
         try:
             self._renew_pending(self.places(schema))
             snapshot = self.tags.snapshot(schema)
             function_tags = self._function_tags()
             if not function_tags <= snapshot.versions.keys():
-                # the first use of the tenant since its birth, or by this release
+                # this is the first use of the tenant since its birth, or by this release
                 self.tags.register(schema, function_tags)
                 snapshot = self.tags.snapshot(schema)
             return snapshot
@@ -51,16 +60,20 @@ class Versions:
             return UNREACHABLE
 
     def own_part(self, schema: str, stamp: Stamp) -> Stamp | None:
-        """Return the part of a stamp that the tenant's own versions tell of.
+        """Return the part of a stamp whose tags have their place in the tenant itself.
+
+        The rest, the tags of shared tables, is checked here.
 
         :return: None if the rest of the stamp does not hold.
+        :raises StoreUnreachable: if the store can't be reached.
         """
         return stamp if self._placed is None else self._placed.own_part(schema, stamp)
 
     def renew_later(self, *schemas: str) -> None:
-        """Give these a new birth, at once or as soon as the store can be reached.
+        """Give these schemas a new birth, at once or as soon as the store can be reached.
 
-        A commit's versions could not be published, or a schema is another one.
+        It is needed after a commit whose tags could not be put in doubt, and for a new
+        schema, which may have the name of one that was dropped.
         """
         with self._lock:
             self._pending_renewals |= {schema: object() for schema in schemas}
@@ -76,6 +89,6 @@ class Versions:
                 continue
             self.tags.renew(schema)
             with self._lock:
-                # another mark: it was asked for again, maybe after this birth
+                # another mark stays: its call may have come after this birth
                 if self._pending_renewals.get(schema) is mark:
                     del self._pending_renewals[schema]

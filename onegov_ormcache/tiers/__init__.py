@@ -1,1 +1,1 @@
-"""The process tier, the shared tier, and how values become bytes."""
+"""The request, process and shared tiers, their locks, and the serializer of values."""

@@ -1,4 +1,7 @@
-"""A cache of this process, bounded in bytes, that all threads may use."""
+"""A cache in the memory of this process, bounded in bytes, for use by all threads.
+
+It does not know what the values and keys are.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ V = TypeVar('V')
 
 
 class BoundedCache(Generic[V]):
-    """Least recently used values go first.
+    """A cache that drops the least recently used values when it is full.
 
-    :param size: how many bytes it may hold.
-    :param size_of: how many bytes a value takes.
+    :param size: the number of bytes that the values may take.
+    :param size_of: a function that returns the number of bytes that a value takes.
     """
 
     def __init__(self, size: int, size_of: Callable[[V], int]) -> None:
@@ -24,6 +27,7 @@ class BoundedCache(Generic[V]):
         self._values: LRUCache[str, V] = LRUCache(size, getsizeof=size_of)
 
     def get(self, key: str) -> V | None:
+        """Return the value of the key; None if there is none."""
         with self._lock:
             return self._values.get(key)
 
@@ -35,30 +39,35 @@ class BoundedCache(Generic[V]):
                 self._values[key] = value
 
     def has_room_for(self, value: V) -> bool:
-        """Whether the value is not larger than the whole cache."""
+        """Return whether the value alone is no larger than the whole cache."""
         return self._size_of(value) <= self._values.maxsize
 
     def remove(self, key: str) -> None:
+        """Remove the value of the key, if there is one."""
         with self._lock:
             self._values.pop(key, None)
 
     @property
     def bytes_held(self) -> int:
-        """How many bytes the values take now."""
+        """The number of bytes that the values take now."""
         return int(self._values.currsize)
 
     def held(self) -> list[str]:
-        """All keys."""
+        """Return all keys."""
         with self._lock:
             return list(self._values)
 
     def of(self, prefix: str) -> MutableMapping[str, V]:
-        """The values whose keys begin with the prefix, as a mapping of what follows it."""
+        """Return the values whose keys begin with the prefix, as a mapping. The keys of the
+        mapping are without the prefix."""
         return Partition(self, prefix)
 
 
 class Partition(MutableMapping[str, V]):
-    """A part of a :class:`BoundedCache`, for example one tenant's."""
+    """A view of the part of a :class:`BoundedCache` whose keys have one prefix.
+
+    :meth:`BoundedCache.of` makes it, for example for one tenant. It holds no values itself.
+    """
 
     def __init__(self, cache: BoundedCache[V], prefix: str) -> None:
         self._cache = cache

@@ -1,6 +1,6 @@
-"""Makes a value again of its bytes, and of any other bytes an error.
+"""Decodes the bytes of a value; all other bytes are an error.
 
-Runs no code that the bytes name, and imports nothing.
+It runs no code that the bytes name, and imports nothing.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from onegov_ormcache.tiers.scalars import SCALARS, read_int, read_text
 
 
 class Decoding:
-    """One value on its way back from bytes.
+    """The decoding of one value. The serializer makes it for each value.
 
-    ormsgpack drops what an extension's reader raises, and the reader's interrupts with
-    it; so the first is kept here.
+    ormsgpack discards an exception that the reader of an extension raises, a
+    KeyboardInterrupt too, and raises an error of its own. So the first exception is kept
+    here.
     """
 
     __slots__ = ('_fault', 'registry')
@@ -32,7 +33,11 @@ class Decoding:
         self._fault: BaseException | None = None
 
     def run(self, data: memoryview) -> Any:
-        """Return the value; raise UndecodableValue, or what interrupted the reading."""
+        """Return the value of the bytes.
+
+        :raises UndecodableValue: if the bytes can't be read.
+        :raises BaseException: what interrupted the reading, such as KeyboardInterrupt.
+        """
         try:
             return unpackb(data, ext_hook=self._read)
         except ValueError as error:
@@ -42,7 +47,7 @@ class Decoding:
         raise UndecodableValue(f"The stored value can't be read: {fault!r}") from fault
 
     def content(self, payload: bytes) -> Any:
-        """Return the content of a payload that is MessagePack itself."""
+        """Return the content of an extension's payload that is itself MessagePack."""
         return unpackb(payload, ext_hook=self._read)
 
     def _read(self, code: int, payload: bytes) -> Any:

@@ -1,8 +1,9 @@
-"""Turns a value into what ormsgpack writes exactly.
+"""Turns a value into an object that ormsgpack writes without loss.
 
-What MessagePack has itself (None, bool, int, float, str, bytes, lists, dicts with texts
-as keys) is left to it, so that the largest values are read at its speed. Everything else
-is an extension: a code for its kind and a payload, mostly MessagePack again.
+Values of MessagePack's own types (None, bool, int, float, str, bytes, lists, dicts with
+texts as keys) are left as they are, so that large values are read at ormsgpack's speed.
+Every other value becomes an extension: a code for its kind, and a payload, which is mostly
+MessagePack again.
 """
 
 from __future__ import annotations
@@ -21,22 +22,26 @@ from onegov_ormcache.tiers.records import Record, Registry, row_fields, write_me
 from onegov_ormcache.tiers.refusals import TOO_DEEP, Refused, class_name, reason
 from onegov_ormcache.tiers.scalars import SCALARS, write_int, write_text
 
-# codes of the extensions; those of scalars are in scalars.py
+# codes of the extensions; scalars.py has the codes of scalars
 INT, STR, TUPLE, SET, FROZENSET, DICT, ENUM = 1, 2, 3, 4, 5, 6, 7
 ROW, RECORD, TUPLES, ROWS, RECORDS, FROZENDICT = 8, 9, 10, 11, 12, 13
 
-#: The types that ormsgpack writes and reads exactly, if integers have 64 bits and texts
-#: no lone surrogates: if not, it refuses them.
+#: The types of values that ormsgpack writes and reads without loss. It refuses integers that
+#: do not fit into 64 bits, and texts with lone surrogates.
 LEAVES: frozenset[type] = frozenset({NoneType, bool, int, float, str, bytes})
 
-#: The types that it always writes exactly.
+#: The types among these of which it refuses no value.
 SURE_LEAVES = LEAVES - {int, str}
 
 
 class Encoding:
-    """One value on its way to bytes: turns it into what ormsgpack writes exactly.
+    """The encoding of one value. The serializer makes it for each value.
 
-    ``room`` is how many levels of containers may still come.
+    The argument ``room`` of its methods is the number of levels of containers that the value
+    may still have. Each method raises :class:`.Refused` if a part of the value can't be
+    cached, or if there are more levels.
+
+    :param leaves: types of values that are left to ormsgpack as they are.
     """
 
     __slots__ = ('_kinds', 'keys', 'leaves', 'mutable')
@@ -44,16 +49,18 @@ class Encoding:
     def __init__(self, kinds: Kinds, leaves: frozenset[type]) -> None:
         self._kinds = kinds
         self.leaves = leaves
+        #: Types of keys of the dicts that are left to ormsgpack.
         self.keys = leaves & {str}
+        #: True if a part of the value is mutable.
         self.mutable = False
 
     def one(self, value: object, room: int) -> object:
-        """Return what decodes to the value."""
+        """Return an object that decodes to the value."""
         kind = type(value)
         return value if kind in self.leaves else self._kinds[kind](self, value, room)
 
     def many(self, values: Sequence[object], room: int) -> object:
-        """Return what decodes to a list of the values, which are one container's."""
+        """Return an object that decodes to a list of the values of one container."""
         if not room:
             raise Refused(TOO_DEEP)
         types = set(map(type, values))
@@ -71,7 +78,7 @@ class Encoding:
         ]
 
     def mapping(self, value: dict[Any, object], room: int) -> object:
-        """Return what decodes to the dict."""
+        """Return an object that decodes to the dict."""
         if not self.keys.issuperset(map(type, value)):
             keys, values = list(value), list(value.values())
             return _ext(DICT, [self.many(keys, room), self.many(values, room)])
@@ -88,7 +95,7 @@ class Encoding:
         return written
 
     def matrix(self, rows: Sequence[Any], room: int) -> object:
-        """Return what decodes to a list of lists of the rows' values."""
+        """Return an object that decodes to a list with a list of each row's values."""
         if not room:
             raise Refused(TOO_DEEP)
         if self.leaves.issuperset(map(type, chain.from_iterable(rows))):
@@ -106,11 +113,15 @@ _Table = Callable[[Encoding, Sequence[Any], int], object]
 
 
 class Kinds(dict[type, _Writer]):
-    """How the values of a type are written, for each type met so far.
+    """The functions that write the values of a type, by type. Made once per serializer.
 
-    ``tables`` has the types of which many in one container are written together, so
-    that what they have in common (keys, a class) is written once, and read at once.
-    Such a writer returns None if these have not enough in common.
+    An enum class is added when its first member is written; for a type that can't be cached
+    there is a function that raises :class:`.Refused`. ``tables`` has functions that write all
+    values of one container together, if these are of one type: what they have in common
+    (keys, a class) is then written once, and read at once. Such a function returns None if
+    the values do not have enough in common.
+
+    :param registry: the classes that the application registers.
     """
 
     def __init__(self, registry: Registry) -> None:

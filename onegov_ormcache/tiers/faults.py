@@ -1,7 +1,7 @@
-"""Finds the part of a value that keeps it from being cached, and the path to it.
+"""Finds the part of a value because of which it can't be cached, and the path to that part.
 
-Runs only after a value was refused: the serializer's own pass keeps no track of paths,
-because most values have no fault and should be written fast.
+This runs only after the serializer has refused a value. The serializer keeps no track of
+paths, because most values have no fault and should be written fast.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ _REPR.maxstring = _REPR.maxother = 60
 
 
 class FaultSearch:
-    """A walk through one value, up to its first fault.
+    """A search for the first fault of one value.
+
+    The serializer makes it for each value that it has refused.
 
     :param records: the registered classes.
-    :param check: raises :class:`.Refused` for a value without parts that is not cacheable.
+    :param check: a function that raises :class:`.Refused` if a value without parts can't be
+        cached.
     """
 
     def __init__(
@@ -37,10 +40,10 @@ class FaultSearch:
         self._outer: set[int] = set()
 
     def find(self, value: object, path: str) -> None:
-        """Return if the value has no fault.
+        """Raise an error for the first fault of the value; return None if it has none.
 
-        :param path: what messages call the value.
-        :raises Refused: with the path, what is there, and what to do.
+        :param path: the name that messages use for the value.
+        :raises Refused: with the path, the fault, and what to do about it.
         """
         if id(value) in self._outer:
             raise _At(path, CIRCULAR)
@@ -61,7 +64,7 @@ class FaultSearch:
             raise _At(path, str(refused)) from None
 
     def _parts(self, value: Any, path: str) -> Iterator[tuple[object, str]] | None:
-        """Return the parts of a value with the path of each, None if it has no parts."""
+        """Return the parts of a value, each with its path; None if it has no parts."""
         kind = type(value)
         if path.startswith('key '):
             path = f'({path})'
@@ -79,7 +82,7 @@ class FaultSearch:
 
 
 class _At(Refused):
-    """A refusal that has got its path."""
+    """A refusal whose text begins with the path."""
 
     def __init__(self, path: str, text: str) -> None:
         super().__init__(f'{path} {text}')
@@ -88,7 +91,7 @@ class _At(Refused):
 def _shown(value: object) -> str:
     try:
         return _REPR.repr(value)
-    except Exception:  # what a message shows must not hide what the message is about
+    except Exception:  # a failing repr must not hide the fault that the message is about
         return f'<{type(value).__name__}>'
 
 

@@ -1,4 +1,7 @@
-"""Immutable forms of values, so that all requests of a process can share one."""
+"""Immutable forms of values, which all requests of a process can share.
+
+This module does not know where the values are kept.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from ..errors import ValueNotCacheable
 
 
 def freeze(value: Any, name: str) -> Any:
-    """The value with its lists as tuples, its dicts as frozendicts, its sets as frozensets.
+    """Return the value with its lists as tuples, its dicts as frozendicts and its sets as
+    frozensets.
 
-    :param value: what a serializer decoded: there is nothing circular in it.
+    :param value: a value that the serializer has decoded, so that nothing in it is circular.
     :param name: the property's name, for messages.
     :raises ValueNotCacheable: if a part of another kind is mutable.
     """
@@ -40,7 +44,10 @@ def freeze(value: Any, name: str) -> Any:
 
 
 def _unchanged(value: Any, parts: Any, name: str) -> Any:
-    """The value, if none of its parts had to be frozen."""
+    """Return a row or dataclass instance as it is, because its parts can't be replaced.
+
+    :raises ValueNotCacheable: if one of the parts is a list, dict or set.
+    """
     for part in parts:
         if freeze(part, name) is not part and isinstance(part, (list, dict, set)):
             raise ValueNotCacheable(

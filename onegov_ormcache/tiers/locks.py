@@ -1,7 +1,7 @@
 """The locks under which cold values are computed.
 
-They only save work: a lock that could not be had, or was lost while its holder
-computed, costs a second run and nothing else. So none of them ever raises.
+They only save work. If a lock can't be acquired, or is lost while its holder computes, a
+creator runs twice, and nothing else goes wrong. So no lock ever raises an error of Redis.
 """
 
 from __future__ import annotations
@@ -16,34 +16,40 @@ from dogpile.cache.api import CacheMutex
 from dogpile.util import NameRegistry
 from redis.exceptions import LockError
 
-#: Seconds between two looks at a lock that somebody else holds.
+#: Seconds between two attempts to acquire a lock that another caller holds.
 POLL = 0.01
 
-#: Seconds after which a lock passes on if its holder's process does not renew it.
+#: Seconds after which a lock expires if its holder's process does not renew it.
 SHORT = 2.0
 
-#: Seconds after which the thread that renews locks ends if there are none.
+#: Seconds without any lock after which the thread that renews locks ends.
 IDLE = 10.0
 
 
 class Renewer:
-    """Renews the locks that this process holds, in one thread for all of them.
+    """Renews the locks on Redis that this process holds, in one thread for all of them.
 
-    So a lock can be short, and pass on soon when its process has died, and yet last as
-    long as its holder computes. The thread lives from the first lock to the last.
+    So a lock can have a short lifetime, and expire soon after its process has died, although
+    a holder may compute for longer. A process has one renewer. Its thread starts with the
+    first lock, and ends :data:`IDLE` seconds after the last.
     """
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, in a forked child: the thread and the locks are its parent's."""
+        """Start without locks, in a forked child: thread and locks belong to its parent."""
         self._held: dict[Any, tuple[float, float]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def add(self, lock: Any, ttl: float, until: float) -> None:
-        """Renew the lock each third of its ``ttl`` seconds, until that monotonic time."""
+        """Renew a lock from now on, each time a third of its lifetime has passed.
+
+        :param ttl: the lock's lifetime in seconds.
+        :param until: the time of the monotonic clock, in seconds, after which the lock is
+            not renewed any longer.
+        """
         with self._changed:
             self._held[lock] = (ttl, until)
             if self._thread is None:
@@ -52,6 +58,7 @@ class Renewer:
             self._changed.notify()
 
     def remove(self, lock: Any) -> None:
+        """Do not renew the lock any longer."""
         with self._changed:
             self._held.pop(lock, None)
             self._changed.notify()
@@ -71,7 +78,7 @@ class Renewer:
                 if lock in self._held:
                     try:
                         lock.extend(ttl, replace_ttl=True)
-                    except Exception:  # whatever it is, the others must be renewed
+                    except Exception:  # whatever fails, the other locks must be renewed
                         self.remove(lock)
 
 
@@ -82,10 +89,14 @@ if hasattr(os, 'register_at_fork'):
 
 
 class RedisMutex(CacheMutex):
-    """Held by one caller over all processes.
+    """A lock on Redis, which one caller over all processes holds.
 
-    :param timeout: seconds after which nobody waits any longer. A holder that lives may
-        take as long; one that has died passes the lock on after :data:`SHORT` seconds.
+    The shared tier makes it for each computation of a cold value.
+
+    :param name: the lock's key on Redis.
+    :param timeout: seconds that a caller waits for the lock at most, and for which a live
+        holder's lock is renewed. The lock of a process that has died expires after
+        :data:`SHORT` seconds.
     """
 
     def __init__(self, client: redis.Redis, name: str, timeout: float) -> None:
@@ -97,6 +108,7 @@ class RedisMutex(CacheMutex):
         self._held = False
 
     def acquire(self, wait: bool = True) -> bool:
+        """Acquire the lock; return whether that was possible. False if Redis fails."""
         try:
             self._held = bool(self._lock.acquire(blocking=wait))
         except redis.RedisError:
@@ -106,6 +118,7 @@ class RedisMutex(CacheMutex):
         return self._held
 
     def release(self) -> None:
+        """Release the lock, if this mutex holds it."""
         if not self._held:
             return
         self._held = False
@@ -113,7 +126,7 @@ class RedisMutex(CacheMutex):
         try:
             self._lock.release()
         except (LockError, redis.RedisError):
-            pass  # it ran out, or went with the server: another may hold it by now
+            pass  # it has expired, or is lost with the server: another caller may hold it now
 
     def locked(self) -> bool:
         try:
@@ -123,7 +136,10 @@ class RedisMutex(CacheMutex):
 
 
 class ThreadMutex(CacheMutex):
-    """Held by one thread of this process; nobody waits longer than ``timeout`` seconds."""
+    """A lock that one thread of this process holds.
+
+    :param timeout: seconds that a caller waits for the lock at most.
+    """
 
     def __init__(self, lock: threading.Lock, timeout: float) -> None:
         self._lock = lock
@@ -144,7 +160,7 @@ class ThreadMutex(CacheMutex):
 
 
 class _WeakLock:
-    """A ``threading.Lock`` that can be referred to weakly."""
+    """A ``threading.Lock`` that supports weak references, as dogpile's registry needs."""
 
     def __init__(self) -> None:
         lock = threading.Lock()
@@ -154,5 +170,5 @@ class _WeakLock:
 
 
 def named_locks() -> Any:
-    """A registry of locks by name; each lives as long as somebody uses it."""
+    """Return a registry of locks by name, which keeps each lock as long as it is used."""
     return NameRegistry(lambda name: _WeakLock())

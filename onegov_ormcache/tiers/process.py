@@ -1,7 +1,8 @@
 """The process tier: values of this process, shared by its threads, bounded in bytes.
 
-Values are kept encoded, and beside that as they are if they are deeply
-immutable; whatever a request can change is decoded anew for it.
+Values are kept as bytes. A deeply immutable value is kept as it is too, and all requests
+share it; any other value is decoded anew for each request. The tier does not know whether
+a value is still valid.
 """
 
 from __future__ import annotations
@@ -12,34 +13,35 @@ from typing import NamedTuple, TypeAlias
 from .bounded import BoundedCache
 from .serializer import Encoded
 
-#: Versions by tag, as the tag store gave them.
+#: The versions of a value's tags, by tag, as the tag store gave them.
 Stamp: TypeAlias = Mapping[str, str]
 
-#: Bytes that an entry takes beside its data: keys, stamp, bookkeeping (measured).
+#: Bytes that an entry takes beside its data, as measured: keys, stamp, bookkeeping.
 OVERHEAD = 600
 
 
 class StoredValue(NamedTuple):
-    """A value as the tiers keep it, made by the run of a creator."""
+    """A value as the process tier and the shared tier store it; made by a run of its creator."""
 
-    #: The versions of all tags it depends on.
+    #: The versions of all tags that it depends on.
     stamp: Stamp
     encoded: Encoded
-    #: When its creator ran: seconds since the epoch of the system's clock.
+    #: The time at which its creator had run, as ``time.time()`` gives it.
     created: float
 
 
 class Slot(NamedTuple):
-    """What the process tier holds: the value's bytes, and the value if it is immutable."""
+    """An entry of the process tier."""
 
     stored: StoredValue
+    #: The value itself, if it is immutable, so that requests can share it; else None.
     value: object
 
 
 class ProcessTier(BoundedCache[Slot]):
-    """Made once per root app; ``of(prefix)`` is one tenant's part.
+    """The process tier, made once per cache; ``of(prefix)`` is one tenant's part.
 
-    :param size: how many bytes it may hold, over all tenants.
+    :param size: the number of bytes that it may hold, over all tenants.
     """
 
     def __init__(self, size: int) -> None:
@@ -47,6 +49,6 @@ class ProcessTier(BoundedCache[Slot]):
 
 
 def _size(slot: Slot) -> int:
-    # an immutable value is held beside its bytes: about three times their size
+    # an immutable value is kept beside its bytes, and takes about three times their size
     factor = 1 if slot.value is None else 4
     return OVERHEAD + factor * len(slot.stored.encoded.data)

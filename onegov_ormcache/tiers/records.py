@@ -1,7 +1,7 @@
 """Values with named parts: rows, and instances of classes that the application registers.
 
-Also finds classes by name, for enum members. A class is only ever looked up, in the
-registry or among the modules that are imported already: no stored byte imports anything.
+This module also finds enum classes by name. It looks classes up only in the registry and in
+modules that are imported already: stored bytes can't cause an import.
 """
 
 from __future__ import annotations
@@ -26,18 +26,27 @@ _CONTAINERS = (str, bytes, int, float, list, tuple, dict, set, frozenset, BaseEx
 
 
 class Record(Protocol):
-    """How the instances of one registered class are taken apart and made again."""
+    """Takes the instances of one registered class apart, and makes them again.
+
+    The registry makes it for each class.
+    """
 
     type: type
+    #: The class's name in stored values, see :func:`registered_name`.
     name: str
     fields: tuple[str, ...]
+    #: True if the fields of an instance can't be assigned to.
     immutable: bool
 
     def values(self, instance: Any) -> tuple[object, ...]:
-        """Return the values of the fields; raise Refused if they are not all there is."""
+        """Return the values of the fields.
+
+        :raises Refused: if the instance has other attributes too, which would be lost, or if
+            a field has no value.
+        """
 
     def build(self, values: Iterable[object]) -> object:
-        """Return an instance with these values, without running the class's own code."""
+        """Return an instance with these values, without running code of the class."""
 
 
 class _NamedTupleRecord:
@@ -85,11 +94,11 @@ class _DataclassRecord:
 class Registry:
     """The classes of an application whose instances may be cached.
 
-    Made once per serializer, never changed after.
+    Made once per serializer, and never changed afterwards.
 
     :param types: NamedTuple, dataclass and Enum classes.
-    :raises ConfigurationError: one is of another kind, mapped by the ORM, or has the
-        name of another.
+    :raises ConfigurationError: if one of them is of another kind, is mapped by the ORM, or
+        has the same name as another.
     """
 
     def __init__(self, types: Iterable[type]) -> None:
@@ -115,7 +124,7 @@ class Registry:
     def enum(self, module: str, qualname: str) -> EnumType:
         """Return the enum class of this name, a registered one first.
 
-        :raises LookupError: there is none in the registry and the imported modules.
+        :raises LookupError: if neither the registry nor the imported modules have it.
         """
         if registered := self._enums.get(f'{module}:{qualname}'):
             return registered
@@ -130,7 +139,7 @@ class Registry:
 
 
 def registered_name(cls: type) -> str:
-    """Return the name by which stored values call a class."""
+    """Return the name of a class in stored values."""
     return f'{cls.__module__}:{cls.__qualname__}'
 
 
@@ -147,9 +156,9 @@ def _record(cls: type) -> Record:
 
 
 def _refuse_extras(instance: object, names: tuple[str, ...]) -> None:
-    """Refuse an instance with attributes besides its fields: they would be lost.
+    """Raise Refused if an instance has attributes besides its fields: they would be lost.
 
-    What a cached property has computed from the fields may be lost.
+    The value of a ``cached_property`` may be lost, because it is computed from the fields.
     """
     for name in getattr(instance, '__dict__', ()):
         if name in names:
@@ -163,9 +172,9 @@ def _refuse_extras(instance: object, names: tuple[str, ...]) -> None:
 
 
 def write_member(member: Enum) -> list[str]:
-    """Return the module, class and name (for a flag: the bits) of an enum member.
+    """Return the module, class and name of an enum member; for a flag, the bits as the name.
 
-    :raises Refused: the member is not found again by its name.
+    :raises Refused: if the class does not have the member by its name.
     """
     cls = type(member)
     if isinstance(member, Flag):
@@ -181,7 +190,11 @@ def write_member(member: Enum) -> list[str]:
 
 
 def read_member(registry: Registry, module: str, qualname: str, text: str) -> Enum:
-    """Return the member that :func:`write_member` wrote; any Exception: there is none."""
+    """Return the member that :func:`write_member` wrote.
+
+    :param text: the name, or the bits in hexadecimal.
+    :raises Exception: of any kind, if there is no such member.
+    """
     cls: Any = registry.enum(module, qualname)
     member: Enum = cls(int(text, 16)) if issubclass(cls, Flag) else cls.__members__[text]
     if type(member) is not cls:
@@ -190,11 +203,11 @@ def read_member(registry: Registry, module: str, qualname: str, text: str) -> En
 
 
 def row_fields(rows: Iterable[Row[Any]]) -> list[str] | None:
-    """Return the keys that the rows have in common, None if they have different ones.
+    """Return the keys of the rows; None if the rows do not all have the same keys.
 
-    :raises Refused: two keys are the same, or one has no name.
+    :raises Refused: if two keys of a row are the same, or a column has no name.
     """
-    # rows of one result share its metadata: thousands of rows, mostly one set of keys
+    # the rows of one result share its metadata, so one row of each metadata is enough to see
     samples = {row._parent: row for row in rows}.values()
     keys = {row._fields for row in samples}
     if len(keys) != 1:
@@ -209,7 +222,10 @@ def row_fields(rows: Iterable[Row[Any]]) -> list[str] | None:
 
 
 def build_rows(fields: list[str], rows: Sequence[Sequence[Any]]) -> list[Row[Any]]:
-    """Return rows with these keys and values; any Exception: they do not fit."""
+    """Return rows with these keys and values.
+
+    :raises Exception: of any kind, if keys and values do not fit together.
+    """
     if set(map(type, fields)) - {str} or set(map(len, rows)) - {len(set(fields))}:
         raise ValueError('the rows do not fit their keys')
     result: IteratorResult[Any] = IteratorResult(SimpleResultMetaData(fields), map(tuple, rows))

@@ -1,6 +1,6 @@
-"""Why a value can't be cached, in words that say what to do about it.
+"""Messages that say why a value can't be cached, and what to do about it.
 
-Knows nothing of the path to a value in a larger one; that is :mod:`.faults`.
+This module does not know the path to a value within a larger one: :mod:`.faults` does.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from sqlalchemy.engine import FilterResult, Result, RowMapping
 from sqlalchemy.orm import Query
 from sqlalchemy.sql import ClauseElement
 
-#: How many containers a value may have within each other. ormsgpack writes up to 254
-#: levels; each level of a tuple also takes frames of the interpreter's stack when read.
+#: The number of levels of containers that a value may have. ormsgpack writes up to 254
+#: levels, but to read a level of tuples also takes frames of the interpreter's stack.
 MAX_DEPTH = 100
 
 TOO_DEEP = (
@@ -34,16 +34,17 @@ ORM_OBJECT = (
     'or use request_cached.'
 )
 
-#: Kinds of builtin values whose subclasses are refused, with the conversion to advise.
+#: Builtin types whose subclasses are refused; the message advises to convert the value.
 _PLAIN = (dict, list, tuple, set, frozenset, str, bytes, int, float)
 
 
 class Refused(Exception):
-    """A value is not cacheable; the text continues a sentence that starts with its place."""
+    """Raised if a value can't be cached. The text continues a sentence that begins with the
+    value's path."""
 
 
 def is_orm_object(value: object) -> bool:
-    """Say whether the value is an ORM object, mapped class or collection of a relationship."""
+    """Return whether a value is an ORM object, a mapped class or a relationship's collection."""
     return any(
         getattr_static(value, mark, None) is not None
         for mark in ('_sa_instance_state', '_sa_class_manager', '_sa_adapter')
@@ -51,10 +52,10 @@ def is_orm_object(value: object) -> bool:
 
 
 def reason(value: object) -> str:
-    """Say what a value of no supported kind is, and what to return instead.
+    """Return a text that says what kind of value this is, and what to return instead.
 
-    :param value: any object that no kind of the serializer takes.
-    :returns: the rest of a sentence that starts with the value's place.
+    :param value: a value of a kind that the serializer does not support.
+    :return: the rest of a sentence that begins with the value's path.
     """
     what = f'is {_described(value)}'
     if is_orm_object(value):
@@ -79,7 +80,7 @@ def reason(value: object) -> str:
 
 
 def class_name(cls: type) -> str:
-    """Return the name by which messages call a class, with its module if it has one."""
+    """Return the name of a class in messages, with its module unless it is a builtin."""
     if cls.__module__ == 'builtins':
         return cls.__qualname__
     return f'{cls.__module__}.{cls.__qualname__}'

@@ -1,4 +1,7 @@
-"""The request tier: values of one request scope, in a dictionary of its own."""
+"""The request tier: the values of one request scope, in a dictionary.
+
+It does not know when a value stops being valid: the scope does, and removes the value.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,31 @@ class TierEntry(NamedTuple):
     value: Any
     #: All tags that the value depends on.
     tags: frozenset[str]
-    #: Its bytes, if a fresh copy can be made of it; None for request-cached values.
+    #: The bytes of an orm-cached value, from which fresh copies are decoded; None for a
+    #: request-cached value.
     encoded: Encoded | None
-    #: Which of the scope's snapshots it was made with.
+    #: The number of the snapshot, of all the scope has had, with which the value was made.
     snapshot_number: int
-    #: Whether a creator may store what it makes of this value.
+    #: True if a creator that has read this value may still store its own value.
     storable: bool
-    #: What the value differs by: functions of the app or request.
+    #: The functions of the app or request by whose results the value differs.
     varies: frozenset[Callable[[Any], Any]]
-    #: Whose value it is, if the key has the instance's id: which is no other's as long as
-    #: this lives.
+    #: The app or request whose value this is, if its id is part of the key. This reference
+    #: keeps the object alive, so that no other object can get the same id.
     instance: Any = None
 
 
 class RequestTier(dict[Any, TierEntry]):
-    """The request tier, which knows beside its entries the last hit of each descriptor.
+    """The request tier: entries by key, and the last hit of each descriptor.
 
-    The hits are what makes a second read cost little more than a plain property; what
-    removes or replaces an entry removes them all.
+    Each request scope makes one, which lives as long as the scope. The hits make a second
+    read cost little more than that of a plain property. They are all cleared whenever an
+    entry is added, replaced or removed.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        #: By descriptor: the instance, the value, for which variant, and the role.
+        #: By descriptor: the app or request, the value, the variant and the role.
         self.hits: dict[Any, tuple[Any, Any, str, Any]] = {}
 
     def __setitem__(self, key: Any, entry: TierEntry) -> None:

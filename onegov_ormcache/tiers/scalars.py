@@ -1,7 +1,8 @@
-"""Values without parts that MessagePack has no exact type for: how each is written and read.
+"""Writes and reads values without parts for which MessagePack has no exact type.
 
-A scalar is written as the payload of a MessagePack extension, whose code names its
-kind. Times are ISO texts, because these keep microseconds and are checked when read.
+Each is written as the payload of a MessagePack extension, whose code stands for the kind of
+value. Times are written as ISO texts, because these keep microseconds and are validated when
+they are read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _TIMEDELTA = struct.Struct('>iii')
 
 
 class Scalar(NamedTuple):
-    """A kind of values: its type, its code, and how one is written and read."""
+    """A kind of values: its type, its code, and the functions that write and read a value."""
 
     type: type
     code: int
@@ -32,7 +33,7 @@ class Scalar(NamedTuple):
 
 
 def write_text(value: str) -> bytes:
-    """Return the UTF-8 of a text that may have lone surrogates."""
+    """Return a text as UTF-8; it may have lone surrogates."""
     return value.encode('utf-8', 'surrogatepass')
 
 
@@ -42,7 +43,7 @@ def read_text(data: bytes) -> str:
 
 
 def write_int(value: int) -> bytes:
-    """Return an integer of any size as bytes, two's complement."""
+    """Return an integer of any size as bytes in two's complement, big-endian."""
     return value.to_bytes(value.bit_length() // 8 + 1, 'big', signed=True)
 
 
@@ -52,7 +53,11 @@ def read_int(data: bytes) -> int:
 
 
 def _write_zone(zone: tzinfo | None) -> str:
-    """Return an empty text, or a letter for the kind of time zone and what it is made of."""
+    """Return a text for a time zone: empty for None, else a letter for its kind, followed by
+    its key, or by its offset in microseconds and its name.
+
+    :raises Refused: if the time zone is of another kind.
+    """
     if zone is None:
         return ''
     if zone is UTC:
@@ -86,7 +91,8 @@ def _read_zone(text: str) -> tzinfo | None:
 
 
 def _write_time(value: datetime | time) -> bytes:
-    """Return the fold (a digit), the ISO text without a zone, a space, and the zone."""
+    """Return the fold (one digit), the ISO text without time zone, a space and the text of
+    the time zone."""
     zone = value.tzinfo
     if zone is None:
         return f'{value.fold}{value.isoformat()} '.encode()
@@ -112,7 +118,8 @@ def _write_timedelta(value: timedelta) -> bytes:
     return _TIMEDELTA.pack(value.days, value.seconds, value.microseconds)
 
 
-#: All kinds of scalars. A code is never used again for another kind.
+#: All kinds of scalars. A code must never be used for another kind, because stored values
+#: have it.
 SCALARS = (
     Scalar(datetime, 20, _write_time, _read_datetime),
     Scalar(

@@ -1,7 +1,7 @@
-"""The values of the caches as bytes, and back: exactly, or not at all.
+"""Turns cached values into bytes and back without loss, or refuses them.
 
-Written with ormsgpack, never with pickle: reading runs no code that the bytes name.
-Knows nothing of properties, tiers and keys.
+It uses ormsgpack and not pickle, because reading must not run code that the bytes name. It
+knows nothing of properties, tiers and keys.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from onegov_ormcache.tiers.faults import FaultSearch
 from onegov_ormcache.tiers.records import Registry
 from onegov_ormcache.tiers.refusals import MAX_DEPTH, TOO_DEEP, Refused
 
-#: The format's version. Bytes of another version are a miss.
+#: The version of the format. Bytes of another version can't be decoded, which is a miss.
 VERSION = 1
 
-#: Bytes of a value from which on the garbage collector pauses while it is decoded.
+#: The size of a value, in bytes, from which on decoding it pauses the garbage collector.
 LARGE = 100_000
 
-#: The version, and the length of what follows.
+#: The version of the format, and the number of bytes that follow.
 _HEADER = struct.Struct('>BQ')
 
 
@@ -37,8 +37,8 @@ class Encoded(NamedTuple):
     #: The bytes that :meth:`Serializer.decode` reads.
     data: bytes
 
-    #: Whether the value is deeply immutable: it may be shared between requests, while
-    #: of a mutable value each gets a copy of its own.
+    #: True if the value is deeply immutable, so that requests can share it. Of a mutable
+    #: value, each request gets a copy of its own.
     immutable: bool
 
 
@@ -46,9 +46,9 @@ class Serializer:
     """Turns values into bytes and back. Safe to share between threads.
 
     :param types: the NamedTuple, dataclass and Enum classes that the application
-        registers (the setting ``types`` of the section ``orm_cache``). Enum classes that
-        can be imported need no registration.
-    :raises ConfigurationError: a class can't be registered.
+        registers (the setting ``types`` of the section ``orm_cache``). An enum class needs
+        no registration if its module has it by its name.
+    :raises ConfigurationError: if a class can't be registered.
     """
 
     def __init__(self, types: Iterable[type] = ()) -> None:
@@ -58,9 +58,9 @@ class Serializer:
     def encode(self, value: object, name: str = 'value') -> Encoded:
         """Return the value as bytes.
 
-        :param name: what messages call the value, such as the property's name.
-        :raises ValueNotCacheable: a part of the value would not come back as it is; the
-            message names the part and says what to do.
+        :param name: the name that messages use for the value, such as the property's.
+        :raises ValueNotCacheable: if a part of the value would not be decoded to what it is;
+            the message names the part and says what to do about it.
         """
         for leaves in (LEAVES, SURE_LEAVES):
             try:
@@ -74,10 +74,10 @@ class Serializer:
         raise self._refusal(value, name)
 
     def decode(self, data: bytes) -> Any:
-        """Return the value whose bytes these are, a new one each time.
+        """Return the value of the bytes, each time as a new object.
 
-        :raises UndecodableValue: the bytes are malformed or of another version, or name
-            a class that is not known or has changed since.
+        :raises UndecodableValue: if the bytes are malformed or of another version, or if
+            they name a class that is not known or has other fields now.
         """
         if len(data) < _HEADER.size:
             raise UndecodableValue('The stored value is cut off.')
@@ -105,12 +105,13 @@ class Serializer:
 
 @contextmanager
 def paused_collection(size: int) -> Iterator[None]:
-    """Pause the garbage collector while many objects are made that are all kept.
+    """Pause the garbage collector during a ``with`` block that makes many objects.
 
-    It would look at them again and again, for most of the time that a large value takes.
-    If several threads decode at once, the first to end lets it go on for all.
+    Otherwise it would examine these objects again and again although all are kept, which
+    takes most of the time of decoding a large value. If several threads decode at once, the
+    collector may run again before all have ended: the thread that paused it ends the pause.
 
-    :param size: bytes of the value.
+    :param size: the size of the value in bytes; below :data:`LARGE` nothing is paused.
     """
     if size < LARGE or not gc.isenabled():
         yield

@@ -1,8 +1,9 @@
 """The shared tier: values of all processes, on Redis, or in memory.
 
-A value is stored only together with a look at the tag store: if the versions in
-its stamp still hold. Beside the values there are the locks under which cold ones are
-computed and, per tenant, a dogpile.cache region for what an application caches by hand.
+A value is stored only if the tag store still has the versions of its stamp; both happen in
+one atomic step. Beside the values the tier has the locks under which cold values are
+computed and, per tenant, a dogpile.cache region for values that an application caches by
+hand. It knows nothing of properties and policies.
 """
 
 from __future__ import annotations
@@ -26,32 +27,40 @@ from .serializer import Encoded, Serializer
 
 
 class MemoryFills(Protocol):
-    """The part of a tag store in memory that fills go through."""
+    """The part of a tag store in memory that stores values."""
 
     def fill(self, schema: str, stamp: Stamp, store: Callable[[], None]) -> bool:
-        """Call ``store`` if the stamp holds, so that no change comes in between."""
+        """Call ``store`` if the stamp holds, with no change in between.
+
+        :return: True if it was called.
+        """
 
 
 class RedisFills(Protocol):
-    """The part of a tag store on Redis that fills go through."""
+    """The part of a tag store on Redis that stores values."""
 
     client: redis.Redis
 
     def fill(self, schema: str, stamp: Stamp, key: str, value: bytes, ttl: float | None) -> bool:
-        """Store the value under the key, if the stamp holds; both in one step."""
+        """Store the value under the key if the stamp holds, in one atomic step.
+
+        :param ttl: the value's lifetime in seconds; None for no limit.
+        :return: True if it was stored.
+        :raises StoreUnreachable: if Redis can't be reached.
+        """
 
 
 class SharedTier(Protocol):
-    """Stores and gives values by tenant and key; used by all threads."""
+    """Stores and returns values by tenant and key. Made once per cache, used by all threads."""
 
     def get(self, schema: str, key: str) -> StoredValue | None:
-        """The value, or None.
+        """Return the value; None if there is none.
 
         :raises StoreUnreachable: if the tier can't be reached.
         """
 
     def get_many(self, schema: str, keys: Sequence[str]) -> dict[str, StoredValue]:
-        """Those of the values that are there, by key, in one round trip.
+        """Return the values that are there, by key, in one round trip.
 
         :raises StoreUnreachable: if the tier can't be reached.
         """
@@ -59,26 +68,32 @@ class SharedTier(Protocol):
     def fill(
         self, schema: str, key: str, stored: StoredValue, stamp: Stamp | None = None
     ) -> bool:
-        """Store the value, if its stamp holds; True if it was stored.
+        """Store the value if its stamp holds.
 
-        :param stamp: the part of the stamp that the tenant's own versions tell of, if it
-            is not all.
+        :param stamp: the part of the value's stamp that is compared with the tenant's own
+            versions; by default the whole stamp.
+        :return: True if it was stored.
         :raises StoreUnreachable: if the tier can't be reached.
         """
 
     def mutex(self, schema: str, key: str) -> CacheMutex:
-        """The lock under which the value is computed: it only saves work, and never raises."""
+        """Return the lock under which the value is computed.
+
+        It only saves work, and raises no error of Redis.
+        """
 
     def region(self, schema: str) -> CacheRegion:
-        """A dogpile.cache region of this tenant alone."""
+        """Return a dogpile.cache region of this tenant alone."""
 
 
 class MemoryTier:
-    """The shared tier of the embedded default.
+    """The shared tier of the embedded default, in the memory of one process.
 
-    :param size: bytes that the values may take, and as many those that applications
-        cache by hand; least recently used ones go first.
-    :param ttl: seconds that a value in a region lives; None: for ever.
+    :param tags: the tag store.
+    :param size: the number of bytes that the values may take. Values that applications cache
+        by hand may take as many again. The least recently used values are dropped first.
+    :param ttl: the lifetime, in seconds, of values in a region; None for no limit.
+    :param lock_timeout: seconds that a caller waits for a lock at most.
     """
 
     def __init__(
@@ -96,7 +111,7 @@ class MemoryTier:
         self._values: BoundedCache[StoredValue] = BoundedCache(
             size, lambda stored: OVERHEAD + len(stored.encoded.data)
         )
-        # what dogpile keeps is the serialized value with its metadata before it
+        # dogpile keeps the bytes of a value, with its metadata before them
         self._regions: BoundedCache[bytes] = BoundedCache(size, lambda v: OVERHEAD + len(v))
         self._locks = named_locks()
 
@@ -134,7 +149,10 @@ class MemoryTier:
 class RedisTier:
     """The shared tier on Redis.
 
-    :param ttl: seconds that a value lives; None: for ever.
+    :param tags: the tag store, whose Redis the tier uses.
+    :param namespace: the part of all keys that separates applications that share a Redis.
+    :param ttl: the lifetime of values in seconds; None for no limit.
+    :param lock_timeout: seconds that a caller waits for a lock at most.
     """
 
     def __init__(
@@ -189,7 +207,7 @@ def _pack(stored: StoredValue) -> bytes:
 
 
 def _unpack(data: bytes) -> StoredValue | None:
-    """The stored value; None if the bytes are none."""
+    """Return the stored value; None if the bytes are not those of one."""
     try:
         stamp, value, immutable, created = ormsgpack.unpackb(data)
         if not isinstance(value, bytes):
@@ -228,7 +246,7 @@ def _tolerant(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 class TenantMemoryBackend(MemoryBackend):
-    """dogpile's memory back end with locks that nobody waits for too long."""
+    """dogpile's memory back end, with locks for which a caller does not wait for ever."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._locks = arguments['locks']
@@ -240,7 +258,7 @@ class TenantMemoryBackend(MemoryBackend):
 
 
 class TenantRedisBackend(RedisBackend):
-    """dogpile's Redis back end on the client that the tag store uses."""
+    """dogpile's Redis back end, with the tag store's client and this package's locks."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._client = arguments['client']

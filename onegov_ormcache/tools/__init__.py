@@ -1,1 +1,1 @@
-"""What people use beside the cache: the command line and the demo."""
+"""Tools beside the cache: the command line and the demo."""

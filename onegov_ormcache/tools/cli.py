@@ -1,4 +1,7 @@
-"""The command line: ``python -m onegov_ormcache``, with the demo and the triggers."""
+"""The command line, ``python -m onegov_ormcache``: parses arguments, and reports errors.
+
+It does not know how its commands work: :mod:`.demo` and :mod:`.cli_triggers` do.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,19 @@ from types import FrameType
 from ..errors import OrmCacheError
 from . import cli_triggers
 
-#: Exit codes: what was asked for can't be done; the user has ended it.
+#: Exit code if the command can't be carried out.
 FAILED = 2
+
+#: Exit code if Ctrl-C or SIGTERM ended the command.
 INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    :param argv: its arguments; by default those of this process.
+    :param argv: the arguments; by default those of this process.
     :return: the exit code.
+    :raises SystemExit: if the arguments are wrong, or ask for help.
     """
     arguments = parser().parse_args(argv)
     for received in signal.SIGINT, signal.SIGTERM:
@@ -36,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command line may be."""
+    """Return the parser of the arguments."""
     parser = argparse.ArgumentParser(prog='python -m onegov_ormcache')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     demo = commands.add_parser(
@@ -67,7 +73,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """A type of arguments: whole numbers from ``least`` up to ``most``."""
+    """Return a type of arguments: whole numbers from ``least`` to ``most``, both included.
+
+    :param most: None for no limit.
+    """
 
     def whole_number(text: str) -> int:
         value = int(text)
@@ -82,7 +91,8 @@ def number(least: int, most: int | None = None) -> Callable[[str], int]:
 def run_demo(arguments: argparse.Namespace) -> int:
     """Run the demo.
 
-    :raises OrmCacheError: if it can't run, with what to do about it.
+    :return: the exit code.
+    :raises OrmCacheError: if it can't run; the message says what to do about it.
     """
     try:
         from .demo import run
@@ -106,12 +116,13 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """End on SIGTERM as on Ctrl-C, so that what the demo has made is removed."""
+    """Raise KeyboardInterrupt on SIGTERM as on Ctrl-C, so that the demo removes what it has
+    made."""
     raise KeyboardInterrupt
 
 
 def in_one_line(error: OrmCacheError) -> str:
-    """An error's message without line breaks, and without SQLAlchemy's links."""
+    """Return an error's message without line breaks and without SQLAlchemy's links."""
     lines = [line.strip() for line in str(error).splitlines()]
     return ' '.join(line for line in lines if line and not line.startswith('(Background on'))
 

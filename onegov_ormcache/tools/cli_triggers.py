@@ -1,7 +1,8 @@
-"""The part of the command line that is about triggers: ``python -m onegov_ormcache triggers``.
+"""The command ``python -m onegov_ormcache triggers``.
 
-Each schema is a transaction of its own, so that a database of many tenants is never
-locked as a whole; whether it can be done is found out for all of them before the first.
+Each schema is changed in a transaction of its own, so that a database of many tenants is
+never locked as a whole. All schemas are checked before the first is changed. This module
+does not know the triggers' SQL: :mod:`onegov_ormcache.database.triggers` does.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from ..errors import TriggerError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-#: Exit code of `status`, if not all triggers are there.
+#: Exit code of ``status`` if a trigger is missing or outdated.
 INCOMPLETE = 1
 
-#: No tenant, but tables that tenants share may lie there.
+#: This schema is no tenant, but it may contain tables that tenants share.
 PUBLIC = 'public'
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to those of the package."""
+    """Add the command ``triggers`` to the commands of the package."""
     parser = commands.add_parser(
         'triggers',
         help='have the database tell of changes that go around the package',
@@ -61,9 +62,10 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def install(arguments: argparse.Namespace) -> int:
-    """Put triggers on the tables.
+    """Put triggers on the tables, and print which tables got one.
 
-    :raises OrmCacheError: if it can't be done, with what to do about it.
+    :return: the exit code.
+    :raises OrmCacheError: if it can't be done; the message says what to do about it.
     """
     with connected(arguments.dsn) as (manager, connection):
         schemas = checked(arguments, manager, connection)
@@ -75,9 +77,11 @@ def install(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Say which tables have triggers.
+    """Print the state of each table's trigger.
 
-    :raises OrmCacheError: if that can't be found out.
+    :return: the exit code: 0 if all triggers are there and current, else
+        :data:`INCOMPLETE`.
+    :raises OrmCacheError: if the state can't be found out.
     """
     states: dict[str, triggers.State] = {}
     with connected(arguments.dsn) as (manager, connection), connection.begin():
@@ -91,9 +95,10 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def remove(arguments: argparse.Namespace) -> int:
-    """Take triggers off the tables.
+    """Take triggers off the tables, and print which tables had one.
 
-    :raises OrmCacheError: if it can't be done, with what to do about it.
+    :return: the exit code.
+    :raises OrmCacheError: if it can't be done; the message says what to do about it.
     """
     with connected(arguments.dsn) as (manager, connection):
         schemas = checked(arguments, manager, connection)
@@ -106,7 +111,13 @@ def remove(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def connected(dsn: str) -> Iterator[tuple[SessionManager, Connection]]:
-    """A manager of the database's tenants, and a connection that no tenant has."""
+    """Connect to the database for the time of a ``with`` block.
+
+    :return: a context manager; ``as`` gives a manager of the database's tenants, and a
+        connection that belongs to no tenant.
+    :raises TriggerError: if the database is not PostgreSQL, or if the connection is lost.
+    :raises DatabaseUnreachable: if the database can't be reached.
+    """
     manager = SessionManager(dsn, MetaData(), {'poolclass': NullPool})
     if not isinstance(manager.database, Postgres):
         raise TriggerError(f'dsn {dsn!r}: triggers need PostgreSQL: postgresql+psycopg://...')
@@ -119,9 +130,9 @@ def connected(dsn: str) -> Iterator[tuple[SessionManager, Connection]]:
 
 
 def named(arguments: argparse.Namespace, manager: SessionManager) -> Sequence[str]:
-    """The schemas that are meant, each once.
+    """Return the schemas that the arguments name, each once.
 
-    :raises InvalidSchemaError: if no tenant may have the name.
+    :raises InvalidSchemaError: if a tenant can't have one of the names.
     """
     if arguments.all:
         return manager.list_schemas()
@@ -134,9 +145,9 @@ def named(arguments: argparse.Namespace, manager: SessionManager) -> Sequence[st
 def checked(
     arguments: argparse.Namespace, manager: SessionManager, connection: Connection
 ) -> Sequence[str]:
-    """The schemas that are meant, in all of which triggers may be changed.
+    """Return the schemas that the arguments name, after a check of each.
 
-    :raises OrmCacheError: if not.
+    :raises OrmCacheError: if the triggers of one of them can't be changed.
     """
     schemas = named(arguments, manager)
     with connection.begin():
@@ -146,5 +157,9 @@ def checked(
 
 
 def report(schema: str, done: str, tables: Sequence[str]) -> None:
-    """Say what was done in a schema."""
+    """Print what was done in a schema.
+
+    :param done: what was done, as text before the names of the tables.
+    :param tables: the tables to which it was done; none if there was nothing to do.
+    """
     print(f'{schema}:', f'{done} {", ".join(tables)}' if tables else 'nothing to do')

@@ -1,8 +1,9 @@
-"""The demo: a town hall for each of a few countries, asked and changed before your eyes.
+"""The demo: sends requests to a town hall application, and prints what the cache does.
 
-It needs the application in ``fixtures/townhall``, which is part of the repository
-and not of the package, and the extra ``demo``. Whatever it makes, in a temporary
-folder or on servers that it is given, it removes at the end.
+Each tenant of the application is a country. The demo needs the extra ``demo``, and the
+application in ``fixtures/townhall``, which is part of the repository and not of the
+package. At the end it removes all that it has made, in a temporary folder or on the
+servers that it was given.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from ..tags.snapshot import TABLE_TAG
 from ..web.middleware import OrmCacheMiddleware
 from .demo_backend import Backend, temporary
 
-#: The countries that are taken first: large and small ones in turn.
+#: ISO codes of the countries that are loaded first: large and small ones in turn.
 FAMILIAR = ('ch', 'jp', 'is', 'us', 'ke')
 
-#: How often a request is timed; the fastest counts, as whatever else runs only adds.
+#: How often a request is timed. The fastest time counts, because other load on the machine
+#: can only add to it.
 REPEATS = 15
 
-#: Tiers in the order of their costs, with a colour each.
+#: The colour of each tier, from the cheapest tier to the most expensive.
 COLOURS: dict[Tier, str] = {
     'request': 'green',
     'process': 'green',
@@ -50,11 +52,12 @@ COLOURS: dict[Tier, str] = {
 def run(dsn: str | None, redis_url: str | None, count: int | None, port: int | None) -> None:
     """Load data, send requests, and print what the cache did and what it saved.
 
-    :param dsn: the database; None for SQLite in a temporary folder.
-    :param redis_url: the Redis; None for memory.
-    :param count: how many countries to load; None for all.
-    :param port: where to keep the application running afterwards; None not to.
-    :raises OrmCacheError: if a server can't be reached, or the port is taken.
+    :param dsn: URL of the database; None for SQLite in a temporary folder.
+    :param redis_url: URL of Redis; None for memory.
+    :param count: number of countries to load, 2 or more; None for all.
+    :param port: the port on which the application keeps running afterwards, 0 for any free
+        one; None to end instead.
+    :raises OrmCacheError: if a server can't be reached, or the port is not available.
     """
     console = Console(highlight=False)
     with ExitStack() as stack:
@@ -75,7 +78,10 @@ def run(dsn: str | None, redis_url: str | None, count: int | None, port: int | N
 
 
 def choose(count: int | None) -> list[Tenant]:
-    """The countries to load, the familiar ones first."""
+    """Return the countries to load, :data:`FAMILIAR` ones first.
+
+    :param count: their number; None for all.
+    """
     found = {tenant.code: tenant for tenant in tenants()}
     ordered = [found.pop(code) for code in FAMILIAR] + list(found.values())
     return ordered[:count]
@@ -84,7 +90,10 @@ def choose(count: int | None) -> list[Tenant]:
 def load_all(
     console: Console, application: OrmCacheMiddleware, prefix: str, loaded: Sequence[Tenant]
 ) -> None:
-    """Load the countries, and tell how far it is."""
+    """Load the countries, and show the progress.
+
+    :param prefix: the beginning of the schemas' names, before the ISO code.
+    """
     cities = sum(tenant.cities for tenant in loaded)
     began = time.perf_counter()
     columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn()
@@ -97,12 +106,12 @@ def load_all(
     console.print(f'Loaded {cities:,} cities of {len(loaded)} countries in {seconds:.1f} s.\n')
 
 
-# what is asked
+# the requests
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request."""
+    """The answer to one request, with the time it took and what the cache did meanwhile."""
 
     status: int
     body: bytes
@@ -112,12 +121,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Scene:
-    """A request of the story, and what the cache did then."""
+    """One request that the demo shows, with its answer."""
 
     title: str
     request: str
     answer: Answer
-    #: The names of the properties that the answer's commits have evicted.
+    #: Names of the properties that the request's commits have evicted.
     evicted: Sequence[str]
 
 
@@ -128,10 +137,10 @@ def ask(
     user: str,
     form: Mapping[str, str] | str | None = None,
 ) -> Answer:
-    """Send a request, without a network between, and read the whole answer.
+    """Send a request to the application, without a network, and read the whole answer.
 
     :param user: the login; each tenant has an ``admin``, an ``editor`` and a ``member``.
-    :param form: what to POST; None for a GET.
+    :param form: the fields or the text to POST; None for a GET.
     """
     headers = {'X-Tenant': tenant.code, 'X-User': user}
     fields = form if isinstance(form, Mapping) else None
@@ -148,16 +157,16 @@ def ask(
 
 @dataclass
 class Story:
-    """The requests that are shown, in their order, to two tenants of one application."""
+    """The requests that the demo shows, sent in their order to two tenants of an application."""
 
     application: OrmCacheMiddleware
     tenant: Tenant
     other: Tenant
-    #: What each property depends on, as far as it was read.
+    #: By the name of a property: the tags that it depended on when it was last read.
     tags: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def tell(self) -> Iterator[Scene]:
-        """Send the requests one after the other."""
+        """Send the requests one after the other; yield each with its answer."""
         yield self.scene('The first request: everything is computed', '/')
         yield self.scene('The same again', '/')
         yield self.scene('Another role sees another page tree', '/', user='admin')
@@ -191,7 +200,12 @@ class Story:
         user: str = 'member',
         tenant: Tenant | None = None,
     ) -> Scene:
-        """Send one request; the changes come from an editor."""
+        """Send one request, and find out what it evicted.
+
+        :param form: see :func:`ask`; an editor sends it.
+        :param user: the login that sends a GET.
+        :param tenant: by default the first of the two.
+        """
         tenant = tenant or self.tenant
         user = user if form is None else 'editor'
         before = dict(self.tags)
@@ -205,34 +219,34 @@ class Story:
         return Scene(title, f'{method} {path} ({tenant.name}, {user})', answer, evicted)
 
     def city(self) -> str:
-        """The path of the page of a city."""
+        """Return the path of a city's page."""
         tree = json.loads(ask(self.application, self.tenant, '/tree', 'member').body)
         return f'/pages/{tree["children"][0]["children"][0]["id"]}'
 
 
 def tags_changed(answer: Answer) -> frozenset[str]:
-    """What the commits of a request have changed."""
+    """Return the tags that the commits of a request have changed."""
     return frozenset(tag for e in answer.events if e.kind == 'commit' for tag in e.tags)
 
 
 def short(name: str) -> str:
-    """A property's name, or a tag's, without its class."""
+    """Return the last part of a property's full name, without module and class."""
     return name.rpartition('.')[2]
 
 
 def measure(application: OrmCacheMiddleware, of: Sequence[Tenant]) -> list[float]:
-    """The shortest time in which each tenant's home page was answered, in seconds."""
+    """Return the shortest time, in seconds, in which each tenant's home page was answered."""
     return [
         min(ask(application, tenant, '/', 'member').seconds for _ in range(REPEATS))
         for tenant in of
     ]
 
 
-# what is shown
+# the output
 
 
 def show_story(console: Console, scenes: Iterator[Scene]) -> None:
-    """A table of the requests: what was asked, where each value came from, how long it took."""
+    """Print a table of the requests, with the origin of each value and the time."""
     table = Table(title='What the cache does', title_justify='left', show_lines=True)
     table.add_column('Request', ratio=9)
     table.add_column('Where each value came from, and what was evicted', ratio=11)
@@ -244,7 +258,7 @@ def show_story(console: Console, scenes: Iterator[Scene]) -> None:
 
 
 def what_happened(scene: Scene) -> Text:
-    """A line for each tier, and what was evicted and why."""
+    """Return a line for each tier that gave values, and lines on what was evicted and why."""
     changed = tags_changed(scene.answer)
     lines = []
     for tier, colour in COLOURS.items():
@@ -266,7 +280,12 @@ def what_happened(scene: Scene) -> Text:
 def show_savings(
     console: Console, of: Sequence[Tenant], plain: Sequence[float], cached: Sequence[float]
 ) -> None:
-    """A table of the same requests, without and with the cache."""
+    """Print a table that compares the same requests without and with the cache.
+
+    :param of: the tenants.
+    :param plain: the seconds without the cache, one number for each tenant.
+    :param cached: the seconds with the cache, in the same order.
+    """
     table = Table(title='What it saves: GET / with and without cache', title_justify='left')
     table.add_column('Town hall')
     for name in ('cities', 'without, ms', 'with, ms', 'faster'):
@@ -279,7 +298,7 @@ def show_savings(
 
 
 def show_legend(console: Console, backend: Backend) -> None:
-    """What the words in the tables mean."""
+    """Print the meaning of the words in the tables."""
     shared = 'the memory that threads share' if backend.settings['redis_url'] is None else 'Redis'
     words: dict[str, str] = {
         'request': 'the value was read before in this very request',
@@ -300,9 +319,10 @@ def show_legend(console: Console, backend: Backend) -> None:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket on 127.0.0.1; 0 is any port that is free.
+    """Return a socket that listens on 127.0.0.1.
 
-    :raises OrmCacheError: if the port can't be had.
+    :param port: 0 for any free port.
+    :raises OrmCacheError: if the port is not available.
     """
     try:
         return socket.create_server(('127.0.0.1', port))
@@ -312,7 +332,10 @@ def listen(port: int) -> socket.socket:
 
 
 def serve(application: OrmCacheMiddleware, tenant: Tenant, listener: socket.socket) -> None:
-    """Answer requests until Ctrl-C or SIGTERM."""
+    """Answer requests until Ctrl-C or SIGTERM; print examples of requests first.
+
+    :param tenant: the tenant of the examples.
+    """
     server = create_server(application, sockets=[listener])
     port = listener.getsockname()[1]
     address, curl = f'http://127.0.0.1:{port}', f"curl -H 'X-Tenant: {tenant.code}'"

@@ -1,6 +1,6 @@
-"""What the demo runs on: a temporary folder and memory, or servers that it is given.
+"""The back end of the demo: a temporary folder and memory, or the servers that it is given.
 
-Whatever is made there is removed at the end.
+All that is made there is removed at the end. This module does not know what is kept there.
 """
 
 from __future__ import annotations
@@ -27,22 +27,26 @@ from ..web.middleware import OrmCacheMiddleware
 
 @dataclass(frozen=True)
 class Backend:
-    """Database and Redis, and the names under which everything is kept there."""
+    """A database and a Redis or memory, and the names under which data is kept there.
 
+    :func:`temporary` makes it for one run of the demo.
+    """
+
+    #: Settings of the section ``orm_cache``: ``dsn``, ``redis_url`` and ``namespace``.
     settings: dict[str, Any]
-    #: What the schemas' names begin with.
+    #: The beginning of all schemas' names.
     prefix: str
 
     @property
     def description(self) -> str:
-        """What data and cached values are kept in."""
+        """The kinds of database and shared tier, as text."""
         is_sqlite = self.settings['dsn'].startswith('sqlite')
         tier = 'memory' if self.settings['redis_url'] is None else 'Redis'
         return f'{"SQLite" if is_sqlite else "PostgreSQL"} and {tier}'
 
     @contextmanager
     def application(self) -> Iterator[OrmCacheMiddleware]:
-        """The town halls, until the block ends."""
+        """Make the town hall application; close its cache when the ``with`` block ends."""
         application = make_application(self.settings, prefix=self.prefix)
         try:
             yield application
@@ -52,7 +56,12 @@ class Backend:
 
 @contextmanager
 def temporary(dsn: str | None, redis_url: str | None) -> Iterator[Backend]:
-    """A back end of which nothing is left when the block ends."""
+    """Make a back end, and remove everything from it when the ``with`` block ends.
+
+    :param dsn: URL of the database; None for SQLite in a temporary folder.
+    :param redis_url: URL of Redis; None for memory.
+    :raises OrmCacheError: if a server can't be reached.
+    """
     name = f'demo-{uuid4().hex[:8]}'
     prefix = f'{name}_'.replace('-', '_')
     with ExitStack() as stack:
@@ -64,7 +73,7 @@ def temporary(dsn: str | None, redis_url: str | None) -> Iterator[Backend]:
         settings = {'dsn': used, 'redis_url': redis_url, 'namespace': name}
         backend = Backend(settings, prefix)
         with backend.application():
-            pass  # a server that does not answer is an error while nothing has to be removed
+            pass  # an unreachable server is an error here, before there is anything to remove
         if redis_url is not None:
             stack.callback(remove_keys, redis_url, name)
         if dsn is not None:
@@ -73,7 +82,10 @@ def temporary(dsn: str | None, redis_url: str | None) -> Iterator[Backend]:
 
 
 def remove_schemas(dsn: str, prefix: str) -> None:
-    """Remove the tenants whose schemas have this prefix, as far as the database answers."""
+    """Remove the tenants whose schemas' names begin with this prefix.
+
+    Errors of the database are ignored.
+    """
     if dsn.startswith('sqlite'):
         for file in Path(make_url(dsn).database or '').glob(f'{prefix}*'):
             file.unlink()
@@ -82,14 +94,15 @@ def remove_schemas(dsn: str, prefix: str) -> None:
     with suppress(SQLAlchemyError), manager.database.engines()[0].connect() as connection:
         connection = connection.execution_options(**INTERNAL)
         for schema in manager.list_schemas(prefix):
-            # one after the other: each takes a lock for each of its tables
+            # a transaction for each schema: DROP SCHEMA locks each of its tables until the
+            # commit, and the server has room for a limited number of locks
             with connection.begin():
                 connection.execute(DropSchema(schema, cascade=True))
     manager.dispose()
 
 
 def remove_keys(redis_url: str, namespace: str) -> None:
-    """Remove what was kept under the namespace, as far as Redis answers."""
+    """Remove all keys whose names contain the namespace. Errors of Redis are ignored."""
     with suppress(redis.RedisError), redis.Redis.from_url(redis_url) as client:
         for key in client.scan_iter(f'*{namespace}*', count=1000):
             client.unlink(key)

@@ -1,4 +1,4 @@
-"""The layer for Morepath and WSGI; no other room but the demo imports Morepath or WebOb."""
+"""The layer for Morepath and WSGI. Beside it, only the demo imports Morepath or WebOb."""
 
 from .app import OrmCacheApp
 from .middleware import OrmCacheMiddleware

@@ -1,4 +1,8 @@
-"""The application class: directives, settings, and what a root app owns."""
+"""The application class of Morepath applications that have cached properties.
+
+It declares the directives and the settings, sets up the cache of a root app, and opens
+request scopes. It does not know how values are read, stored and evicted.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +45,11 @@ _SETUP = Lock()
 class OrmCacheApp(morepath.App):
     """A Morepath application with orm-cached and request-cached properties.
 
-    Derive your root app from it, and those mounted apps that have such
-    properties. The root app sets itself up when the middleware wraps it, or at
-    the first ``request_scope``; it lives as long as the process, or until
-    :meth:`close_orm_cache`.
+    Derive your root app from it, and each mounted app that has such properties.
+    The program makes the root app. Its cache is set up when the middleware wraps it
+    or at the first ``request_scope``, and lives until :meth:`close_orm_cache` or as
+    long as the process. Morepath makes a mounted app anew for each request; it uses
+    the cache of its root app.
     """
 
     orm_cached = directive(OrmCachedDirective)
@@ -56,17 +61,19 @@ class OrmCacheApp(morepath.App):
 
     request_class: type[Any] = OrmCacheRequest
 
-    # the names of what directives have installed on the class
+    # the names of the properties that directives have installed on the class
     _installed_properties: ClassVar[list[str]] = []
 
-    #: Whether :meth:`setup_orm_cache` has run.
+    #: True from :meth:`setup_orm_cache` to :meth:`close_orm_cache`.
     is_orm_cache_setup = False
 
-    # when the class is committed
+    # configuration of the class
 
     @classmethod
     def clean(cls) -> None:
-        """Undo what an earlier commit has installed on the class."""
+        """Remove the properties that an earlier commit has installed on the class, and give
+        it a new request class. Dectate calls this when it commits the class.
+        """
         super().clean()
         for name in vars(cls).get('_installed_properties', ()):
             delattr(cls, name)
@@ -79,7 +86,10 @@ class OrmCacheApp(morepath.App):
     ) -> None:
         """Install a property on the class, or on its request class.
 
-        :raises PropertyConflictError: if there is an attribute of that name.
+        :param target: ``'app'`` or ``'request'``.
+        :param where: the property's name and the directive's file and line, for messages.
+        :raises PropertyConflictError: if the class has an attribute of that name, other than
+            a cached property that it inherits.
         """
         owner = cls if target == 'app' else cls.request_class
         refuse_existing(owner, descriptor, where)
@@ -89,8 +99,9 @@ class OrmCacheApp(morepath.App):
 
     @classmethod
     def commit(cls) -> set[type[morepath.App]]:
-        """Commit the configuration of this class and of those mounted in it.
+        """Commit the configuration of this class and of the app classes mounted in it.
 
+        :return: all these classes.
         :raises OrmCacheError: if a property, policy or setting is wrong.
         """
         try:
@@ -113,22 +124,22 @@ class OrmCacheApp(morepath.App):
 
     @classmethod
     def read_settings(cls) -> AppSettings:
-        """The validated settings of this class.
+        """Return the validated settings of this class.
 
-        :raises ConfigurationError: if one is unknown or wrong.
+        :raises ConfigurationError: if a setting is unknown or wrong.
         """
         section = getattr(cls.config.setting_registry, SECTION)
         return AppSettings.read(vars(section), cls.__qualname__)
 
-    # when the root app is set up
+    # the cache of the root app
 
     def setup_orm_cache(self) -> None:
-        """Connect to database and tag store, and to the session manager's signals.
+        """Connect to the database and the tag store, and to the session manager's signals.
 
-        The middleware and ``request_scope`` do it if it was not done.
+        The middleware and ``request_scope`` call this if it has not been called.
 
-        :raises OrmCacheError: if it was done, if this is no root app, if a server
-            can't be reached, or if a setting is missing.
+        :raises OrmCacheError: if the app is set up already, if it is not a root app, if a
+            server can't be reached, or if a setting is missing or wrong.
         """
         if self.is_orm_cache_setup:
             raise OrmCacheError(f'{type(self).__qualname__} is set up already')
@@ -142,7 +153,10 @@ class OrmCacheApp(morepath.App):
         self.is_orm_cache_setup = True
 
     def close_orm_cache(self) -> None:
-        """Give all connections back; the app can be set up again."""
+        """Close all connections. The app can be set up again afterwards.
+
+        Does nothing if the app is not set up.
+        """
         if self.is_orm_cache_setup:
             self.orm_cache.close()
             del vars(self)[ATTRIBUTE]
@@ -150,7 +164,11 @@ class OrmCacheApp(morepath.App):
             self.is_orm_cache_setup = False
 
     def ensure_orm_cache(self) -> AppCache:
-        """Return the root app's cache; set the root app up if it was not."""
+        """Return the root app's cache; set the root app up first if it is not set up.
+
+        :raises ConfigurationError: if the root app does not derive from this class.
+        :raises OrmCacheError: see :meth:`setup_orm_cache`.
+        """
         root = self.root
         if not isinstance(root, OrmCacheApp):
             raise ConfigurationError(
@@ -175,9 +193,9 @@ class OrmCacheApp(morepath.App):
         return cache
 
     def recording(self) -> AbstractContextManager[list[CacheEvent]]:
-        """Record what the cache does in all threads while the block runs.
+        """Record what the cache does in all threads while a ``with`` block runs.
 
-        :return: the events so far, oldest first.
+        :return: a context manager; ``as`` gives the list of the events so far, oldest first.
         """
         return self.ensure_orm_cache().recording()
 
@@ -191,13 +209,14 @@ class OrmCacheApp(morepath.App):
     def descriptor_bound_orm_change_handler(
         self, descriptor: OrmCacheDescriptor[Any]
     ) -> Callable[[str, object], None]:
-        """A handler for the session manager's signals that evicts one property.
+        """Return a handler for the session manager's signals that evicts one property.
 
-        The package connects its own; hosts may use this for signals of theirs.
+        The package connects handlers of its own. A host may connect this one to signals
+        of its own.
 
-        :return: ``handler(schema, obj)``: if the property's policy concerns the
-            object's tables, or a function of it says so, the property is evicted
-            when the object's transaction commits.
+        :return: ``handler(schema, obj)``. The property is evicted when the object's
+            transaction commits, if its policy concerns a table of the object, or if a
+            function of its policy returns True for the object or raises.
         """
         cache = self.ensure_orm_cache()
         prop = cache.property_of(descriptor, type(self))
@@ -211,13 +230,14 @@ class OrmCacheApp(morepath.App):
 
     @contextmanager
     def request_scope(self, schema: str | None = None) -> Iterator[RequestScope]:
-        """Open a request scope for a block: scripts, tests.
+        """Open a request scope for a ``with`` block, in a script or a test for example.
 
-        What the block does not commit is rolled back.
+        Changes that the block does not commit are rolled back.
 
-        :param schema: the tenant, created if there is none; by default the
-            ``schema`` of a host class that has one.
-        :raises InvalidSchemaError: if no tenant may have this name.
+        :param schema: the tenant, which is created if it does not exist; by default the
+            ``schema`` that a host class provides.
+        :raises InvalidSchemaError: if a tenant can't have this name.
+        :raises ConfigurationError: if no schema is given and the host class provides none.
         """
         if schema is None and not HOST['schema'].is_provided(self):
             raise ConfigurationError('request_scope needs a schema: app.request_scope("main")')
@@ -229,7 +249,11 @@ class OrmCacheApp(morepath.App):
                 scope.close()
 
     def open_scope(self, schema: str, *, create: bool) -> RequestScope:
-        """A scope, not yet current; whoever opens it closes it."""
+        """Return a new scope of a tenant. The caller makes it current, and closes it.
+
+        :param create: create the schema and its tables if they do not exist.
+        :raises InvalidSchemaError: if a tenant can't have this name.
+        """
         cache = self.ensure_orm_cache()
 
         def provided(name: str) -> Any:
@@ -243,18 +267,22 @@ class OrmCacheApp(morepath.App):
         )
 
     def prefetch(self, *names: str) -> None:
-        """Fetch these properties of the app in one round trip, as far as the shared tier
-        has what this request and process do not. Nothing is computed.
+        """Fetch values of these properties from the shared tier, in one round trip.
 
+        Values that the request tier or the process tier has are not fetched, and values
+        that the shared tier does not have are not computed.
+
+        :param names: names of orm-cached properties of the app.
         :raises PropertyError: if the app has no such orm-cached property.
+        :raises OutsideScopeError: outside of a request scope.
         """
         prefetch((self,), names)
 
-    # what a host may provide of its own
+    # attributes that a host class may replace
 
     @HostAttribute
     def session_manager(self) -> SessionManager:
-        """Sessions for all tenants; by default made of the settings."""
+        """The session manager of all tenants; by default made from the settings."""
         root: Any = self.root
         if root is not self:
             return root.session_manager  # type: ignore[no-any-return]
@@ -267,23 +295,23 @@ class OrmCacheApp(morepath.App):
 
     @HostAttribute
     def schema(self) -> str:
-        """The current scope's schema."""
+        """The schema of the current scope."""
         return scope_of(self).schema
 
     @HostAttribute
     def session(self) -> Callable[[], Session]:
-        """``app.session()``: the current scope's session."""
+        """A function that returns the current scope's session: ``app.session()``."""
         return scope_of(self).session
 
     @HostAttribute
     def cache(self) -> CacheRegion:
-        """A dogpile.cache region of the current tenant."""
+        """A dogpile.cache region of the current tenant, for values cached by hand."""
         scope = scope_of(self)
         return scope.cache.shared_tier.region(scope.schema)
 
     @HostAttribute
     def request_cache(self) -> MutableMapping[Any, Any]:
-        """The request tier: values of this scope."""
+        """The request tier of the current scope."""
         return scope_of(self).tier
 
     @HostAttribute
@@ -292,7 +320,11 @@ class OrmCacheApp(morepath.App):
         return scope_of(self).process_tier
 
     def request(self, environ: Any) -> Any:
-        """Make a request; the properties are installed by then."""
+        """Make a request.
+
+        Morepath does this before it commits the app for the first time. The app is
+        committed here, so that the request class has its properties.
+        """
         if not self.is_committed():
             self.commit()
         return super().request(environ)

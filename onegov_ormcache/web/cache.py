@@ -1,4 +1,7 @@
-"""The cache of a root app: it knows which properties an app and a request have."""
+"""The cache of a root app, which finds the properties of apps and of requests.
+
+It does not know how their values are read, stored and evicted.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,19 @@ from ..core.properties import Declaration
 from ..database.session_manager import SessionManager
 from .settings import AppSettings
 
-#: Where a root app has its cache; mounted apps and requests use that of their root app.
+#: The attribute in which a root app keeps its cache. Mounted apps and requests use the cache
+#: of their root app.
 ATTRIBUTE = '_orm_cache'
 
 
 class AppCache(OrmCache):
-    """Made when a root app is set up; mounted apps, which are made anew for each request,
-    use it too.
+    """The cache of one root app. ``setup_orm_cache`` makes it, ``close_orm_cache`` closes it.
 
-    :param app_classes: the root app's class, and those of the apps mounted in it.
+    Mounted apps, which Morepath makes anew for each request, use it too.
+
+    :param session_manager: sessions for all tenants.
+    :param app_classes: the classes of the root app and of the apps mounted in it.
+    :raises OrmCacheError: see :class:`.OrmCache`.
     """
 
     settings: AppSettings
@@ -36,14 +43,17 @@ class AppCache(OrmCache):
         self._open(settings, session_manager, declared)
 
     def is_cache_of(self, instance: Any) -> bool:
+        """Return whether this is the cache of the root app of an app or request."""
         return vars(app_of(instance).root).get(ATTRIBUTE) is self
 
     def resolve(self, declaration: Declaration, instance: Any) -> tuple[Declaration, type]:
-        """Return the declaration that is meant, and the application class whose property it is.
+        """Return the declaration that a read of ``declaration`` on an app or request means,
+        and the app class whose property it is.
 
-        A request is made by the root app's request class: the property of this name that
-        counts is the one of the app that answers it, or of the nearest it is mounted in.
-        A property that is read by ``super()`` is meant itself.
+        A request has the root app's request class, also when a mounted app answers it. So a
+        request's property is looked up by name: on the request class of the app that answers,
+        then on those of the apps that this app is mounted in, the nearest first. A
+        declaration that an overriding property reads by ``super()`` means itself.
         """
         app = app_of(instance)
         found = getattr(type(instance), declaration.name, None)
@@ -52,6 +62,8 @@ class AppCache(OrmCache):
         return nearest_for_request(app, declaration.name) or (declaration, type(app))
 
     def find(self, instance: Any, name: str) -> Declaration | None:
+        """Return the cached property of this name that an app or request has; None if it has
+        none."""
         if not isinstance(instance, morepath.App) and not hasattr(type(instance), name):
             nearest = nearest_for_request(instance.app, name)
             return nearest and nearest[0]
@@ -59,7 +71,7 @@ class AppCache(OrmCache):
 
 
 def app_of(instance: Any) -> morepath.App:
-    """Return the app that a property of an app or request belongs to."""
+    """Return the app that answers a request; an app itself, if an app is given."""
     app: morepath.App = instance if isinstance(instance, morepath.App) else instance.app
     return app
 
@@ -67,8 +79,11 @@ def app_of(instance: Any) -> morepath.App:
 def nearest_for_request(
     app: morepath.App, name: str
 ) -> tuple[CachedDescriptor[Any], type[morepath.App]] | None:
-    """Return the cached property of this name that requests have in an app, or in the nearest
-    app that it is mounted in, with the class of that app."""
+    """Find a request's property by name, on the request class of an app or else on those of
+    the apps that it is mounted in, the nearest first.
+
+    :return: the property and the class of the app that has it; None if no app has it.
+    """
     for ancestor in app.ancestors():
         found = getattr(ancestor.request_class, name, None)
         if isinstance(found, CachedDescriptor):

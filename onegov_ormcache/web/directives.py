@@ -1,8 +1,9 @@
-"""The Dectate actions behind ``App.orm_cached`` and ``App.request_cached``.
+"""The Dectate actions behind ``App.orm_cached``, ``App.request_cached`` and ``prefetch``.
 
-A directive is a composite, which sees the decorated function and so knows the
-property's name; it becomes one :class:`PropertyAction`, whose identifier is what
-conflicts and what a subclass overrides.
+``App.orm_cached`` and ``App.request_cached`` are composites, because a composite sees the
+decorated function, whose name is by default the property's. A composite yields one
+:class:`PropertyAction`. Dectate compares the identifiers of these actions: two equal ones in
+one class are a conflict, and one in a subclass overrides the equal one of its base class.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Target = Literal['app', 'request']
 
 
 class PropertyOwner(Protocol):
-    """An application class, on which properties are installed."""
+    """An application class on which :class:`PropertyAction` installs properties."""
 
     @classmethod
     def install_property(
@@ -35,7 +36,12 @@ class PropertyOwner(Protocol):
 
 
 class PropertyAction(Action):
-    """Installs one property on the app class, or on its request class."""
+    """Installs one property on the app class, or on its request class.
+
+    A directive makes it, and Dectate performs it for the class and for each subclass.
+
+    :param target: ``'app'`` or ``'request'``.
+    """
 
     app_class_arg = True
 
@@ -54,7 +60,7 @@ class PropertyAction(Action):
 
 
 class PropertyDirective(Composite):
-    """What both directives have in common."""
+    """The base of the directives ``orm_cached`` and ``request_cached``."""
 
     query_classes = [PropertyAction]
 
@@ -63,6 +69,7 @@ class PropertyDirective(Composite):
         self.target = target
 
     def descriptor(self, creator: Any) -> CachedDescriptor[Any]:
+        """Return a descriptor whose value the creator computes."""
         raise NotImplementedError
 
     def actions(self, obj: Any) -> Iterator[tuple[Action, Any]]:
@@ -81,7 +88,7 @@ class PropertyDirective(Composite):
 class OrmCachedDirective(PropertyDirective):
     """Declare an orm-cached property.
 
-    :param policy: which changes evict it, see :func:`onegov_ormcache.orm_cached`.
+    :param policy: the changes that evict it, see :func:`onegov_ormcache.orm_cached`.
     :param by_role: keep a value for each role of ``request.identity``.
     :param name: the property's name; by default the function's.
     :param target: ``'app'``, or ``'request'`` for a property of the request.
@@ -125,8 +132,11 @@ class RequestCachedDirective(PropertyDirective):
 
 
 class Prefetching:
-    """What a view directive's option ``prefetch`` does: names of orm-cached properties of
-    the request and its app, fetched in one round trip before the view runs."""
+    """Adds the option ``prefetch`` to the action of a view directive.
+
+    :param prefetch: the name of an orm-cached property of the request or its app, or several
+        names. The values are fetched in one round trip before the view runs.
+    """
 
     def __init__(self, *arguments: Any, prefetch: Sequence[str] = (), **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -138,7 +148,7 @@ class Prefetching:
 
 
 def prefetching(view: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
-    """Return the view, with the properties that it names fetched before it runs."""
+    """Return a view that fetches the properties of these names, then calls the given one."""
 
     @wraps(view)
     def prefetched(model: Any, request: Any, *arguments: Any) -> Any:
@@ -163,12 +173,18 @@ class PrefetchingHtmlAction(Prefetching, HtmlAction):  # type: ignore[misc]
 
 
 def refuse_existing(owner: type, descriptor: CachedDescriptor[Any], where: str) -> None:
-    """Raise if a property would hide an attribute of its class that is no such property,
-    or one that the same class declares."""
+    """Raise if a property would hide another attribute of its class.
+
+    It may hide a cached property of a base class, because this is how a subclass overrides one.
+
+    :param owner: the class that has the property, or is to get it.
+    :param where: the property's name, file and line, for the message.
+    :raises PropertyConflictError: if it hides any other attribute.
+    """
     for cls in owner.__mro__:
         existing = vars(cls).get(descriptor.name)
         if existing is None and cls.__module__.startswith('morepath.'):
-            # what instances have, such as request.app
+            # attributes that only instances have, such as request.app, are annotated
             existing = vars(cls).get('__annotations__', {}).get(descriptor.name)
         if existing is None or existing is descriptor:
             continue

@@ -1,4 +1,7 @@
-"""Attributes that a host class may provide in the place of a default."""
+"""Attributes with a default, which a host class may replace.
+
+This module does not know which attributes these are.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ T = TypeVar('T')
 
 
 class HostAttribute(Generic[T]):
-    """An attribute with a default that a host class, or an instance, may replace."""
+    """An attribute with a default that a subclass, or an instance, may replace.
+
+    :param default: a function of the instance that returns the default value.
+    """
 
     def __init__(self, default: Callable[[Any], T]) -> None:
         self._default = default
@@ -28,5 +34,5 @@ class HostAttribute(Generic[T]):
         return self if instance is None else self._default(instance)
 
     def is_provided(self, app: object) -> bool:
-        """Return whether the app has an attribute of its own in the default's place."""
+        """Return whether the app, or its class, replaces the default."""
         return self._name in vars(app) or getattr(type(app), self._name) is not self

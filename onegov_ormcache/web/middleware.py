@@ -1,4 +1,7 @@
-"""The WSGI side: opens and closes the request scope, and binds the tenant's schema."""
+"""The WSGI middleware: opens and closes the scope of each request, for the request's tenant.
+
+It commits nothing: :mod:`.tween` does.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,19 @@ SchemaOfRequest = Callable[[dict[str, Any]], 'str | None']
 class OrmCacheMiddleware:
     """The WSGI application: a root app in which each request has a scope of its own.
 
-    It sets the app up, so that a wrong setting or an unreachable server is an
-    error when the application is made, not at the first request.
+    The program makes it, once for a root app, and gives it to a WSGI server. It sets the
+    app up, so that a wrong setting or an unreachable server is an error when the
+    application is made, not at the first request.
 
     :param app: the root app.
-    :param schema: the tenant's schema, created if there is none; or a function of
-        the WSGI environment that gives the name of a schema that exists. None, or a
-        name that the database does not have, is answered with 404, and nothing is
-        created. By default the ``schema`` that a host class provides.
+    :param schema: the name of the tenant's schema, which is created if it does not exist;
+        or a function that takes the WSGI environment and returns the name of an existing
+        schema. If the function returns None, or a name that the database does not have,
+        the answer is 404 and nothing is created. By default the ``schema`` that a host
+        class provides, which must exist too.
+    :raises ConfigurationError: if ``app`` is no :class:`OrmCacheApp`, or if no schema is
+        given and the host class provides none.
+    :raises InvalidSchemaError: if a tenant can't have the name.
     :raises OrmCacheError: see :meth:`OrmCacheApp.setup_orm_cache`.
     """
 
@@ -45,6 +53,8 @@ class OrmCacheMiddleware:
     def __call__(
         self, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
+        """Answer a request. The returned body closes the request's scope when the server
+        closes the body."""
         scope = self._open(environ)
         if scope is None:
             return HTTPNotFound()(environ, start_response)
@@ -57,7 +67,7 @@ class OrmCacheMiddleware:
         return ScopedBody(scope, body)
 
     def _open(self, environ: WSGIEnvironment) -> RequestScope | None:
-        """The request's scope; None if there is no such tenant."""
+        """Open the scope of a request; return None if there is no such tenant."""
         if isinstance(self._schema, str):
             return self.app.open_scope(self._schema, create=True)
         manager = self.app.ensure_orm_cache().session_manager
@@ -68,7 +78,10 @@ class OrmCacheMiddleware:
 
 
 class ScopedBody:
-    """A response's body, during which the scope lives; closed by the server."""
+    """The body of a response, which keeps the request's scope open.
+
+    The middleware makes it. The server reads it, and closes it, which closes the scope.
+    """
 
     def __init__(self, scope: RequestScope, body: Iterable[bytes]) -> None:
         self._scope = scope
@@ -77,7 +90,7 @@ class ScopedBody:
     def __iter__(self) -> Iterator[bytes]:
         chunks = iter(self._body)
         while True:
-            # other requests may be served between two chunks, also by this thread
+            # between two chunks the scope is not current: this thread may answer other requests
             with self._scope.active():
                 try:
                     chunk = next(chunks)
@@ -86,6 +99,7 @@ class ScopedBody:
             yield chunk
 
     def close(self) -> None:
+        """Close the body of the app, then the scope."""
         try:
             if (close_body := getattr(self._body, 'close', None)) is not None:
                 with self._scope.active():
@@ -95,6 +109,7 @@ class ScopedBody:
 
 
 def close(scope: RequestScope) -> None:
-    """Close a scope as the current one, as those who listen to its session may expect."""
+    """Close a scope while it is current, because listeners of its session may read the
+    current scope."""
     with scope.active():
         scope.close()

@@ -1,4 +1,7 @@
-"""The request class of an app: where properties with ``target='request'`` are installed."""
+"""The request class of an app, on which properties with ``target='request'`` are installed.
+
+It does not know how their values are read.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,23 @@ from .cache import nearest_for_request
 
 
 class OrmCacheRequest(morepath.Request):
-    """A request that has the cached properties of the app that answers it.
+    """A request with the cached properties of the app that answers it.
 
-    It is made by the root app's request class also when a mounted app answers it;
-    the mounted app's own properties come first then.
+    Morepath makes it from the root app's request class, also when a mounted app answers it.
+    It then has the mounted app's properties too, which come before the root app's.
     """
 
     def prefetch(self, *names: str) -> None:
-        """Fetch these properties of the request and its app in one round trip; see
-        :meth:`OrmCacheApp.prefetch`."""
+        """Fetch values of these properties from the shared tier, in one round trip; see
+        :meth:`OrmCacheApp.prefetch`.
+
+        :param names: names of orm-cached properties of the request, or else of its app.
+        """
         prefetch((self, self.app), names)
 
     def __getattr__(self, name: str) -> Any:
-        # not on the root app's request class: on that of the app it was handed to?
+        # the root app's request class has no such attribute; that of the app that answers
+        # may have it
         app = vars(self).get('app')
         if app is not None and (nearest := nearest_for_request(app, name)):
             return nearest[0].load(self)
@@ -31,7 +38,10 @@ class OrmCacheRequest(morepath.Request):
 
 
 def own_request_class(app_class: type[morepath.App]) -> type[Any]:
-    """A request class for this app class alone, derived from the one it declares."""
+    """Return a request class for this app class alone, derived from the one it declares.
+
+    Apps may share the declared class, so properties must not be installed on it.
+    """
     declared: Any = app_class.request_class
     base = vars(declared).get('orm_cache_base', declared)
     bases = (base,) if issubclass(base, OrmCacheRequest) else (base, OrmCacheRequest)

@@ -1,4 +1,7 @@
-"""The settings of the section ``orm_cache``: those of the cache, and those of the tween."""
+"""The settings of an application's section ``orm_cache``: for the cache, and for the tween.
+
+This module knows nothing of how the tween uses them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from ..core.settings import OrmCacheSettings, Rule, is_whole
 
 
 def veto_errors(request: Any, response: Any) -> bool:
-    """The default ``commit_veto``: responses of 4xx and 5xx roll back."""
+    """Return True for responses of 4xx and 5xx, which roll back: the default ``commit_veto``."""
     return bool(response.status_code >= 400)
 
 
@@ -18,9 +21,10 @@ def veto_errors(request: Any, response: Any) -> bool:
 class AppSettings(OrmCacheSettings):
     """The validated settings of one application class, made when it is committed."""
 
-    #: How often the tween tries a request whose transaction meets a conflict.
+    #: The number of attempts, the first included, that the tween makes at a request whose
+    #: transactions meet conflicts.
     attempts: int = 3
-    #: ``(request, response) -> bool``: True rolls back; None never does.
+    #: ``(request, response) -> bool``: True rolls back. With None, every response commits.
     commit_veto: Callable[[Any, Any], bool] | None = veto_errors
 
     @classmethod

@@ -1,4 +1,7 @@
-"""The Morepath side: one transaction per request, tried again after a conflict."""
+"""The Morepath tween: a transaction for each request, tried again after a conflict.
+
+It opens no scope and knows no tenants: :mod:`.middleware` does.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,29 @@ from .settings import AppSettings
 Handler = Callable[[Any], Any]
 
 
-# under EXCVIEW: above it, an application's view for Exception would hide conflicts
+# under EXCVIEW, which calls the application's views for exceptions: above it, the tween would
+# see the response of such a view instead of a conflict, and would not try again
 @OrmCacheApp.tween_factory(under=excview_tween_factory)
 def transaction_tween_factory(app: OrmCacheApp, handler: Handler) -> Handler:
-    """Commit what a request did, or roll it back; try again after a conflict."""
+    """Return a tween that commits or rolls back each request, and retries after a conflict."""
 
     def transaction_tween(request: Any) -> Any:
         scope = current_scope.get()
         if scope is None or scope.cache is not vars(app).get(ATTRIBUTE):
-            return handler(request)  # the app is served without the middleware
+            return handler(request)  # the app is served without its middleware
         return Attempts(scope, request, handler, app.orm_cache.settings).run()
 
     return transaction_tween
 
 
 class Attempts:
-    """The attempts of one request, until one of them commits or fails for good."""
+    """The attempts at one request, until one of them commits or fails for good.
+
+    The tween makes it for each request.
+
+    :param scope: the request's scope.
+    :param handler: the rest of the application, which answers the request.
+    """
 
     def __init__(
         self, scope: RequestScope, request: Any, handler: Handler, settings: AppSettings
@@ -44,8 +54,12 @@ class Attempts:
         self.settings = settings
 
     def run(self) -> Any:
-        """The response of the attempt that counts; a raised one is raised again."""
-        # the first attempt reads the body, a second one must find it again
+        """Return the response of the last attempt; raise what it raised.
+
+        Between two attempts the request and its environment are restored, so that an
+        attempt sees nothing of those before it.
+        """
+        # an attempt reads the body, and the next one reads it again from the start
         self.request.make_body_seekable()
         attributes, environ = dict(vars(self.request)), dict(self.request.environ)
         left = self.settings.attempts
@@ -63,13 +77,17 @@ class Attempts:
             self.request.reset()
 
     def attempt(self) -> Any:
-        """One transaction, with an empty request tier before and nothing left after."""
+        """Answer the request in a transaction, and commit it.
+
+        If the handler raises or the response is vetoed, or if the commit fails, roll back
+        and empty the request tier.
+        """
         done = False
         try:
             try:
                 response = self.handler(self.request)
             except (HTTPOk, HTTPRedirection):
-                # raised as a shortcut: a response all the same
+                # a view may raise its response: this is no error, so it commits
                 self.scope.commit()
                 done = True
                 raise
@@ -82,11 +100,12 @@ class Attempts:
                 self.scope.reset()
 
     def is_vetoed(self, response: Any) -> bool:
+        """Return whether the setting ``commit_veto`` rolls this response back."""
         veto = self.settings.commit_veto
         return veto is not None and veto(self.request, response)
 
     def is_conflict(self, error: BaseException) -> bool:
-        """Whether a new attempt may succeed: the error, or one it came from, says so."""
+        """Return whether a new attempt may succeed: the error or a cause of it is a conflict."""
         database = self.scope.session_manager.database
         return any(
             isinstance(cause, RetryableConflict) or database.is_conflict(cause)
@@ -95,7 +114,7 @@ class Attempts:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those it was raised from or beside."""
+    """Yield the error, then the errors that it was raised from or while handling."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
