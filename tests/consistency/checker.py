@@ -13,79 +13,13 @@ snapshot is a moment that lies between the two for all rows.
 
 from __future__ import annotations
 
-import json
 import math
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
-#: What wrote the value that a row had before the first transaction.
-NOBODY = ''
-
-#: Kinds of events that one transaction consists of; the others are remarks.
-OPERATIONS = ('begin', 'read', 'direct', 'write', 'undo', 'commit', 'rolled back')
-
-
-class Event(NamedTuple):
-    """One thing that happened, as the process that did it saw it.
-
-    ==============  ===================================================================
-    ``begin``       a transaction of this tenant is about to begin
-    ``read``        a property's rows, read between ``at`` and ``until``
-    ``direct``      the same, read from the database itself
-    ``write``       new values are about to be written
-    ``undo``        these values were undone, by the rollback of a savepoint
-    ``commit``      COMMIT is about to be sent
-    ``committed``   it has returned
-    ``rolled back`` the transaction has ended, and it is known that it did not commit
-    ``failed``      an error (``name``) ended it; unless ``commit`` came before, it did
-                    not commit, otherwise nobody has heard
-    ``error``       an error (``name``) that no transaction may end with
-    ``quiet``       a property was found cached when all was quiet
-    ``never``       it was not, in as many reads as there were
-    ==============  ===================================================================
-
-    Events of other kinds are shown with the violations, and say nothing to the checker.
-    """
-
-    kind: str
-    transaction: str
-    at: int
-    tenant: str = ''
-    name: str = ''
-    #: When the operation had ended.
-    until: int = 0
-    #: By row: its version and value as they were read, or 0 and the value to write.
-    rows: Mapping[str, tuple[int, str]] = {}
-    #: Whether the value came from a cache: its creator did not run in this transaction.
-    cached: bool = False
-    #: Rows that should have been in the value and were not.
-    missing: Sequence[str] = ()
-    #: How many creators ran meanwhile.
-    runs: int = 0
-
-    def line(self) -> bytes:
-        """The event as a line of a file."""
-        default = self._field_defaults
-        fields = {k: v for k, v in self._asdict().items() if k not in default or v != default[k]}
-        return json.dumps(fields, separators=(',', ':')).encode() + b'\n'
-
-
-def events_of(lines: Iterable[bytes]) -> Iterable[Event]:
-    """The events of a file; a last line that its writer did not live to end is left out."""
-    for line in lines:
-        if line.endswith(b'\n'):
-            yield Event(**json.loads(line))
-
-
-class Written(NamedTuple):
-    """A committed write, as the database has it."""
-
-    row: str
-    version: int
-    value: str
+from tests.consistency.events import Event
+from tests.consistency.transactions import NOBODY, Row, State, Transaction, Written
 
 
 class Violation(NamedTuple):
@@ -100,81 +34,6 @@ class Violation(NamedTuple):
         shown = [f'{self.promise}: {self.text}']
         shown += [f'    {event.line().decode().strip()}' for event in self.events]
         return '\n'.join(shown)
-
-
-@dataclass
-class Transaction:
-    """What one transaction did, in its own order."""
-
-    name: str
-    tenant: str
-    began: int
-    events: list[Event] = field(default_factory=list)
-    #: When COMMIT was sent; never, if it was not.
-    sent: float = math.inf
-    #: When it had returned.
-    returned: float = math.inf
-    #: Whether it is known not to have committed.
-    failed: bool = False
-    #: By row, the values that it has now, the last one last.
-    own: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    #: The values that a savepoint's rollback undid.
-    undone: set[str] = field(default_factory=set)
-    #: What it saw of rows that it had not written itself, through properties and directly.
-    seen: list[tuple[Event, str, int]] = field(default_factory=list)
-
-    def take(self, event: Event) -> None:
-        """The transaction's next event."""
-        self.events.append(event)
-        if event.kind == 'commit':
-            self.sent = event.at
-        elif event.kind == 'committed':
-            self.returned = event.at
-        elif event.kind == 'rolled back' or (event.kind == 'failed' and self.sent == math.inf):
-            self.failed = True
-        elif event.kind == 'write':
-            for row, (_, value) in event.rows.items():
-                self.own[row].append(value)
-        elif event.kind == 'undo':
-            for row, (_, value) in event.rows.items():
-                self.own[row].remove(value)
-                self.undone.add(value)
-
-
-class State(NamedTuple):
-    """A row as it was after one committed transaction."""
-
-    version: int
-    value: str
-    writer: Transaction
-
-
-class Row:
-    """The committed states of one row, oldest first."""
-
-    def __init__(self, states: list[State]) -> None:
-        self.states = states
-        self.number = {state.value: number for number, state in enumerate(states)}
-        #: When a later write's COMMIT had returned.
-        self.replaced = [math.inf] * len(states)
-        for number in range(len(states) - 2, -1, -1):
-            successor = number + 1
-            returned = states[successor].writer.returned
-            self.replaced[number] = min(self.replaced[successor], returned)
-        #: When the state was gone at the latest: a later one had also been seen by then.
-        self.gone = list(self.replaced)
-
-    def show(self, seen: Iterable[tuple[int, int]]) -> None:
-        """These states were seen, each until some moment: older ones were gone by then."""
-        for number, until in sorted(seen, reverse=True):
-            if number:
-                self.gone[number - 1] = min(self.gone[number - 1], until)
-        for number in range(len(self.states) - 2, -1, -1):
-            self.gone[number] = min(self.gone[number], self.gone[number + 1])
-
-    def after(self, number: int) -> State | None:
-        """The state that came next."""
-        return self.states[number + 1] if number + 1 < len(self.states) else None
 
 
 class Report(NamedTuple):
@@ -450,29 +309,3 @@ class _Checker:
                 text = f'{one.name} and {other.name} read what the other one changed ({how})'
                 self._found('P5', text, *one.events, *other.events)
                 return
-
-
-def upper_bound(violations: int, trials: int, confidence: float = 0.95) -> float:
-    """The rate that the true rate of violations lies below, with this confidence.
-
-    The one-sided bound of Clopper and Pearson (1934); for no violations it is about
-    3 / trials, the rule of three.
-    """
-    if trials == 0 or violations >= trials:
-        return 1.0
-
-    def chance(rate: float) -> float:
-        """The chance of so few violations at this rate."""
-        logs = [
-            math.lgamma(trials + 1)
-            - math.lgamma(k + 1)
-            - math.lgamma(trials - k + 1)
-            + k * math.log(rate)
-            + (trials - k) * math.log1p(-rate)
-            for k in range(violations + 1)
-        ]
-        return math.fsum(math.exp(log) for log in logs)
-
-    steps = range(1, 10**9)
-    number = bisect_left(steps, confidence - 1, key=lambda step: -chance(step / 1e9))
-    return min(1.0, steps[min(number, len(steps) - 1)] / 1e9)

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.consistency.checker import Event, Written, check, events_of, upper_bound
+from tests.consistency.checker import check
+from tests.consistency.events import Event, events_of
+from tests.consistency.rates import upper_bound
+from tests.consistency.transactions import Written
 
 RC, RR, SERIALIZABLE = 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'
 

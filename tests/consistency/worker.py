@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 from onegov_ormcache import steps
 from onegov_ormcache.errors import DatabaseUnreachable, RetryableConflict, StoreUnreachable
 from onegov_ormcache.steps import Step
-from tests.consistency.checker import Event
+from tests.consistency.events import Event
 from tests.consistency.workload import (
     ALL,
     ROWS,

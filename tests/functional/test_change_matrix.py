@@ -7,125 +7,26 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import strategies as st
-from sqlalchemy import (
-    Connection,
-    ForeignKey,
-    Table,
-    delete,
-    func,
-    insert,
-    literal,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Connection, Table, delete, func, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column, relationship
+from sqlalchemy.orm import Session
 
 from onegov_ormcache import OrmCacheApp
+from tests.functional.change_tables import (
+    TABLES,
+    Base,
+    Employee,
+    Guest,
+    Note,
+    Person,
+    Remark,
+    Room,
+    Team,
+    data,
+    rows_of,
+)
 from tests.support.applications import Applications, committed, value
 from tests.support.counting import Runs
-from tests.support.examples import examples
-
-
-class Base(DeclarativeBase):
-    """The declarative base of these tables."""
-
-
-class Person(Base):
-    """The base of joined inheritance; single-table inheritance as well."""
-
-    __tablename__ = 'persons'
-    id: Mapped[int] = mapped_column(primary_key=True)
-    kind: Mapped[str]
-    name: Mapped[str]
-    teams: Mapped[list[Team]] = relationship(secondary=lambda: membership)
-    __mapper_args__ = {'polymorphic_on': 'kind', 'polymorphic_identity': 'person'}
-
-
-class Employee(Person):
-    """Joined."""
-
-    __tablename__ = 'employees'
-    id: Mapped[int] = mapped_column(ForeignKey('persons.id'), primary_key=True)
-    salary: Mapped[int]
-    __mapper_args__ = {'polymorphic_identity': 'employee'}
-
-
-class Guest(Person):
-    """Single-table."""
-
-    __mapper_args__ = {'polymorphic_identity': 'guest'}
-
-
-class Team(Base):
-    """What the others refer to, in each way that a database cascades."""
-
-    __tablename__ = 'teams'
-    id: Mapped[int] = mapped_column(primary_key=True)
-    code: Mapped[str] = mapped_column(unique=True)
-
-
-class Note(Base):
-    """Deleted with its team."""
-
-    __tablename__ = 'notes'
-    id: Mapped[int] = mapped_column(primary_key=True)
-    team_id: Mapped[int | None] = mapped_column(ForeignKey('teams.id', ondelete='CASCADE'))
-    text: Mapped[str] = mapped_column(default='')
-
-
-class Remark(Base):
-    """Deleted with the note that is deleted with its team."""
-
-    __tablename__ = 'remarks'
-    id: Mapped[int] = mapped_column(primary_key=True)
-    note_id: Mapped[int] = mapped_column(ForeignKey('notes.id', ondelete='CASCADE'))
-
-
-class Room(Base):
-    """Left empty when its team is deleted."""
-
-    __tablename__ = 'rooms'
-    id: Mapped[int] = mapped_column(primary_key=True)
-    team_id: Mapped[int | None] = mapped_column(ForeignKey('teams.id', ondelete='SET NULL'))
-
-
-class Desk(Base):
-    """Handed to team 1 when its team is deleted."""
-
-    __tablename__ = 'desks'
-    id: Mapped[int] = mapped_column(primary_key=True)
-    team_id: Mapped[int] = mapped_column(
-        ForeignKey('teams.id', ondelete='SET DEFAULT'), server_default='1'
-    )
-
-
-class Label(Base):
-    """Follows its team's code."""
-
-    __tablename__ = 'labels'
-    id: Mapped[int] = mapped_column(primary_key=True)
-    code: Mapped[str | None] = mapped_column(
-        ForeignKey('teams.code', onupdate='CASCADE', ondelete='SET NULL')
-    )
-
-
-membership = Table(
-    'membership',
-    Base.metadata,
-    mapped_column('person_id', ForeignKey('persons.id'), primary_key=True).column,
-    mapped_column('team_id', ForeignKey('teams.id', ondelete='CASCADE'), primary_key=True).column,
-)
-
-TABLES = dict(Base.metadata.tables.items())
-
-
-def rows_of(app: Any, table: Table) -> list[list[Any]]:
-    rows = app.session().execute(select(table).order_by(*table.primary_key))
-    return [list(row) for row in rows]
 
 
 class App(OrmCacheApp):
@@ -154,21 +55,6 @@ def shown_notes(app: Any) -> Any:
 
 
 PROPERTIES = [*TABLES, *(f'auto_{name}' for name in TABLES), 'shown_notes']
-
-
-def data() -> list[Base]:
-    return [
-        Team(id=1, code='one'),
-        Team(id=2, code='two'),
-        Person(id=1, name='person'),
-        Employee(id=2, name='employee', salary=1),
-        Guest(id=3, name='guest'),
-        Note(id=1, team_id=2, text='hidden'),
-        Remark(id=1, note_id=1),
-        Room(id=1, team_id=2),
-        Desk(id=1, team_id=2),
-        Label(id=1, code='two'),
-    ]
 
 
 def connection(session: Session) -> Connection:
@@ -356,108 +242,3 @@ def test_change(applications: Applications, tenant: str, kind: str) -> None:
     with app.request_scope(tenant) as scope:
         for name, table in TABLES.items():
             assert after[name] == rows_of(app, table)
-
-
-# any statement against any other
-
-
-@st.composite
-def queries(draw: st.DrawFn) -> Any:
-    """A select of one to three tables: joined, in a subquery, in EXISTS, or in a CTE."""
-    classes = draw(st.lists(st.sampled_from([Team, Note, Room, Remark]), min_size=1, max_size=3))
-    main = aliased(classes[0]) if draw(st.booleans()) else classes[0]
-    query: Any = select(func.count()).select_from(main)
-    for cls in classes[1:]:
-        inner: Any = aliased(cls)
-        match draw(st.sampled_from(['exists', 'scalar', 'cte', 'join'])):
-            case 'exists':
-                query = query.where(select(inner.id).exists())
-            case 'scalar':
-                counted = select(func.count()).select_from(inner).scalar_subquery()
-                query = query.add_columns(counted)
-            case 'cte':
-                common = select(inner.id).cte()
-                counted = select(func.count()).select_from(common).scalar_subquery()
-                query = query.add_columns(counted)
-            case 'join':
-                query = query.join(inner, inner.id == main.id, isouter=True)
-    return query
-
-
-@st.composite
-def statements(draw: st.DrawFn) -> Any:
-    """A function of a session that changes some table in some way."""
-    cls = draw(st.sampled_from([Team, Note, Room, Remark]))
-    number = draw(st.integers(1, 3))
-    number += cls is Team  # desks fall back on team 1
-    condition = cls.id == number
-    new: dict[str, Any] = {'id': draw(st.integers(100, 10_000))}
-    if cls is Team:
-        new['code'] = f'c{new["id"]}'  # no two may have the same
-    if cls is Remark:
-        new['note_id'] = None
-    kinds = ['flush', 'core', 'update', 'delete', 'text', 'from select', 'orm']
-    kind = draw(st.sampled_from(kinds))
-
-    def run(session: Session) -> None:
-        if kind in ('flush', 'core', 'orm') and cls is not Remark:
-            if session.get(cls, new['id']) is None:
-                if kind == 'flush':
-                    session.add(cls(**new))
-                else:
-                    session.execute(insert(cls if kind == 'orm' else cls.__table__).values(**new))
-        elif kind == 'update' and cls in (Note, Room):
-            team = session.scalar(select(func.min(Team.id)))
-            session.execute(update(cls).where(condition).values(team_id=team))
-        elif kind == 'text':
-            sql = f'DELETE FROM {cls.__tablename__} WHERE id = :id'
-            session.execute(text(sql), {'id': number})
-        elif kind == 'from select' and cls in (Note, Room):
-            top = session.scalar(select(func.max(cls.id))) or 0
-            columns = ['id', 'text'] if cls is Note else ['id']
-            chosen = [Team.id + top, literal('')] if cls is Note else [Team.id + top]
-            session.execute(insert(cls).from_select(columns, select(*chosen)))
-        else:
-            session.execute(delete(cls).where(condition))
-
-    return run
-
-
-@pytest.mark.filterwarnings('ignore::sqlalchemy.exc.SAWarning')
-@examples(
-    40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-@given(draws=st.data())
-def test_cached_is_uncached(
-    applications: Applications, make_tenant: Callable[[str], str], draws: st.DataObject
-) -> None:
-    """Whatever is read, and whatever changes: what is cached equals what is not."""
-    asked = draws.draw(st.lists(queries(), min_size=1, max_size=4))
-
-    class Random(OrmCacheApp):
-        pass
-
-    for number, query in enumerate(asked):
-        Random.orm_cached(policy='auto', name=f'q{number}')(
-            lambda app, query=query: [list(row) for row in app.session().execute(query)]
-        )
-    app = applications.start(Random, base=Base)
-    tenant = make_tenant('random')
-    try:
-        with committed(app, tenant) as scope:
-            for table in reversed(Base.metadata.sorted_tables):
-                scope.session().execute(table.delete())
-            for obj in data():
-                scope.session().add(obj)
-                scope.session().flush()
-        for _ in range(3):
-            changes = draws.draw(st.lists(statements(), min_size=1, max_size=3))
-            with committed(app, tenant) as scope:
-                for run in changes:
-                    run(scope.session())
-            with app.request_scope(tenant) as scope:
-                for number, query in enumerate(asked):
-                    fresh = [list(row) for row in scope.session().execute(query)]
-                    assert getattr(app, f'q{number}') == fresh
-    finally:
-        app.close_orm_cache()

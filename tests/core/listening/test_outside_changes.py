@@ -1,16 +1,9 @@
-"""Changes from outside: heard, evicted, and never lost while nobody listens."""
+"""An application that listens evicts within a second what another program changed."""
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import closing
 from select import select
 from typing import Any
 
@@ -20,106 +13,21 @@ from sqlalchemy import ForeignKey, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from onegov_ormcache import OrmCacheApp, orm_cached
-from onegov_ormcache.core.listening import LOCK, Listening, OutsideChanges
-from onegov_ormcache.database.postgres import Postgres
-from onegov_ormcache.errors import ConfigurationError
+from onegov_ormcache.core.listening import Listening
 from onegov_ormcache.tags.snapshot import PROPERTY_TAG
-from tests.support.applications import Applications, change, value
+from tests.core.listening.listening_town import (
+    PROMISED,
+    Program,
+    Town,
+    becomes,
+    ear_of,
+    listening,
+    reads,
+)
+from tests.support.applications import Applications, change
 from tests.support.counting import Runs
-from tests.support.models import Document, Group, User
+from tests.support.models import User
 from tests.support.outside import install, outside, until
-from tests.support.servers import RedisServer
-
-ROOT = Path(__file__).parent.parent.parent
-
-#: Seconds within which a change from outside is evicted while somebody listens.
-PROMISED = 1.0
-
-#: Seconds after which another listener must have taken over, or the same one again.
-TAKEN_OVER = 5.0
-
-Program = psycopg.Connection[Any]
-
-
-class Town(OrmCacheApp):
-    """A property by table, two more, and one by a function."""
-
-    runs = Runs()
-
-    @orm_cached(policy='on-table-change:users')
-    def names(self) -> list[str]:
-        self.runs('names')
-        return [name for (name,) in self.session().query(User.name).order_by(User.id)]
-
-    @orm_cached(policy=Group)
-    def groups(self) -> int:
-        self.runs('groups')
-        return self.session().query(Group).count()
-
-    @orm_cached(policy=Document)
-    def titles(self) -> list[str]:
-        return [title for (title,) in self.session().query(Document.title)]
-
-    @orm_cached(policy=lambda obj: isinstance(obj, User))
-    def count(self) -> int:
-        return self.session().query(User).count()
-
-
-@pytest.fixture
-def apps(on_servers: Applications, tenant: str, postgres_dsn: str) -> Applications:
-    """Makes applications; the tenant has a user with a document, and triggers."""
-    app = on_servers.start(Town)
-    change(app, tenant, User(id=1, name='Ada', documents=[Document(id=1, title='Plan')]))
-    app.close_orm_cache()
-    install(postgres_dsn, tenant)
-    return on_servers
-
-
-@pytest.fixture
-def program(apps: Applications, postgres_dsn: str, tenant: str) -> Iterator[Program]:
-    """Another program on the tenant's schema."""
-    with outside(postgres_dsn, tenant) as connection:
-        yield connection
-
-
-@pytest.fixture
-def app(apps: Applications) -> Town:
-    """An app that listens already."""
-    return listening(apps.start(Town, listen=True))
-
-
-def ear_of(app: Town) -> OutsideChanges:
-    outside_changes = app.orm_cache.outside
-    assert outside_changes is not None
-    return outside_changes
-
-
-def listening(app: Town) -> Town:
-    until(lambda: ear_of(app).is_active, TAKEN_OVER)
-    return app
-
-
-def reads(app: Town, schema: str, name: str) -> Any:
-    return value(app, schema, lambda app: getattr(app, name))
-
-
-def becomes(
-    app: Town, schema: str, name: str, expected: object, seconds: float = PROMISED
-) -> float:
-    return until(lambda: reads(app, schema, name) == expected, seconds)
-
-
-def active_listeners(program: Program, namespace: str) -> list[int]:
-    """The processes of the server that hold the lock of the active listener."""
-    query = """
-        SELECT pid FROM pg_locks JOIN pg_database d ON d.oid = database
-        WHERE locktype = 'advisory' AND granted AND datname = current_database()
-        AND classid = %s AND objid = hashtext(%s)::bit(32)::bigint
-    """
-    return [pid for (pid,) in program.execute(query, (LOCK, namespace)).fetchall()]
-
-
-# what is evicted
 
 
 @pytest.mark.parametrize('redis', [True, False], ids=['redis', 'memory'])
@@ -266,9 +174,6 @@ def test_strange_notifications_are_told_and_ignored(
     assert sum('Somebody notified' in message for message in caplog.messages) == 2
 
 
-# tables that tenants share
-
-
 def test_shared_tables(
     on_servers: Applications,
     make_tenant: Callable[[str], str],
@@ -313,260 +218,3 @@ def test_shared_tables(
             scope.session().execute(text('SELECT add() FROM pg_class LIMIT 1'))
             scope.session().commit()
         assert [reads(app, schema, 'countries') for schema in (one, two)] == [2, 2]
-
-
-# while nobody listens
-
-
-def test_start_sees_what_nobody_heard(apps: Applications, program: Program, tenant: str) -> None:
-    """What was changed while no application listened is seen when one starts."""
-    app = apps.start(Town)
-    assert reads(app, tenant, 'names') == ['Ada']
-    program.execute("UPDATE users SET name = 'Grace'")
-    assert reads(app, tenant, 'names') == ['Ada']
-    listening(apps.start(Town, listen=True))
-    assert reads(app, tenant, 'names') == ['Grace']
-
-
-def test_gap_after_a_lost_connection(
-    app: Town,
-    program: Program,
-    tenant: str,
-    namespace: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """What is changed while the connection is lost is seen when there is one again."""
-    assert reads(app, tenant, 'names') == ['Ada']
-    own_connection = Postgres.own_connection
-    attempts = []
-
-    def refuse(database: Postgres, url: str | None = None) -> Any:
-        attempts.append(url)
-        raise ConnectionRefusedError('not yet')
-
-    monkeypatch.setattr(Postgres, 'own_connection', refuse)
-    (pid,) = active_listeners(program, namespace)
-    program.execute('SELECT pg_terminate_backend(%s)', [pid])
-    until(lambda: len(attempts) >= 2, TAKEN_OVER)
-    program.execute("UPDATE users SET name = 'Grace'")
-    assert reads(app, tenant, 'names') == ['Ada']
-    monkeypatch.setattr(Postgres, 'own_connection', own_connection)
-    becomes(app, tenant, 'names', ['Grace'], TAKEN_OVER)
-    assert 'Changes from outside are not heard; trying again in 0.1 s' in caplog.messages
-    assert 'not yet' in caplog.text
-
-
-def test_gap_after_an_outage_of_redis(
-    on_servers: Applications,
-    tenant: str,
-    postgres_dsn: str,
-    own_redis: RedisServer,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """What could not be published is made up for when the tag store answers again."""
-    settings = {'redis_url': own_redis.url, 'redis_timeout': 0.1}
-    app = listening(on_servers.start(Town, listen=True, **settings))
-    change(app, tenant, User(id=1, name='Ada'))
-    install(postgres_dsn, tenant)
-    with outside(postgres_dsn, tenant) as program:
-        # the notification of the installation is worked off when this is seen
-        program.execute("UPDATE users SET name = 'Alan'")
-        becomes(app, tenant, 'names', ['Alan'])
-        own_redis.pause()
-        program.execute("UPDATE users SET name = 'Grace'")
-        until(lambda: 'StoreUnreachable' in caplog.text, TAKEN_OVER)
-        own_redis.resume()
-    becomes(app, tenant, 'names', ['Grace'], TAKEN_OVER)
-
-
-def test_an_error_ends_nothing(
-    app: Town,
-    program: Program,
-    tenant: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """An error of any kind is logged, and the thread goes on."""
-    assert reads(app, tenant, 'names') == ['Ada']
-    with monkeypatch.context() as patched:
-        patched.setattr(app.orm_cache.tags, 'publish', lambda *_: 1 / 0)
-        program.execute("UPDATE users SET name = 'Grace'")
-        until(lambda: 'ZeroDivisionError' in caplog.text, TAKEN_OVER)
-    becomes(app, tenant, 'names', ['Grace'], TAKEN_OVER)
-    assert {record.levelno for record in caplog.records if record.exc_info} == {logging.WARNING}
-
-
-# one of several
-
-
-def test_one_of_several_is_active(
-    app: Town, apps: Applications, program: Program, tenant: str, namespace: str
-) -> None:
-    """Of several listeners one publishes; when it ends, another sees what comes then."""
-    other = apps.again(type(app))
-    assert reads(other, tenant, 'names') == ['Ada']
-    assert len(active_listeners(program, namespace)) == 1
-    assert not ear_of(other).is_active
-    app.close_orm_cache()
-    program.execute("UPDATE users SET name = 'Grace'")
-    becomes(other, tenant, 'names', ['Grace'])
-    assert ear_of(other).is_active
-
-
-def test_takeover_when_the_connection_is_ended(
-    app: Town, apps: Applications, program: Program, tenant: str, namespace: str
-) -> None:
-    """When the active listener's connection is ended, one is active again soon."""
-    other = apps.again(type(app))
-    assert reads(other, tenant, 'names') == ['Ada']
-    (before,) = active_listeners(program, namespace)
-    program.execute('SELECT pg_terminate_backend(%s)', [before])
-    program.execute("UPDATE users SET name = 'Grace'")
-    becomes(other, tenant, 'names', ['Grace'])
-    (after,) = active_listeners(program, namespace)
-    assert after != before
-    assert ear_of(app).is_active != ear_of(other).is_active
-
-
-def test_namespaces_listen_apart(app: Town, apps: Applications, program: Program) -> None:
-    """Applications that share no tag store do not wait for each other."""
-    listening(apps.start(Town, listen=True, namespace='another'))
-    assert ear_of(app).is_active
-
-
-SCRIPT = """
-import os, sys
-from tests.core.test_listening import Town, ear_of, listening, until
-from tests.support.models import Base
-
-settings = {'base': Base, 'listen': True, **eval(sys.argv[1])}
-Town.setting_section(section='orm_cache')(lambda: settings)
-app = Town()
-app.setup_orm_cache()
-listening(app)
-if sys.argv[2] == 'fork' and os.fork() == 0:
-    assert not ear_of(app).is_active
-    until(lambda: ear_of(app).is_active, 60)
-    print('child', flush=True)
-else:
-    print('parent', flush=True)
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def another_process(settings: dict[str, Any], how: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that listens, and is the active one."""
-    process = subprocess.Popen(
-        [sys.executable, '-c', SCRIPT, repr(settings), how],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == 'parent\n'
-        yield process
-
-
-def test_takeover_when_the_process_is_killed(
-    apps: Applications, program: Program, tenant: str
-) -> None:
-    """When the process that listens is killed, the next one sees what comes then."""
-    with another_process(apps.backend.settings, 'alone') as process:
-        app = apps.start(Town, listen=True)
-        assert reads(app, tenant, 'names') == ['Ada']
-        assert not ear_of(app).is_active
-        process.kill()
-        program.execute("UPDATE users SET name = 'Grace'")
-        becomes(app, tenant, 'names', ['Grace'])
-
-
-def test_forked_process_listens_itself(apps: Applications, program: Program, tenant: str) -> None:
-    """A fork has a listener of its own, which takes over when the parent is killed: it does
-    not keep the parent's connection open."""
-    with another_process(apps.backend.settings, 'fork') as process:
-        app = apps.start(Town)
-        assert reads(app, tenant, 'names') == ['Ada']
-        process.kill()
-        assert process.stdout is not None
-        assert process.stdout.readline() == 'child\n'
-        program.execute("UPDATE users SET name = 'Grace'")
-        becomes(app, tenant, 'names', ['Grace'])
-
-
-def test_fork_leaves_the_parents_connection_alone(
-    app: Town, program: Program, tenant: str, namespace: str
-) -> None:
-    """The parent hears on while a fork lives, and after it has ended."""
-    assert reads(app, tenant, 'names') == ['Ada']
-    before = active_listeners(program, namespace)
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)
-        ear_of(app).close()
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    program.execute("UPDATE users SET name = 'Grace'")
-    becomes(app, tenant, 'names', ['Grace'])
-    assert active_listeners(program, namespace) == before
-
-
-# the end
-
-
-def listeners() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if 'outside' in thread.name]
-
-
-def test_close_ends_thread_and_connection(app: Town, program: Program, namespace: str) -> None:
-    """After the close there is no thread, no connection and no lock; it may start again."""
-    assert len(listeners()) == 1
-    app.close_orm_cache()
-    assert listeners() == []
-    until(lambda: not active_listeners(program, namespace), PROMISED)
-    app.setup_orm_cache()
-    listening(app)
-    assert len(listeners()) == 1
-
-
-def test_close_while_it_can_not_connect(
-    apps: Applications, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A listener that waits for its next attempt does not hold up the end."""
-    monkeypatch.setattr(Postgres, 'own_connection', lambda *_: 1 / 0)
-    monkeypatch.setattr('onegov_ormcache.core.listening.BACKOFF', (60.0, 60.0))
-    app = apps.start(Town, listen=True)
-    until(lambda: 'ZeroDivisionError' in caplog.text, TAKEN_OVER)
-    app.close_orm_cache()
-    assert listeners() == []
-
-
-def test_nobody_listens_by_default(apps: Applications) -> None:
-    """Without the setting there is neither thread nor connection."""
-    app = apps.start(Town)
-    assert app.orm_cache.outside is None
-    assert listeners() == []
-
-
-def test_listen_dsn(
-    apps: Applications, program: Program, tenant: str, postgres_dsn: str
-) -> None:
-    """The listener may have a way to the database of its own."""
-    separator = '&' if '?' in postgres_dsn else '?'
-    listen_dsn = f'{postgres_dsn}{separator}application_name=the_listener'
-    app = listening(apps.start(Town, listen=True, listen_dsn=listen_dsn))
-    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'the_listener'"
-    assert program.execute(query).fetchone() == (1,)
-    assert reads(app, tenant, 'names') == ['Ada']
-    program.execute("UPDATE users SET name = 'Grace'")
-    becomes(app, tenant, 'names', ['Grace'])
-
-
-def test_listening_needs_postgresql(embedded: Applications) -> None:
-    """On SQLite, where there are no notifications, the setting is refused."""
-    with pytest.raises(ConfigurationError, match=r'listen is on, and dsn is .sqlite:.*psycopg'):
-        embedded.start(Town, listen=True)
-    assert listeners() == []

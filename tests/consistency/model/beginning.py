@@ -1,0 +1,117 @@
+"""The moves with which a scope begins: it takes its snapshot, begins its transaction, and
+looks at what the store told it about a quarantine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from onegov_ormcache.steps import Step
+
+from .moves import Move, Moves
+from .scenarios import Guard, World
+from .states import Scope, Snapshot, State
+
+
+class Beginning(Moves):
+    """The moves from the snapshot to the view of the database."""
+
+    def take_snapshot(self, s: State, process: int) -> tuple[Snapshot, dict[str, Any]]:
+        """What the store tells a process, and what the process then knows."""
+        told = Snapshot(s.store.version, s.store.doubts, s.store.quarantine)
+        if not self.scenario.epochs:
+            return told, {}
+        last = s.known[process]
+        if last is not None and last[0] == s.store.epoch:
+            return last[1], {}
+        known = list(s.known)
+        known[process] = (s.store.epoch, told)
+        return told, {'known': tuple(known)}
+
+    def snapshot(self, s: State, i: int, scope: Scope) -> Move:
+        told, changes = self.take_snapshot(s, self.scenario.programs[i].process)
+        since = s.commits if scope.since is None else scope.since
+        after = scope._replace(snapshot=told, since=since)
+        return self.move(s, i, Step.SNAPSHOT, after, **changes)
+
+    def begin(self, s: State, i: int, scope: Scope) -> Iterator[Move]:
+        """Begin the database transaction: snapshot, view, and what follows the view."""
+        program = self.scenario.programs[i]
+        view_first = program.lasts and not self.has(Guard.SNAPSHOT_FIRST)
+        if scope.at in ('ask', 'end quarantine'):
+            yield from self.end_quarantine(s, i, scope, at_begin=True)
+        elif scope.at == 'second':
+            yield self.second_snapshot(s, i, scope)
+        elif scope.snapshot is None and not (view_first and not scope.begun):
+            yield self.snapshot(s, i, scope)
+        elif not scope.begun:
+            since = s.commits if scope.since is None else scope.since
+            after = scope._replace(begun=True, since=since)
+            if program.lasts:
+                after = after._replace(view=s.commits, at='second')
+                if not self.has(Guard.SECOND_SNAPSHOT):
+                    after = self.with_view(i, after)
+                yield self.move(
+                    s, i, Step.VIEW, after, detail=s.commits, broken=self.unlike_view(after)
+                )
+            elif scope.snapshot is not None and scope.snapshot.quarantine is not None:
+                yield self.move(s, i, Step.VIEW, after._replace(at='ask'))
+            else:
+                yield self.move(s, i, Step.VIEW, self.with_view(i, after))
+        elif self.operation(i, scope) == 'begin':
+            yield self.move(s, i, World.END, self.next(scope), detail='of its begin')
+
+    def with_view(self, i: int, scope: Scope) -> Scope:
+        """The scope once its transaction has begun; who reads looks again before it creates."""
+        if not self.operation(i, scope).startswith('read'):
+            return scope._replace(at='')
+        again = scope.snapshot is not None and not self.blocks(scope)
+        return scope._replace(at='shared' if again else 'create')
+
+    def unlike_view(self, scope: Scope) -> str | None:
+        if scope.at == 'second' or scope.hit is None or scope.hit == scope.view:
+            return None
+        return f'P4: a cached value was {scope.hit}, its view of the database gives {scope.view}'
+
+    def second_snapshot(self, s: State, i: int, scope: Scope) -> Move:
+        if scope.snapshot is None:  # the guard that puts it first was removed
+            return self.snapshot(s, i, scope)
+        told, changes = self.take_snapshot(s, self.scenario.programs[i].process)
+        differs = told.version != scope.snapshot.version or bool(told.doubts)
+        if differs and scope.hit is not None:
+            return self.move(s, i, World.CONFLICT, self.over(scope, i), **changes)
+        after = self.with_view(i, scope._replace(blocked=scope.blocked or differs))
+        broken = self.unlike_view(after)
+        return self.move(s, i, Step.SECOND_SNAPSHOT, after, broken=broken, **changes)
+
+    def end_quarantine(
+        self, s: State, i: int, scope: Scope, *, at_begin: bool
+    ) -> Iterator[Move]:
+        assert scope.snapshot is not None
+        if scope.at == 'ask':
+            named = scope.snapshot.quarantine or frozenset()
+            writers = self.in_progress(s) - {i}
+            asked = named & writers if named else writers
+            yield self.move(s, i, World.ASK, scope._replace(at='end quarantine', asked=asked))
+            return
+        after = self.with_view(i, scope._replace(asked=frozenset()))
+        if not at_begin:
+            after = after._replace(at='return')
+        elif scope.hit is None:
+            after = after._replace(snapshot=None)
+        store = s
+        if s.store.quarantine is not None:
+            if scope.asked:
+                store = self.script(s, token=0, quarantine=scope.asked)
+            elif self.has(Guard.NEW_BIRTH):
+                store = self.script(s, quarantine=None, version=s.token)
+            else:
+                store = self.script(s, token=0, quarantine=None)
+        detail = f'waits for {sorted(scope.asked)}' if scope.asked else ''
+        yield self.move(store, i, Step.END_QUARANTINE, after, detail=detail)
+
+    def blocks(self, scope: Scope) -> bool:
+        assert scope.snapshot is not None
+        own = scope.tags and self.has(Guard.OWN_CHANGES)
+        return bool(scope.snapshot.doubts) or scope.blocked or own

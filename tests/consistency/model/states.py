@@ -1,0 +1,92 @@
+"""The states of the world that the model explores: the store, the processes, the scopes.
+
+The database's value is the number of commits so far.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+Value: TypeAlias = int
+
+
+class Snapshot(NamedTuple):
+    """What the tag store told: version of the one tag, writers in doubt, quarantine."""
+
+    version: int
+    doubts: frozenset[int]
+    quarantine: frozenset[int] | None
+
+
+class Stored(NamedTuple):
+    """A value in a tier."""
+
+    stamp: int
+    value: Value
+
+
+Tier: TypeAlias = tuple[Stored | None, ...]
+
+
+class Store(NamedTuple):
+    """The tag store and the shared tier: what one server has in memory."""
+
+    version: int = 0
+    epoch: int = 0
+    doubts: frozenset[int] = frozenset()
+    #: None, or the writers that are waited for; empty: nobody has asked yet.
+    quarantine: frozenset[int] | None = None
+    values: Tier = (None, None)
+
+
+class Scope(NamedTuple):
+    """Where a request scope is in its program, and what it holds."""
+
+    #: Which operation of the program is next, and where in it the scope is.
+    operation: int = 0
+    at: str = ''
+    snapshot: Snapshot | None = None
+    #: The number of commits when its transaction began.
+    since: int | None = None
+    begun: bool = False
+    #: What its transaction sees, if it sees the same to its end.
+    view: int | None = None
+    blocked: bool = False
+    tier: tuple[Value | None, ...] = (None, None)
+    #: The value that the tiers gave to this transaction.
+    hit: Value | None = None
+    #: The value that the creator has made; the token of a script that is tried again.
+    got: int | None = None
+    asked: frozenset[int] = frozenset()
+    #: Whether it has changed something that is not undone, and whether it ever had.
+    own: bool = False
+    tags: bool = False
+    #: What became of its COMMIT: '', 'flying', 'committed' or 'aborted'.
+    outcome: str = ''
+
+
+class State(NamedTuple):
+    """One state of the world."""
+
+    commits: int = 0
+    token: int = 1
+    store: Store = Store()
+    dump: Store | None = None
+    lost: bool = False
+    processes: tuple[Tier, ...] = ((None, None), (None, None))
+    #: Per process: the epoch it knows, and the snapshot of it.
+    known: tuple[tuple[int, Snapshot] | None, ...] = (None, None)
+    scopes: tuple[Scope, ...] = ()
+
+
+def mark(i: int) -> Value:
+    """The value that shows a writer's uncommitted change."""
+    return -1 - i
+
+
+def shown(value: Value) -> str:
+    return str(value) if value >= 0 else f'the change of {-1 - value}'
+
+
+def replaced(tier: Tier, prop: int, stored: Stored) -> Tier:
+    return tuple(stored if p == prop else kept for p, kept in enumerate(tier))

@@ -1,0 +1,111 @@
+"""The store forgets what it was told, or some of it, or comes back as it was before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onegov_ormcache.steps import Step
+from tests.consistency.interleaving import Died, before, die
+from tests.support.applications import committed
+
+from .world import World, differs, driver_connection
+
+
+def lost_doubt(world: World) -> Iterator[str]:
+    """The store forgets a doubt; a reader fills; the writer commits, and dies."""
+    writer, reader = world.start()
+
+    def forget_and_read() -> None:
+        world.redis.client().flushall()
+        for _ in range(3):
+            world.names(reader)
+
+    with writer.request_scope(world.tenant) as scope:
+        world.rename(scope)
+        try:
+            with before(Step.COMMIT, forget_and_read), before(Step.PUBLISH, die):
+                scope.session().commit()
+        except Died:
+            pass
+    for app in reader, writer:
+        yield from differs('after the commit', world.names(app), ['new'])
+
+
+def fill_from_within_the_quarantine(world: World) -> Iterator[str]:
+    """The same, but the reader's creator is slow, and ends after the quarantine."""
+    writer, reader = world.start()
+
+    def forget_and_read() -> None:
+        world.redis.client().flushall()
+        reader.meanwhile = commit_and_die
+        world.names(reader)
+
+    def commit_and_die() -> None:
+        connection.commit()
+        reader.orm_cache.settler._asked.clear()
+        with reader.request_scope(world.tenant) as other:
+            other.session().connection()
+
+    with writer.request_scope(world.tenant) as scope:
+        world.rename(scope)
+        connection = driver_connection(scope)
+        try:
+            with before(Step.COMMIT, lambda: (forget_and_read(), die())):
+                scope.session().commit()
+        except Died:
+            pass
+    for app in reader, writer:
+        yield from differs('after the commit', world.names(app), ['new'])
+
+
+def read_in_the_quarantine(world: World) -> Iterator[str]:
+    """A reader computes in the quarantine, the writer commits and dies, the reader asks again."""
+    writer, reader = world.start()
+
+    def forget_and_read() -> None:
+        world.redis.client().flushall()
+        world.names(reader)
+
+    with writer.request_scope(world.tenant) as scope:
+        world.rename(scope)
+        try:
+            with before(Step.COMMIT, forget_and_read), before(Step.PUBLISH, die):
+                scope.session().commit()
+        except Died:
+            pass
+    # still in quarantine: nobody has asked for a connection since
+    yield from differs('after the commit', world.names(reader), ['new'])
+
+
+def server_rolled_back_to_a_dump(world: World) -> Iterator[str]:
+    """Redis comes back from a dump that is older than what it acknowledged."""
+    writer, reader = world.start()
+    world.names(reader)
+    world.names(reader)
+    world.redis.save()
+    with committed(writer, world.tenant) as scope:
+        world.rename(scope)
+    world.redis.kill()
+    world.redis.start()
+    for app in reader, writer:
+        yield from differs('after the restart', world.names(app), ['new'])
+
+
+def keys_evicted_one_by_one(world: World) -> Iterator[str]:
+    """Redis evicts any one of the keys, before or after a change."""
+    writer, reader = world.start()
+    for round_, when in enumerate(('before', 'after')):
+        world.names(reader)
+        world.names(reader)
+        keys = world.redis.client().keys('*')
+        for number, key in enumerate(sorted(keys)):
+            expected = f'{round_}-{number}'
+            if when == 'before':
+                world.redis.client().delete(key)
+            with committed(writer, world.tenant) as scope:
+                world.rename(scope, expected)
+            if when == 'after':
+                world.redis.client().delete(key)
+            for app in reader, writer:
+                yield from differs(f'{key!r} {when}', world.names(app), [expected])
+            world.names(reader)

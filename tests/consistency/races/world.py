@@ -1,0 +1,103 @@
+"""What the races run on: an application in two processes, on one PostgreSQL and one Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from onegov_ormcache import OrmCacheApp, orm_cached, request_cached
+from tests.support.applications import Applications, change, value
+from tests.support.counting import Runs
+from tests.support.models import Document, User
+from tests.support.servers import RedisServer
+
+
+class App(OrmCacheApp):
+    """What the scenarios read."""
+
+    runs = Runs()
+    #: What a creator does between its read of the database and its end.
+    meanwhile: Callable[[], Any] | None = None
+
+    @orm_cached(policy='on-table-change:users')
+    def names(self) -> Any:
+        self.runs('names')
+        rows = [row.name for row in self.session().query(User.name).order_by(User.name)]
+        do, self.meanwhile = self.meanwhile, None
+        if do is not None:
+            do()
+        return rows
+
+    @orm_cached(policy='on-table-change:documents')
+    def titles(self) -> Any:
+        return [row.title for row in self.session().query(Document.title)]
+
+    @orm_cached(policy='on-table-change:users')
+    def outer(self) -> Any:
+        return {'names': self.names}
+
+    @request_cached
+    def kept(self) -> Any:
+        return [row.name for row in self.session().query(User.name).order_by(User.name)]
+
+    #: A session of another scope, that a creator uses in place of its own.
+    lender: Any = None
+
+    @orm_cached(policy='on-table-change:users')
+    def borrowed(self) -> Any:
+        session = self.lender or self.session()
+        return [row.name for row in session.query(User.name).order_by(User.name)]
+
+    @orm_cached(policy='on-table-change:users')
+    def from_kept(self) -> Any:
+        return list(self.kept)
+
+
+@dataclass
+class World:
+    """Two processes on the same servers, and one tenant."""
+
+    applications: Applications
+    tenant: str
+    redis: RedisServer
+
+    def start(self, level: str = 'READ COMMITTED', **settings: Any) -> tuple[App, App]:
+        """Two apps, as good as two processes; the tenant has one user, 'old'."""
+        settings = {
+            'engine_options': {'isolation_level': level},
+            'redis_url': self.redis.url,
+            'lock_timeout': 0.2,
+            **settings,
+        }
+        one = self.applications.start(App, **settings)
+        two = self.applications.again(type(one))
+        self.add(one, 'old')
+        for _ in range(3):
+            # the tenant was born just now: its quarantine ends here
+            value(one, self.tenant, lambda app: app.titles)
+        App.runs = Runs()
+        return one, two
+
+    def add(self, app: App, name: str) -> None:
+        change(app, self.tenant, User(name=name))
+
+    def names(self, app: App) -> list[str]:
+        return list(value(app, self.tenant, lambda app: app.names))
+
+    def rename(self, scope: Any, name: str = 'new') -> None:
+        scope.session().query(User).one().name = name
+        scope.session().flush()
+
+
+def driver_connection(scope: Any) -> Any:
+    """psycopg's connection, which commits without anybody hearing of it."""
+    return scope.session().connection().connection.dbapi_connection
+
+
+Scenario = Callable[[World], Iterator[str]]
+
+
+def differs(what: str, found: Any, expected: Any) -> Iterator[str]:
+    if found != expected:
+        yield f'{what}: {found} and not {expected}'

@@ -1,0 +1,104 @@
+"""How long a value lives: until its scope, its time, its release or its schema has ended."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from onegov_ormcache import OrmCacheApp, orm_cached, request_cached
+from tests.support.applications import Applications, change, value
+from tests.support.counting import Runs
+from tests.support.creators import user_count
+from tests.support.models import Document, User
+
+
+def test_request_cached_lives_as_long_as_the_scope(
+    applications: Applications, tenant: str, runs: Runs
+) -> None:
+    """A request-cached value is one and the same object, over commits, until the scope ends."""
+
+    class App(OrmCacheApp):
+        @request_cached
+        def first(self) -> Any:
+            runs('first')
+            return self.session().query(User).order_by(User.id).first()
+
+    app = applications.start(App)
+    change(app, tenant, User(name='a'))
+    with app.request_scope(tenant) as scope:
+        first = app.first
+        first.name = 'b'
+        assert app.first is first
+        scope.session().commit()
+        assert app.first is first
+        assert app.first.name == 'b'
+        scope.session().rollback()
+        assert app.first is first
+    assert value(app, tenant, lambda app: app.first.name) == 'b'
+    assert runs.count('first') == 2
+
+
+def test_expiration_time(
+    applications: Applications, tenant: str, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value that is older than expiration_time is computed anew."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy=User)
+        def count(self) -> int:
+            runs('count')
+            return user_count(self)
+
+    app = applications.start(App, expiration_time=60)
+    start = time.time()
+    for later, expected in (0, 1), (59, 1), (61, 2), (62, 2):
+        monkeypatch.setattr('onegov_ormcache.core.reading.now', lambda later=later: start + later)
+        value(app, tenant, lambda app: app.count)
+        assert runs.count('count') == expected
+
+
+def test_releases_are_apart(on_servers: Applications, tenant: str, runs: Runs) -> None:
+    """Two releases of an application never read each other's values, but evict them."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy=lambda obj: isinstance(obj, User))
+        def count(self) -> Any:
+            runs('count')
+            return user_count(self)
+
+    old = on_servers.start(App, release='1')
+    new = on_servers.start(App, release='2')
+    for app in old, new, old, new:
+        assert value(app, tenant, lambda app: app.count) == 0
+    assert runs.count('count') == 2
+    # the old one's code does not judge the new one's policy: any change evicts it
+    change(old, tenant, Document(kind='document', title='a'))
+    for app in old, new:
+        assert value(app, tenant, lambda app: app.count) == 0
+    assert runs.count('count') == 3
+
+
+def test_schema_that_is_dropped_and_made_again(applications: Applications, tenant: str) -> None:
+    """What was cached of a schema that was dropped is not valid for its successor."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy=User)
+        def count(self) -> int:
+            return user_count(self)
+
+    app = applications.start(App)
+    change(app, tenant, User(name='a'))
+    assert value(app, tenant, lambda app: app.count) == 1
+    manager = app.session_manager
+    manager.dispose()
+    database: Any = manager.database
+    if applications.backend.name == 'servers':
+        with database._connect() as connection:
+            connection.exec_driver_sql(f'DROP SCHEMA "{tenant}" CASCADE')
+            connection.commit()
+    else:
+        for file in database.folder.glob(f'{tenant}.sqlite*'):
+            file.unlink()
+    assert value(app, tenant, lambda app: app.count) == 0

@@ -1,0 +1,115 @@
+"""What a reader is given: fetched rows, a copy of its own, or a frozen value that all share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from onegov_ormcache import OrmCacheApp, orm_cached
+from tests.support.applications import Applications, change, value
+from tests.support.models import User
+
+
+def test_query_and_select_are_fetched(applications: Applications, tenant: str) -> None:
+    """A creator may return a query or a select: both are fetched whole, as tuples of rows."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy=User)
+        def query(self) -> Any:
+            return self.session().query(User.id, User.name).order_by(User.id)
+
+        @orm_cached(policy=User)
+        def selected(self) -> Any:
+            return select(User.id, User.name).order_by(User.id)
+
+    app = applications.start(App)
+    change(app, tenant, User(id=1, name='a'), User(id=2, name='b'))
+    for _ in range(2):
+        with app.request_scope(tenant):
+            for rows in app.query, app.selected:
+                assert rows == ((1, 'a'), (2, 'b'))
+                assert type(rows) is tuple
+                assert rows[0].name == 'a'
+                assert rows[0][1] == 'a'
+                assert dict(rows[1]._mapping) == {'id': 2, 'name': 'b'}
+
+
+def test_creators_get_fresh_copies(applications: Applications, tenant: str) -> None:
+    """What a view did to its copy of a value is not stored within another for all."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy=User)
+        def inner(self) -> Any:
+            return [1]
+
+        @orm_cached(policy=User)
+        def outer(self) -> Any:
+            return [self.inner]
+
+    app = applications.start(App)
+    with app.request_scope(tenant):
+        app.inner.append(2)
+        assert app.outer == [[1]]
+        assert app.inner == [1, 2]
+    assert value(app, tenant, lambda app: app.outer) == [[1]]
+
+
+@pytest.mark.parametrize('first', [True, False])
+def test_frozen_in_one_release_alone(
+    on_servers: Applications, tenant: str, first: bool
+) -> None:
+    """What a release with `frozen` has stored is mutable in one without it, for each request
+    its own, and the other way around."""
+
+    def start(frozen: bool) -> Any:
+        class Town(OrmCacheApp):
+            @orm_cached(policy=User, frozen=frozen)
+            def names(self) -> Any:
+                runs.append(frozen)
+                return [['a']]
+
+        return on_servers.start(Town)
+
+    runs: list[bool] = []
+    one, other = start(first), start(not first)
+    assert value(one, tenant, lambda app: app.names) == ((('a',),) if first else [['a']])
+    for _ in range(2):
+        read = value(other, tenant, lambda app: app.names)
+        if first:
+            assert read == [['a']]
+            read[0].append('spoilt')
+        else:
+            assert read == (('a',),)
+    assert runs == [first]
+
+
+def test_frozen(applications: Applications, tenant: str) -> None:
+    """A frozen value is immutable at every depth, and one for all requests of a process."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy=User, frozen=True)
+        def tree(self) -> Any:
+            return {'list': [{'set': {1}}, (2, [3])], 'empty': []}
+
+        @orm_cached(policy=User)
+        def outer(self) -> Any:
+            return [self.tree]
+
+    app = applications.start(App)
+    seen = []
+    for _ in range(3):
+        with app.request_scope(tenant):
+            seen.append(app.tree)
+    assert seen[0] == {'list': ({'set': frozenset({1})}, (2, (3,))), 'empty': ()}
+    assert seen[1] is seen[2]
+    for change_it in (
+        lambda: seen[0].update(a=1),
+        lambda: seen[0]['list'][0].pop('set'),
+        lambda: seen[0]['list'][0]['set'].add(2),
+        lambda: seen[0]['list'].append(2),
+    ):
+        with pytest.raises((AttributeError, TypeError)):
+            change_it()
+    assert value(app, tenant, lambda app: app.outer) == [seen[0]]

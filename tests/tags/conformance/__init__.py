@@ -1,0 +1,37 @@
+"""What every tag store must do: inherit the suite and give it the store.
+
+Made in the manner of dogpile.cache's back-end suites, so that a store of another
+kind can be held to the same promises::
+
+    class TestMyTagStore(TagStoreConformance):
+        @pytest.fixture
+        def store(self) -> MyTagStore: ...
+
+        @pytest.fixture
+        def other(self, store: MyTagStore) -> MyTagStore: ...  # a second client of it
+
+        def fill(self, store: MyTagStore, schema: str, stamp: Stamp) -> bool: ...
+
+Tenants are born on their first use and must not begin in quarantine here.
+"""
+
+from __future__ import annotations
+
+from tests.tags.conformance.doubts import Doubts
+from tests.tags.conformance.fills import Fills
+from tests.tags.conformance.store_under_test import (
+    FILES,
+    MENU,
+    PAGES,
+    TREE,
+    USERS,
+    put_in_doubt,
+)
+from tests.tags.conformance.tenants import Tenants
+from tests.tags.conformance.versions import Versions
+
+__all__ = ['FILES', 'MENU', 'PAGES', 'TREE', 'USERS', 'TagStoreConformance', 'put_in_doubt']
+
+
+class TagStoreConformance(Versions, Doubts, Fills, Tenants):
+    """Inherit it, and give `store`, `other` and `fill`; see above."""

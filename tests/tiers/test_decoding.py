@@ -1,0 +1,115 @@
+"""Bytes that are no value raise UndecodableValue, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ormsgpack import Ext, packb
+
+from onegov_ormcache.errors import UndecodableValue
+from onegov_ormcache.tiers.serializer import Serializer
+from tests.support.examples import examples
+from tests.tiers.serializable import MODULE, TYPES, framed
+from tests.tiers.strategies import ANY_VALUE
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        b'',
+        b'\x01',
+        framed(b''),
+        framed(b'\xc1'),
+        framed(b'\x01') + b'\x01',
+        framed(b'\x92\x01\x02')[:-1],
+        framed(b'\xdd\xff\xff\xff\xff'),
+        framed(b'\x81\x01\x02'),
+        framed(packb(Ext(99, b''))),
+        framed(packb(Ext(3, b''))),
+        framed(packb(Ext(3, packb(1)))),
+        framed(packb(Ext(4, packb([[]])))),
+        framed(packb(Ext(6, packb([[1, 2], [1]])))),
+        framed(packb(Ext(6, packb([[[]], [1]])))),
+        framed(packb(Ext(8, packb([['a'], []])))),
+        framed(packb(Ext(9, packb([[]])))),
+        framed(packb(Ext(11, packb([['a', 'b'], [[1]]])))),
+        framed(packb(Ext(11, packb([['a', 'a'], [[1, 2]]])))),
+        framed(packb(Ext(11, packb([[1], [[1]]])))),
+        framed(packb(Ext(12, packb([f'{MODULE}:Point', ['x', 'y'], [[1]]])))),
+        framed(packb(Ext(12, packb([f'{MODULE}:Node', ['name'], [['x']]])))),
+        framed(packb(Ext(20, b'02024-13-01T00:00:00 '))),
+        framed(packb(Ext(20, b'22024-01-01T00:00:00 '))),
+        framed(packb(Ext(20, b'02024-01-01T00:00:00 zNo/Where'))),
+        framed(packb(Ext(20, b'02024-01-01T00:00:00 z../../etc/passwd'))),
+        framed(packb(Ext(20, b'02024-01-01T00:00:00 x'))),
+        framed(packb(Ext(20, b'02024-01-01T00:00:00 o999999999999'))),
+        framed(packb(Ext(20, b''))),
+        framed(packb(Ext(23, b'123'))),
+        framed(packb(Ext(24, b'x'))),
+        framed(packb(Ext(25, b'123'))),
+        framed(packb(Ext(26, b'\xff'))),
+    ],
+)
+def test_malformed_bytes_are_a_miss(serializer: Serializer, data: bytes) -> None:
+    """Bytes that are cut off, too long or make no sense raise UndecodableValue."""
+    with pytest.raises(UndecodableValue):
+        serializer.decode(data)
+
+
+def test_bytes_nested_without_end_are_a_miss(serializer: Serializer) -> None:
+    """Containers and extensions nested deeper than any value raise UndecodableValue."""
+    body = b'\x90'
+    for _ in range(3000):
+        body = packb(Ext(3, body))
+    for deep in (body, b'\x91' * 100_000 + b'\x90'):
+        with pytest.raises(UndecodableValue):
+            serializer.decode(framed(deep))
+
+
+def test_an_interrupt_while_decoding_is_no_miss(serializer: Serializer) -> None:
+    """Ctrl-C or a worker's exit in a reader of an extension reaches the caller."""
+    member = packb(Ext(7, packb([MODULE, 'Wired', '8'])))
+    with pytest.raises(KeyboardInterrupt):
+        serializer.decode(framed(member))
+    with pytest.raises(KeyboardInterrupt):
+        serializer.decode(framed(b'\x91' + packb(Ext(3, b'\x91' + member))))
+
+
+def test_an_error_says_why_the_bytes_are_no_value(serializer: Serializer) -> None:
+    """The cause that ormsgpack drops is in the message and chained."""
+    with pytest.raises(UndecodableValue, match='has other fields now') as error:
+        serializer.decode(framed(packb(Ext(12, packb([f'{MODULE}:Point', ['x'], [[1]]])))))
+    assert isinstance(error.value.__cause__, ValueError)
+
+
+@examples(500)
+@given(st.one_of(st.binary(), st.binary().map(framed)))
+def test_arbitrary_bytes_are_a_value_or_a_miss(data: bytes) -> None:
+    """No bytes raise anything but UndecodableValue."""
+    decode_or_miss(data)
+
+
+@examples(500)
+@given(ANY_VALUE, st.data())
+def test_damaged_bytes_are_a_value_or_a_miss(value: object, data: st.DataObject) -> None:
+    """A value's bytes, cut off or with some changed, raise nothing but UndecodableValue."""
+    original = Serializer(TYPES).encode(value).data
+    cut = data.draw(st.integers(0, len(original) - 1))
+    with pytest.raises(UndecodableValue):
+        Serializer(TYPES).decode(original[:cut])
+    damaged = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(9, len(original) - 1))
+        damaged[place] = data.draw(st.integers(0, 255))
+    decode_or_miss(bytes(damaged))
+    decode_or_miss(framed(original[9:cut]))
+
+
+def decode_or_miss(data: bytes) -> None:
+    serializer = Serializer(TYPES)
+    try:
+        value = serializer.decode(data)
+    except UndecodableValue:
+        return
+    serializer.encode(value)  # it is of the supported kinds

@@ -1,0 +1,88 @@
+"""A mounted app has properties of its own, and uses the cache of its root app."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import morepath
+import pytest
+from webtest import TestApp as Client
+
+from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, request_cached
+from onegov_ormcache.errors import ConfigurationError
+from tests.support.applications import Applications
+from tests.support.counting import Runs
+from tests.support.creators import user_count
+from tests.support.models import User
+
+
+class Root:
+    """The model at /."""
+
+
+def test_mounted_app(applications: Applications, tenant: str, runs: Runs) -> None:
+    """A mounted app's properties, and those of its requests, work and evict; its own come
+    before the root app's of the same name."""
+
+    class Town(OrmCacheApp):
+        pass
+
+    class Wiki(OrmCacheApp):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        @request_cached
+        def title(self) -> str:
+            return f'wiki {self.name}'
+
+    for app_class in Town, Wiki:
+        name = app_class.__name__
+
+        def both(request: Any, name: str = name) -> Any:
+            runs(name)
+            return [name, user_count(request.app)]
+
+        app_class.orm_cached(policy=User, name='both', target='request')(both)
+        app_class.path(path='')(Root)
+    Town.orm_cached(policy=User, name='towns', target='request')(lambda request: 'town')
+    Wiki.orm_cached(policy=User, name='wikis', target='request')(lambda request: 'wiki')
+    Wiki.orm_cached(policy=User, name='count')(lambda app: user_count(app))
+    Town.mount(app=Wiki, path='/wiki/{name}')(lambda name: Wiki(name))
+
+    @Town.json(model=Root)
+    def town_view(self: Root, request: Any) -> Any:
+        return [request.both, request.towns, hasattr(request, 'wikis')]
+
+    @Wiki.json(model=Root)
+    def wiki_view(self: Root, request: Any) -> Any:
+        return [request.both, request.towns, request.wikis, request.app.count, request.app.title]
+
+    @Wiki.json(model=Root, request_method='POST')
+    def add(self: Root, request: Any) -> Any:
+        request.app.session().add(User(name=request.params['name']))
+
+    app = applications.start(Town)
+    client = Client(OrmCacheMiddleware(app, schema=tenant))
+    for _ in range(2):
+        assert client.get('/').json == [['Town', 0], 'town', False]
+        assert client.get('/wiki/a').json == [['Wiki', 0], 'town', 'wiki', 0, 'wiki a']
+        assert client.get('/wiki/b').json == [['Wiki', 0], 'town', 'wiki', 0, 'wiki b']
+    client.post('/wiki/a', {'name': 'x'})
+    assert client.get('/').json == [['Town', 1], 'town', False]
+    assert client.get('/wiki/a').json == [['Wiki', 1], 'town', 'wiki', 1, 'wiki a']
+    assert (runs.count('Town'), runs.count('Wiki')) == (2, 2)
+
+
+def test_root_app_must_own_the_cache(applications: Applications, tenant: str) -> None:
+    """An OrmCacheApp mounted in an app that is none says what to do."""
+
+    class Other(morepath.App):
+        pass
+
+    class Inner(OrmCacheApp):
+        pass
+
+    inner = applications.configure(Inner)()
+    inner.parent = Other()
+    with pytest.raises(ConfigurationError, match='Other must derive from OrmCacheApp'):
+        inner.ensure_orm_cache()
