@@ -7,7 +7,7 @@ program without Morepath makes its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ from .descriptors import CachedDescriptor, cached_descriptors
 from .listening import OutsideChanges
 from .policies import table_tags
 from .prefetching import prefetch
-from .properties import Declaration, Property
+from .properties import Declaration
 from .recording import CacheEvent
 from .registry import Registry
 from .scope import RequestScope, innermost_scope
@@ -78,12 +78,13 @@ class OrmCache:
         )
         self.serializer = Serializer(settings.types)
         self.process_tier = ProcessTier(settings.process_cache_size)
-        self._registry = Registry(self.session_manager, settings.release)
+        #: Its properties.
+        self.registry = Registry(self.session_manager, settings.release)
         tags: TagStore
         tags, self.shared_tier = _stores(settings, self.serializer)
         #: The tag store, with the rules for times when it can't be reached.
         self.versions = Versions(
-            tags, self._registry.shared_tables, lambda: self._registry.function_tags
+            tags, self.registry.shared_tables, lambda: self.registry.function_tags
         )
         self.settler = Settler(self.tags, settings.lease)
         #: The function to call with each event; None if nobody records.
@@ -94,14 +95,14 @@ class OrmCache:
         try:
             self._reach_servers()
             for declaration, owner in declared:
-                self.property_of(declaration, owner)
+                self.registry.property_of(declaration, owner)
         except BaseException:
             self.close()
             raise
         # a new schema may have the name of one that was dropped, whose values must not be
         # valid for it
         self.session_manager.on_schema_created.connect(self._schema_created)
-        self._registry.connect()
+        self.registry.connect()
         if self.outside is not None:
             self.outside.start()
 
@@ -132,7 +133,7 @@ class OrmCache:
         if self.outside is not None:
             self.outside.close()
         self.session_manager.on_schema_created.disconnect(self._schema_created)
-        self._registry.disconnect()
+        self.registry.disconnect()
         self.session_manager.dispose()
 
     # properties
@@ -144,7 +145,7 @@ class OrmCache:
         :raises PolicyError: if a policy names a table that the application does not have.
         """
         for descriptor, _ in cached_descriptors(owner):
-            self.property_of(descriptor, owner)
+            self.registry.property_of(descriptor, owner)
 
     def prefetch(self, instance: Any, *names: str) -> None:
         """Fetch values of properties from the shared tier in one round trip.
@@ -158,13 +159,6 @@ class OrmCache:
         :raises OutsideScopeError: outside of a scope.
         """
         prefetch((instance,), names)
-
-    def property_of(self, declaration: Declaration, owner: type) -> Property:
-        """Return the property of a declaration on a class; bind it if it is new.
-
-        :raises PolicyError: if the policy names a table that the application does not have.
-        """
-        return self._registry.property_of(declaration, owner)
 
     def is_cache_of(self, instance: Any) -> bool:
         """Return whether the cached properties of an object belong to this cache.
@@ -189,10 +183,6 @@ class OrmCache:
         """Return the cached property of this name that an object has; None if it has none."""
         found = getattr(type(instance), name, None)
         return found if isinstance(found, CachedDescriptor) else None
-
-    def with_shared(self, tags: Collection[str]) -> frozenset[str]:
-        """Return the tags, and those of shared tables that cascade into their tables."""
-        return self._registry.with_shared(tags)
 
     # scopes
 
@@ -270,14 +260,9 @@ class OrmCache:
         return self.versions.tags
 
     @property
-    def function_tags(self) -> frozenset[str]:
-        """The tags of all properties whose policies are functions."""
-        return self._registry.function_tags
-
-    @property
     def all_tags(self) -> frozenset[str]:
         """The tags of all tables, and ``function_tags``."""
-        return table_tags(self.session_manager.tables) | self.function_tags
+        return table_tags(self.session_manager.tables) | self.registry.function_tags
 
     def snapshot(self, schema: str) -> Snapshot:
         """Return the tenant's present snapshot; one that is not ``reachable`` if the tag store
@@ -314,14 +299,6 @@ class OrmCache:
             yield events
         finally:
             self.recorder = before
-
-    def handle_change(self, schema: str, obj: object, prop: Property) -> None:
-        """Evict a property when the transaction of a changed object commits, if the object
-        concerns the property.
-
-        :param schema: the tenant that the object belongs to.
-        """
-        self._registry.handle_change(schema, obj, prop)
 
     def _schema_created(self, schema: str) -> None:
         self.renew_later(schema)

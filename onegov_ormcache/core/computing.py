@@ -45,8 +45,8 @@ def learn(scope: ComputingScope, run: Run) -> None:
     ``opaque`` gets the reason.
     """
     run.tags |= run.reads
-    run.tags |= table_tags({t for cls in scope.remembered() for t in tables_of(cls)})
-    run.tags |= scope.cache.with_shared(run.tags)
+    run.tags |= table_tags({t for cls in scope.classes_in_session() for t in tables_of(cls)})
+    run.tags |= scope.cache.registry.with_shared(run.tags)
     if run.calls and run.opaque is None:
         functions = scope.functions_that_may_read(run.calls)
         if functions:
@@ -103,8 +103,9 @@ def refuse_variant(reader: Property, prop: Property) -> NoReturn:
     The value of ``reader`` would show the variant of one user to others.
     """
     raise VariantError(
-        f'{reader.where} reads {prop.where}, which differs by role or vary, and does not do so '
-        "itself: it would show one's value to another; declare it with the same by_role and vary"
+        f'{reader.where} reads {prop.where}, which differs by role or vary, but does not differ '
+        "by them itself, so one user's value would be shown to another; declare it with the same "
+        'by_role and vary'
     )
 
 

@@ -102,7 +102,7 @@ class CachedDescriptor(Generic[T]):
         scope = scope_of(instance, self)
         scope.flush()
         declared, owner = scope.cache.resolve(self, instance)
-        prop = scope.cache.property_of(declared, owner)
+        prop = scope.cache.registry.property_of(declared, owner)
         descriptor = cast('CachedDescriptor[T]', declared)
         number = scope.snapshot_number
         value = descriptor.read(scope, instance, prop)

@@ -48,7 +48,7 @@ class WritePath:
         self._writer = new_token()
         # kept as it is now: a function policy that is bound later was not asked about earlier
         # changes, so the transaction evicts it like one that this process does not have
-        self._asked_functions = self._cache.function_tags
+        self._asked_functions = self._cache.registry.function_tags
         self._in_doubt: frozenset[str] | None = None
         self._must_renew = False
         self._view: View | None = None
@@ -93,9 +93,8 @@ class WritePath:
         scope = self._scope
         if statement.control == 'transaction':
             raise TextualControlError(
-                'A statement begins or ends the transaction by its text, and nobody would know '
-                'what became of it: use commit(), rollback() or begin() of the session or '
-                'connection'
+                'A statement begins or ends the transaction by its text, and its outcome would '
+                'not be known: use commit(), rollback() or begin() of the session or connection'
             )
         if statement.control == 'savepoint':
             self.savepoint_lost()
@@ -111,7 +110,7 @@ class WritePath:
                 manager.on_table_change.send(scope.schema, tables=tables)
             if scope.flushed_tables is None:
                 # no object stands for this change, so no function policy can be asked
-                self.changed(self._cache.function_tags)
+                self.changed(self._cache.registry.function_tags)
             else:
                 scope.flushed_tables |= tables
                 # no objects stand for the rows that cascades of the database change

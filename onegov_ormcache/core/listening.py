@@ -31,6 +31,7 @@ from ..database.triggers import WATCHED_SCHEMAS
 from ..errors import ConfigurationError
 from ..tags.snapshot import PROPERTY_TAG, TagStore, new_token
 from .policies import table_tags
+from .protocols import PropertyRegistry
 from .settings import OrmCacheSettings
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ class ListeningCache(Protocol):
         """The tag store, which keeps versions."""
 
     @property
-    def function_tags(self) -> frozenset[str]:
-        """The tags of all properties whose policies are functions."""
+    def registry(self) -> PropertyRegistry:
+        """The cache's properties."""
 
 
 class OutsideChanges:
@@ -94,8 +95,8 @@ class OutsideChanges:
         database = cache.session_manager.database
         if not isinstance(database, Postgres) or database.driver != 'psycopg':
             raise ConfigurationError(
-                f'listen is on, and dsn is {cache.session_manager.dsn!r}; to hear of changes '
-                'from outside takes postgresql+psycopg://...'
+                f'listen is on, and dsn is {cache.session_manager.dsn!r}; listening for '
+                'changes from outside needs postgresql+psycopg://...'
             )
         self._cache = cache
         self._database = database
@@ -256,12 +257,13 @@ class Listening:
         names = {name for t in tables for name in manager.names_of(schema, t, tenant=schema)}
         tags = table_tags(names)
         if any(manager.has_table(name) for name in names):
-            tags |= cache.function_tags
+            tags |= cache.registry.function_tags
         cache.tags.publish(schema, self._writer, tags)
         # function policies of other releases and applications, which can't be asked here, may
         # be concerned too
         versions = cache.tags.snapshot(schema).versions
-        unknown = {t for t in versions if t.startswith(PROPERTY_TAG)} - cache.function_tags
+        present = {tag for tag in versions if tag.startswith(PROPERTY_TAG)}
+        unknown = present - cache.registry.function_tags
         if unknown:
             cache.tags.publish(schema, self._writer, unknown)
 

@@ -42,7 +42,7 @@ def prefetch(instances: Iterable[Any], names: Iterable[str]) -> None:
         scope.store_lost()
         return
     for key, stored in found.items():
-        entry = missing[key].taken(stored)
+        entry = missing[key].take(stored)
         if entry is not None:
             scope.keep(key, entry)
 
@@ -52,7 +52,7 @@ def _lookup(scope: RequestScope, instances: tuple[Any, ...], name: str) -> Looku
         found = scope.cache.find(instance, name)
         if isinstance(found, OrmCacheDescriptor):
             declared, owner = scope.cache.resolve(found, instance)
-            prop = scope.cache.property_of(declared, owner)
+            prop = scope.cache.registry.property_of(declared, owner)
             variant = cast('OrmCacheDescriptor[Any]', declared).variant(instance)
             return Lookup(scope, prop, prop.key + variant)
     where = ' nor '.join(type(instance).__qualname__ for instance in instances)

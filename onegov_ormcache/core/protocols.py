@@ -32,8 +32,26 @@ from .settings import OrmCacheSettings
 # parts of a cache
 
 
+class PropertyRegistry(Protocol):
+    """The properties of a cache."""
+
+    @property
+    def function_tags(self) -> frozenset[str]:
+        """The tags of all properties whose policies are functions."""
+
+    def property_of(self, declaration: Declaration, owner: type) -> Property:
+        """Return the property of a declaration on a class; bind it if it is new."""
+
+    def with_shared(self, tags: Collection[str]) -> frozenset[str]:
+        """Return the tags, and those of shared tables that cascade into their tables."""
+
+
 class AnyCache(Protocol):
     """The part of a cache that both paths use."""
+
+    @property
+    def registry(self) -> PropertyRegistry:
+        """The cache's properties."""
 
     @property
     def settings(self) -> OrmCacheSettings:
@@ -61,9 +79,6 @@ class ReadingCache(AnyCache, Protocol):
         :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
         """
 
-    def with_shared(self, tags: Collection[str]) -> frozenset[str]:
-        """Return the tags, and those of shared tables that cascade into their tables."""
-
 
 class WritingCache(AnyCache, Protocol):
     """The part of a cache that the write path uses."""
@@ -77,12 +92,8 @@ class WritingCache(AnyCache, Protocol):
         """The tag store, which keeps versions and doubts."""
 
     @property
-    def function_tags(self) -> frozenset[str]:
-        """The tags of all properties whose policies are functions."""
-
-    @property
     def all_tags(self) -> frozenset[str]:
-        """The tags of all tables, and ``function_tags``."""
+        """The tags of all tables and of all function policies."""
 
     def places(self, schema: str) -> tuple[str, ...]:
         """Return the places of a tenant's tags: the schemas that their versions belong to."""
@@ -114,9 +125,6 @@ class ScopeCache(ReadingCache, WritingCache, Protocol):
 
     def find(self, instance: Any, name: str) -> Declaration | None:
         """Return the cached property of this name that an object has; None if it has none."""
-
-    def property_of(self, declaration: Declaration, owner: type) -> Property:
-        """Return the property of a declaration on a class; bind it if it is new."""
 
 
 # parts of a request scope, and of its write paths
@@ -178,13 +186,13 @@ class ComputingScope(LookupScope, Protocol):
     def run(self, prop: Property) -> AbstractContextManager[Run]:
         """Record the reads of the block as one run of the property's creator."""
 
-    def remembered(self) -> set[type]:
+    def classes_in_session(self) -> set[type]:
         """Return the classes of the objects in the session's identity map."""
 
     def functions_that_may_read(self, names: Collection[str]) -> Collection[str]:
         """Return the database functions of these names that may read tables."""
 
-    def has_hidden_changes(self) -> bool:
+    def triggers_saw_changes(self) -> bool:
         """Return whether triggers saw a change in this transaction."""
 
     def settle(self, tags: Collection[str]) -> None:

@@ -92,7 +92,7 @@ def use(scope: ComputingScope, prop: Property, entry: TierEntry) -> Any:
         refuse_variant(run.prop, prop)
     run.tags |= entry.tags
     if not entry.storable or entry.snapshot_number != run.snapshot_number:
-        run.unstorable = f'it used {prop.name!r}, of which the dependencies are not known'
+        run.unstorable = f'it used {prop.name!r}, whose dependencies are not known'
     if entry.encoded is None or entry.encoded.immutable or prop.declaration.frozen:
         return entry.value
     # a view may have changed its own copy, and these changes must not be stored for all
@@ -106,9 +106,7 @@ class Lookup:
     """
 
     def __init__(self, scope: LookupScope, prop: Property, key: str) -> None:
-        self._scope = scope
-        self._cache = scope.cache
-        self._declaration = prop.declaration
+        self.scope = scope
         self.prop = prop
         self.key = key
         #: The tier that had the value; ``'creator'`` if none had it.
@@ -118,7 +116,7 @@ class Lookup:
         """Return the value from the process tier; None if it has none that this transaction
         may use."""
         about_to(Step.PROCESS_TIER)
-        slot = self._scope.process_tier.get(self.key)
+        slot = self.scope.process_tier.get(self.key)
         if slot is None or not self.holds(slot.stored):
             return None
         shared = self._is_immutable(slot.stored.encoded)
@@ -131,13 +129,13 @@ class Lookup:
         may use."""
         about_to(Step.SHARED_TIER)
         try:
-            stored = self._cache.shared_tier.get(self._scope.schema, self.key)
+            stored = self.scope.cache.shared_tier.get(self.scope.schema, self.key)
         except StoreUnreachable:
-            self._scope.store_lost()
+            self.scope.store_lost()
             return None
-        return None if stored is None else self.taken(stored)
+        return None if stored is None else self.take(stored)
 
-    def taken(self, stored: StoredValue) -> TierEntry | None:
+    def take(self, stored: StoredValue) -> TierEntry | None:
         """Take a value that the shared tier has: keep it in the process tier and return it.
 
         Returns None if this transaction may not use it, or if it can't be decoded.
@@ -155,9 +153,9 @@ class Lookup:
     def is_missing(self) -> bool:
         """Return True if this transaction may use a cached value, and the process tier has none
         that it may use."""
-        if self._scope.blocks(self.prop.tags):
+        if self.scope.blocks(self.prop.tags):
             return False
-        slot = self._scope.process_tier.get(self.key)
+        slot = self.scope.process_tier.get(self.key)
         return slot is None or not self.holds(slot.stored)
 
     def holds(self, stored: StoredValue) -> bool:
@@ -166,49 +164,50 @@ class Lookup:
         It may if the value has not expired, its stamp has all tags of the property and agrees
         with the snapshot, and the scope blocks none of its tags.
         """
-        lifetime = self._cache.settings.expiration_time
+        lifetime = self.scope.cache.settings.expiration_time
         if lifetime is not None and now() - stored.created > lifetime:
             return False
         return (
             self.prop.tags <= stored.stamp.keys()
-            and self._scope.snapshot().agrees(stored.stamp)
-            and not self._scope.blocks(stored.stamp.keys())
+            and self.scope.snapshot().agrees(stored.stamp)
+            and not self.scope.blocks(stored.stamp.keys())
         )
 
     def keep_in_process(self, stored: StoredValue, value: Any) -> None:
         """Keep a value of the shared tier in the process tier, too."""
         held = value if self._is_immutable(stored.encoded) else None
-        self._scope.process_tier[self.key] = Slot(stored, held)
+        self.scope.process_tier[self.key] = Slot(stored, held)
 
     def decode(self, data: bytes) -> Any:
         """Decode a value, and make it immutable if the property is declared ``frozen``."""
-        value = self._cache.serializer.decode(data)
-        return freeze(value, self.prop.name) if self._declaration.frozen else value
+        value = self.scope.cache.serializer.decode(data)
+        return freeze(value, self.prop.name) if self.prop.declaration.frozen else value
 
     def _found(self, stored: StoredValue, value: Any) -> TierEntry:
-        self._scope.returned.update(stored.stamp)
+        self.scope.returned.update(stored.stamp)
         return TierEntry(
             value=value,
             tags=frozenset(stored.stamp),
             encoded=stored.encoded,
-            snapshot_number=self._scope.snapshot_number,
+            snapshot_number=self.scope.snapshot_number,
             storable=True,
-            varies=frozenset(self._declaration.varies),
+            varies=frozenset(self.prop.declaration.varies),
         )
 
     def _is_immutable(self, encoded: Encoded) -> bool:
         """Return whether requests can share the value, because it is immutable or the property
         is declared ``frozen``."""
-        return encoded.immutable or self._declaration.frozen
+        return encoded.immutable or self.prop.declaration.frozen
 
 
 class Reading(Lookup):
     """The read of one value that the request tier does not have: the search for it, and the
     run of the creator if no tier has it."""
 
+    scope: ComputingScope
+
     def __init__(self, scope: ComputingScope, instance: Any, prop: Property, key: str) -> None:
         super().__init__(scope, prop, key)
-        self.scope = scope
         self.instance = instance
 
     def entry(self) -> TierEntry:
@@ -232,7 +231,7 @@ class Reading(Lookup):
         # take the database connection before waiting for the lock; otherwise those who wait
         # could use up the pool, and the holder of the lock would wait for a connection
         self.scope.session().connection()
-        mutex = self._cache.shared_tier.mutex(self.scope.schema, self.key)
+        mutex = self.scope.cache.shared_tier.mutex(self.scope.schema, self.key)
         lock = Lock(mutex, self._create, self._look_again, None)  # type: ignore[no-untyped-call]
         with lock as entry:
             return entry  # type: ignore[no-any-return]
@@ -261,9 +260,9 @@ class Reading(Lookup):
         if prop.auto:
             learn(scope, run)
         else:
-            audit(self._cache.settings.audit, run)
+            audit(self.scope.cache.settings.audit, run)
         run.tags |= prop.tags
-        encoded = self._cache.serializer.encode(value, prop.name)
+        encoded = self.scope.cache.serializer.encode(value, prop.name)
         # decode the bytes, so that the first caller gets the same value as all others
         value = self.decode(encoded.data)
         tags = frozenset(run.tags)
@@ -276,7 +275,7 @@ class Reading(Lookup):
         if is_of_this_snapshot and not prop.never_stored:
             if scope.blocks(tags | run.reads):
                 scope.settle(tags)
-            elif not (scope.on_replica or run.through_another or scope.has_hidden_changes()):
+            elif not (scope.on_replica or run.through_another or scope.triggers_saw_changes()):
                 self.store(StoredValue(snapshot.stamp(tags), encoded, now()), value)
         return TierEntry(
             value=value,
@@ -294,7 +293,7 @@ class Reading(Lookup):
         """
         about_to(Step.FILL)
         try:
-            is_stored = self._cache.fill(self.scope.schema, self.key, stored)
+            is_stored = self.scope.cache.fill(self.scope.schema, self.key, stored)
         except StoreUnreachable:
             self.scope.store_lost()
             return

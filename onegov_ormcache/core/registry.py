@@ -41,7 +41,7 @@ class Registry:
         self._lock = Lock()
         #: The names of tables that tenants share, each with its schema.
         self.shared_tables = {table for table in session_manager.tables if '.' in table}
-        self._beside = depends_on_shared(session_manager.cascades, self.shared_tables)
+        self._shared_dependencies = depends_on_shared(session_manager.cascades, self.shared_tables)
         #: The tags of all properties whose policies are functions.
         self.function_tags: frozenset[str] = frozenset()
 
@@ -66,7 +66,7 @@ class Registry:
         if policy.functions:
             # only the tenant that changes a shared table asks the function policy about the
             # object; for all others, the property depends on every shared table
-            prop.tags |= self._beside.get(None, frozenset())
+            prop.tags |= self._shared_dependencies.get(None, frozenset())
         with self._lock:
             prop = self._properties.setdefault((declaration, owner), prop)
             self._with_functions = tuple(p for p in self._properties.values() if p.functions)
@@ -83,7 +83,7 @@ class Registry:
         The tenant that changes a shared table collects the tags of the cascade for its own
         schema only. Other tenants learn of the change by the shared table's tag.
         """
-        return frozenset(tags).union(*(self._beside.get(tag, ()) for tag in tags))
+        return frozenset(tags).union(*(self._shared_dependencies.get(tag, ()) for tag in tags))
 
     # changed objects
 

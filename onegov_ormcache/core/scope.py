@@ -32,7 +32,8 @@ from .runs import Run
 NOTHING_PENDING: tuple[Collection[Any], ...] = ((), (), ())
 
 #: Seconds within which most commits in progress end.
-MOMENTS_OF_A_COMMIT = 0.002
+COMMIT_TIME = 0.002
+
 
 class RequestScope:
     """The state of one request, or of one ``with`` block, for one tenant.
@@ -115,7 +116,7 @@ class RequestScope:
         session = self.opened_session
         self.pending = NOTHING_PENDING if session is None else pending_in(session)
 
-    def remembered(self) -> set[type]:
+    def classes_in_session(self) -> set[type]:
         """Return the classes of the objects in the session's identity map."""
         if self.opened_session is None:
             return set()
@@ -252,10 +253,10 @@ class RequestScope:
         if self._has_looked_again or not snapshot.reachable:
             return
         self._has_looked_again = True
-        time.sleep(MOMENTS_OF_A_COMMIT)
+        time.sleep(COMMIT_TIME)
         self._end_snapshot()
 
-    def has_hidden_changes(self) -> bool:
+    def triggers_saw_changes(self) -> bool:
         """Return whether triggers saw a change in this transaction.
 
         The transaction's statements need not show such a change, so its tags may be unknown.
@@ -410,7 +411,7 @@ class RequestScope:
         :param tables: the tables that were changed without an object; may be empty.
         """
         if tables:
-            self.changed(self.cache.function_tags)
+            self.changed(self.cache.registry.function_tags)
 
     def changed(self, tags: Collection[str]) -> None:
         """Collect changed tags for every transaction in progress, and drop the values that

@@ -25,7 +25,7 @@ from ..core.settings import SECTION
 from ..database.session_manager import SessionManager, metadatas_of
 from ..errors import ConfigurationError, OrmCacheError, PropertyConflictError
 from ..tiers.process import Slot
-from .cache import ATTRIBUTE, AppCache, descriptors_of
+from .cache import ROOT_ATTRIBUTE, AppCache, descriptors_of
 from .directives import (
     OrmCachedDirective,
     PrefetchingHtmlAction,
@@ -149,7 +149,7 @@ class OrmCacheApp(morepath.App):
             self.commit()
         app_classes = type(self).mounted_app_classes()
         cache = AppCache(self.read_settings(), self.session_manager, app_classes)
-        vars(self)[ATTRIBUTE] = cache
+        vars(self)[ROOT_ATTRIBUTE] = cache
         self.is_orm_cache_setup = True
 
     def close_orm_cache(self) -> None:
@@ -159,7 +159,7 @@ class OrmCacheApp(morepath.App):
         """
         if self.is_orm_cache_setup:
             self.orm_cache.close()
-            del vars(self)[ATTRIBUTE]
+            del vars(self)[ROOT_ATTRIBUTE]
             vars(self).pop('_own_session_manager', None)
             self.is_orm_cache_setup = False
 
@@ -187,7 +187,7 @@ class OrmCacheApp(morepath.App):
 
         :raises OrmCacheError: if the root app is not set up.
         """
-        cache: AppCache | None = vars(self.root).get(ATTRIBUTE)
+        cache: AppCache | None = vars(self.root).get(ROOT_ATTRIBUTE)
         if cache is None:
             raise OrmCacheError(f'{type(self.root).__qualname__} is not set up')
         return cache
@@ -219,10 +219,10 @@ class OrmCacheApp(morepath.App):
             function of its policy returns True for the object or raises.
         """
         cache = self.ensure_orm_cache()
-        prop = cache.property_of(descriptor, type(self))
+        prop = cache.registry.property_of(descriptor, type(self))
 
         def handle_orm_change(schema: str, obj: object) -> None:
-            cache.handle_change(schema, obj, prop)
+            cache.registry.handle_change(schema, obj, prop)
 
         return handle_orm_change
 

@@ -18,7 +18,7 @@ from .settings import AppSettings
 
 #: The attribute in which a root app keeps its cache. Mounted apps and requests use the cache
 #: of their root app.
-ATTRIBUTE = '_orm_cache'
+ROOT_ATTRIBUTE = '_orm_cache'
 
 
 class AppCache(OrmCache):
@@ -44,7 +44,7 @@ class AppCache(OrmCache):
 
     def is_cache_of(self, instance: Any) -> bool:
         """Return whether this is the cache of the root app of an app or request."""
-        return vars(app_of(instance).root).get(ATTRIBUTE) is self
+        return vars(app_of(instance).root).get(ROOT_ATTRIBUTE) is self
 
     def resolve(self, declaration: Declaration, instance: Any) -> tuple[Declaration, type]:
         """Return the declaration that a read of ``declaration`` on an app or request means,
@@ -55,9 +55,11 @@ class AppCache(OrmCache):
         then on those of the apps that this app is mounted in, the nearest first. A
         declaration that an overriding property reads by ``super()`` means itself.
         """
-        app = app_of(instance)
+        if isinstance(instance, morepath.App):
+            return declaration, type(instance)
+        app = instance.app
         found = getattr(type(instance), declaration.name, None)
-        if app is instance or (found is not None and found is not declaration):
+        if found is not None and found is not declaration:
             return declaration, type(app)
         return nearest_for_request(app, declaration.name) or (declaration, type(app))
 

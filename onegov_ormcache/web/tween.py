@@ -15,7 +15,7 @@ from ..core.scope import RequestScope
 from ..database.transactions import current_scope
 from ..errors import RetryableConflict
 from .app import OrmCacheApp
-from .cache import ATTRIBUTE
+from .cache import ROOT_ATTRIBUTE
 from .settings import AppSettings
 
 Handler = Callable[[Any], Any]
@@ -29,7 +29,7 @@ def transaction_tween_factory(app: OrmCacheApp, handler: Handler) -> Handler:
 
     def transaction_tween(request: Any) -> Any:
         scope = current_scope.get()
-        if scope is None or scope.cache is not vars(app).get(ATTRIBUTE):
+        if scope is None or scope.cache is not vars(app).get(ROOT_ATTRIBUTE):
             return handler(request)  # the app is served without its middleware
         return Attempts(scope, request, handler, app.orm_cache.settings).run()
 
