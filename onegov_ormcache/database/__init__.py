@@ -1,1 +1,1 @@
-"""Engines, sessions and transactions, and what statements touch; no caching here."""
+"""Engines, sessions, transactions and the analysis of statements; no caching here."""

@@ -1,11 +1,12 @@
-"""Tells which tables the database changes by itself after a statement.
+"""Finds the tables that the database changes by itself after a statement.
 
-A foreign key with ON DELETE or ON UPDATE makes the database delete or update rows
-that no statement names. What exactly a statement changed is told by
-`statements.py`; the foreign keys are those of SQLAlchemy's metadata.
+A foreign key with ON DELETE or ON UPDATE makes the database delete or update rows of
+tables that the statement does not name. `statements.py` tells what the statement itself
+changes; this module adds what follows from the foreign keys of SQLAlchemy's metadata. It
+does not know the foreign keys that only the database has.
 
-SQLite follows foreign keys only when a PRAGMA tells it to. That is not looked at:
-a table too many is named then.
+SQLite follows foreign keys only while the PRAGMA `foreign_keys` is on. The PRAGMA is not
+checked: while it is off, the result names tables that did not change.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ from .statements import Statement
 
 __all__ = ['CascadeMap', 'cascades']
 
+# The number of statements whose result is remembered.
 REMEMBERED = 1_000
 
 
 class RowChange(NamedTuple):
-    """What happens to rows of a table; a column of None: they are deleted."""
+    """A change of rows of a table: an update of a column, or a deletion."""
 
     table: str
+
+    #: The column that is updated, or `*` if it is not certain which; None if the rows are
+    #: deleted.
     column: str | None = None
 
 
@@ -36,11 +41,15 @@ class Reference(NamedTuple):
     """A foreign key, as seen from the table that it refers to."""
 
     referred_columns: frozenset[str]
+
+    #: The changes that the database makes when a row that is referred to is deleted.
     on_delete: frozenset[RowChange]
+
+    #: The changes that the database makes when one of `referred_columns` is updated.
     on_update: frozenset[RowChange]
 
     def follow(self, change: RowChange) -> frozenset[RowChange]:
-        """Return what the database does about a change of the referred table."""
+        """Return the changes that a change of the referred table causes."""
         if change.column is None:
             return self.on_delete
         if change.column == '*' or change.column in self.referred_columns:
@@ -49,10 +58,10 @@ class Reference(NamedTuple):
 
 
 class CascadeMap:
-    """The foreign keys of an application's tables that change tables: `cascades()`.
+    """The foreign keys of an application's tables, and the changes that they cause.
 
-    Made with an engine, shared by its threads. Tables that are defined later are
-    taken in.
+    Made by `cascades()` for a session manager, shared by all threads. Tables that are
+    added to the metadata later are noticed.
     """
 
     def __init__(self, metadatas: Iterable[MetaData]) -> None:
@@ -63,7 +72,7 @@ class CascadeMap:
     def affected(self, statement: Statement) -> frozenset[str]:
         """Return all tables that a statement changes, by itself and through foreign keys.
 
-        If what it changes is unknown, these are all tables of the metadata.
+        If the statement could not be analyzed, return all tables of the metadata.
         """
         return self._affected(statement, sum(len(each.tables) for each in self._metadatas))
 
@@ -83,7 +92,10 @@ class CascadeMap:
         return statement.writes.union(change.table for change in seen)
 
     def _collect(self, size: int) -> dict[str, list[Reference]]:
-        """Return the references to each table; `size` is for `lru_cache`, to notice new ones."""
+        """Return the foreign keys that refer to each table.
+
+        `size` is not used here; as a key of `lru_cache`, it makes new tables noticed.
+        """
         references: defaultdict[str, list[Reference]] = defaultdict(list)
         for table in self._tables():
             for constraint in table.foreign_key_constraints:
@@ -97,18 +109,19 @@ class CascadeMap:
 
 
 def cascades(metadata: MetaData | Iterable[MetaData]) -> CascadeMap:
-    """Return the cascades of one or more metadata."""
+    """Return the `CascadeMap` of one MetaData, or of several together."""
     return CascadeMap((metadata,) if isinstance(metadata, MetaData) else metadata)
 
 
 def _reference(constraint: ForeignKeyConstraint) -> tuple[str, Reference]:
-    """Return the table that a foreign key refers to, and what follows from that."""
+    """Return the table that a foreign key refers to, and the key as seen from there."""
     child = constraint.table.fullname
     changes = {
         'CASCADE': frozenset((RowChange(child),)),
         'SET': frozenset(RowChange(child, column.name) for column in constraint.columns),
     }
-    # SET NULL, or SET DEFAULT, or either with the columns that are set.
+    # SET NULL or SET DEFAULT; a list of columns that may follow is not looked at, so all
+    # columns of the key count as updated.
     on_delete = changes.get(_first_word(constraint.ondelete), frozenset())
     acts_on_update = _first_word(constraint.onupdate) in changes
     on_update = changes['SET'] if acts_on_update else frozenset()
@@ -126,6 +139,6 @@ def _referred(element: ForeignKey) -> tuple[str, str]:
     try:
         return element.column.table.fullname, element.column.name
     except NoReferenceError:
-        # A table that is in the database only, or in another metadata.
+        # The referred table is in another metadata, or in the database only.
         table, _, column = element.target_fullname.rpartition('.')
         return table, column

@@ -1,36 +1,41 @@
-"""Names that the package gives to what others see: execution options, settings, triggers.
+"""Names of the package that others can see: execution options, settings, triggers and so on.
 
-All begin alike, so that whoever meets one in a database or on a connection knows whose it
-is. ``sql/notify.sql`` has those of the trigger function once more.
+All begin alike, so that anybody who finds one in a database or on a connection knows that it
+belongs to the package. ``sql/notify.sql`` repeats the names that the trigger function uses.
 """
 
-#: Execution option: the scope whose transactions a connection or engine runs.
+#: Execution option of a connection or engine: the scope that its transactions belong to.
+#: Also the key of a session's scope in ``Session.info``.
 SCOPE_OPTION = 'orm_cache_scope'
 
-#: Execution option of the package's own statements and connections.
+#: Execution option that marks the package's own statements and connections: they need no
+#: scope, and no listener is told of them.
 INTERNAL_OPTION = 'orm_cache_internal'
 
 #: The execution options of the package's own statements and connections.
 INTERNAL = {INTERNAL_OPTION: True}
 
-#: The function that triggers call, in the tenant's schema; see ``triggers.py``.
+#: The function, in each tenant's schema, that the triggers call; see ``triggers.py``.
 NOTIFY_FUNCTION = 'orm_cache_notify'
 
-#: The channel of a database on which triggers notify: ``SCHEMA:TABLE``; without a
-#: table if everything may have changed.
+#: The channel on which the triggers send notifications. The payload is ``SCHEMA:TABLE``, or
+#: ``SCHEMA:`` if every table of the schema may have changed.
 CHANNEL = 'orm_cache'
 
-#: Setting of PostgreSQL: the schemas that this transaction asks about itself.
+#: Setting of PostgreSQL, local to a transaction: the schemas whose changes the transaction
+#: itself asks for before COMMIT; see ``sql/notify.sql``.
 OWN_SETTING = 'orm_cache.own'
 
-#: Setting of PostgreSQL: what triggers have seen in this transaction.
+#: Setting of PostgreSQL, local to a transaction: the tables that the triggers saw change in
+#: it; see ``sql/notify.sql``.
 CHANGED_SETTING = 'orm_cache.changed'
 
-#: The savepoint around a question about a transaction.
+#: The savepoint around a query for the state of another transaction.
 ORACLE_SAVEPOINT = 'orm_cache_oracle'
 
-#: Quotes the body of the trigger function.
+#: The dollar quotes around the body of the trigger function.
 BODY_QUOTE = '$orm_cache$'
 
-#: The advisory lock of the one process that may keep what it knows of a database in memory.
+#: Key of the advisory lock of the one process that may keep its knowledge of a database in
+#: memory; see ``Postgres.claim()``.
 CLAIM_LOCK = int.from_bytes(b'ormcache')

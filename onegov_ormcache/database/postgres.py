@@ -1,4 +1,7 @@
-"""What the package asks of PostgreSQL: schemas, search path, views, transactions."""
+"""Runs the package's own statements on PostgreSQL: schemas, search path, views, transactions.
+
+It knows SQL and the driver, and nothing of what is done with the answers.
+"""
 
 from __future__ import annotations
 
@@ -30,30 +33,32 @@ from .names import (
 )
 from .transactions import Written
 
-#: The schema, beside the tenant's own, in which extensions may lie.
+#: The schema for extensions: the second, and last, in a tenant's search path.
 EXTENSIONS = 'extensions'
 
-#: SQLSTATE classes, and one state, of errors at COMMIT that do not tell its outcome.
+#: SQLSTATE classes, and one SQLSTATE, of errors at COMMIT that leave its outcome unknown.
 OPEN_OUTCOMES = ('08', '57', '40003')
 
-#: libpq's transaction status of a connection without a transaction.
+#: libpq's transaction status of a connection that is in no transaction.
 IDLE = 0
 
-#: SQLSTATE class of a question about a transaction id that is none, or none yet.
+#: SQLSTATE class of the error that ``pg_xact_status()`` raises for an id that is invalid or
+#: was not given to a transaction yet.
 DATA_EXCEPTION = '22'
 
-#: SQLSTATE of a transaction that has failed: whatever comes, nothing of it is committed.
+#: SQLSTATE of each statement in a transaction that has failed: COMMIT would commit nothing.
 FAILED_TRANSACTION = '25P02'
 
-#: Binds a transaction to a tenant and takes its view. Where there are triggers, they are
-#: told that this transaction asks for what they see, and need not tell everybody.
+#: Binds a transaction to a tenant's search path and takes the transaction's view. In schemas
+#: with triggers, :data:`~.names.OWN_SETTING` tells the triggers that this transaction asks for
+#: the changes that they see, so they need not send notifications.
 BEGIN = f"""
 SELECT set_config('search_path', :path, true), current_setting('transaction_isolation'),
     pg_is_in_recovery(), set_config('{OWN_SETTING}', {{own}}, true) <> ''
 """
 
-#: One of the schemas of :data:`OWN_SETTING`, if it has the function; found by two indexes,
-#: and without the right to use the schema.
+#: One schema's part of :data:`~.names.OWN_SETTING`: empty if the schema does not have the trigger
+#: function. The query needs two index lookups, and no right to use the schema.
 OWN = f"""
 CASE WHEN EXISTS (
     SELECT FROM pg_proc WHERE proname = '{NOTIFY_FUNCTION}' AND proargtypes = ''
@@ -61,16 +66,18 @@ CASE WHEN EXISTS (
 ) THEN :own_{{n}} ELSE '' END
 """
 
-#: From here on triggers tell everybody: what is changed while COMMIT runs (by constraint
-#: triggers that are deferred) is not in the answer.
+#: Returns, directly before COMMIT, the transaction's id and the changes that triggers saw.
+#: It also empties :data:`~.names.OWN_SETTING`, so that triggers send notifications from here
+#: on: changes made while COMMIT runs (by deferred constraint triggers) are not in this answer.
 END = f"""
 SELECT pg_current_xact_id_if_assigned()::text, current_setting('{CHANGED_SETTING}', true),
     set_config('{OWN_SETTING}', '', true)
 """
 
-#: Those of some functions that may read tables: all that are not the database's own, unless
-#: they are declared immutable, and the database's that execute a text (aggregates are always
-#: declared immutable).
+#: Selects, from functions given by name, those that may read tables: functions that are not
+#: PostgreSQL's own, unless they are declared immutable, and PostgreSQL's own that execute a
+#: text or export tables as XML. Aggregates are always declared immutable, so for them the
+#: declaration does not count.
 MAY_READ = """
 SELECT DISTINCT proname FROM pg_proc WHERE proname = ANY(:names) AND (
     pronamespace <> 'pg_catalog'::regnamespace AND (provolatile <> 'i' OR prokind = 'a')
@@ -79,12 +86,14 @@ SELECT DISTINCT proname FROM pg_proc WHERE proname = ANY(:names) AND (
 )
 """
 
-#: SQLSTATEs that a new attempt of the transaction resolves.
+#: SQLSTATEs of errors that a new attempt of the transaction may resolve: serialization
+#: failure and deadlock.
 RETRYABLE = {'40001', '40P01'}
 
-#: The ids of all other transactions that have one. A snapshot's own list lacks those
-#: that are newer than all that have ended; the locks that transactions hold on their
-#: ids have them all, but without the upper 32 bits.
+#: Selects the ids of all other transactions in progress that have an id.
+#: ``pg_current_snapshot()`` does not list transactions that are newer than every ended one.
+#: ``pg_locks`` has them all, because each transaction holds a lock on its own id, but with
+#: only the lower 32 bits of the id; the snapshot's xmax supplies the others.
 WRITERS = """
 SELECT (xmax + ((transactionid::text::bigint - xmax + 2147483648) & 4294967295) - 2147483648)::text
 FROM pg_locks, (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax) AS present
@@ -94,7 +103,10 @@ AND pid IS DISTINCT FROM pg_backend_pid()
 
 
 class PostgresView(NamedTuple):
-    """The view of a transaction, as PostgreSQL told it when it began."""
+    """A transaction's view, as PostgreSQL described it when the transaction began.
+
+    See :class:`~.transactions.View`.
+    """
 
     isolation: str
     replica: bool
@@ -110,7 +122,9 @@ class PostgresView(NamedTuple):
 
 
 class Postgres:
-    """A tenant is a schema; one engine serves all of them.
+    """A PostgreSQL database, in which each tenant is a schema; one engine serves all of them.
+
+    Made by a session manager; used by all threads until :meth:`dispose`.
 
     :param url: ``postgresql+psycopg://...``
     :param options: keyword arguments of ``sqlalchemy.create_engine``.
@@ -120,24 +134,26 @@ class Postgres:
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         self._engine = create_engine(url, **options)
-        #: The schemas of tables that tenants share.
+        #: The schemas of tables that tenants share; set by the session manager.
         self.shared_schemas: Collection[str] = ()
         self._claim: Connection | None = None
 
     def engine(self, schema: str) -> Engine:
+        """Return the engine of a schema, here the same for all."""
         return self._engine
 
     def engines(self) -> list[Engine]:
+        """Return all engines, here the only one."""
         return [self._engine]
 
     def on_engine(self, watch: Callable[[Engine], None]) -> None:
-        """Call ``watch`` with each engine, now and when one is made."""
+        """Call ``watch`` with each engine, those made later included; here with the only one."""
         watch(self._engine)
 
     def check(self) -> None:
-        """Find out whether the database can be reached.
+        """Check that the database can be reached.
 
-        :raises DatabaseUnreachable: if not.
+        :raises DatabaseUnreachable: if it can't be reached.
         """
         try:
             with self._connect() as connection:
@@ -155,9 +171,10 @@ class Postgres:
         return self._engine.dialect.driver
 
     def own_connection(self, url: str | None = None) -> Any:
-        """A connection of the driver that belongs to no pool; its user closes it.
+        """Return a connection of the driver that belongs to no pool; the caller closes it.
 
-        :param url: of the same database, if it can't be that of the engine.
+        :param url: a URL of the same database, if the engine's can't be used (because it
+            goes through a connection pooler, for example).
         """
         engine = self._engine if url is None else create_engine(url)
         checkout = engine.pool.recreate().connect()
@@ -165,7 +182,7 @@ class Postgres:
         checkout.detach()
         return connection
 
-    # the part that transactions need
+    # the methods of `transactions.Dialect`, and queries within a transaction
 
     def autocommits(self, connection: Connection) -> bool:
         return bool(getattr(connection.connection.dbapi_connection, 'autocommit', False))
@@ -174,8 +191,8 @@ class Postgres:
         return bool(dbapi_connection.info.transaction_status != IDLE)
 
     def begin(self, connection: Connection, schema: str) -> PostgresView:
-        # a SELECT and not SET LOCAL, because a SELECT takes the view of the stricter
-        # isolation levels; and one statement for all that must be known
+        # set_config() in a SELECT and not SET LOCAL, because only a SELECT takes the view
+        # under REPEATABLE READ and SERIALIZABLE; one statement, to save round trips
         places = dict.fromkeys((schema, *self.shared_schemas))
         parameters = {'path': search_path(schema)}
         for n, place in enumerate(places):
@@ -185,19 +202,24 @@ class Postgres:
         return PostgresView(row[1], row[2], row[3])
 
     def written(self, connection: Connection) -> Written:
-        # past SQLAlchemy's compiler, which each commit would pay for
+        # without SQLAlchemy's compiler, which would cost time at each commit
         row = connection.exec_driver_sql(END, execution_options=INTERNAL).one()
         tables = json.loads(row[1]) if row[1] else {}
         return Written(row[0], {parse_change(key): hidden for key, hidden in tables.items()})
 
     def has_changes(self, connection: Connection) -> bool:
-        """Whether triggers saw any change in the transaction."""
+        """Return whether triggers saw any change in the transaction."""
         query = f"SELECT coalesce(current_setting('{CHANGED_SETTING}', true), '') <> ''"
         found = connection.execute(text(query), execution_options=INTERNAL)
         return bool(found.scalar_one())
 
     def may_read(self, connection: Connection, functions: Collection[str]) -> Collection[str]:
-        """Those of the functions that may read tables; asked anew, as they can be replaced."""
+        """Return the functions, of those given, that may read tables.
+
+        The database is asked each time, because functions can be replaced.
+
+        :param functions: names without schema.
+        """
         query = text(MAY_READ)
         names = {'names': sorted(functions)}
         return list(connection.execute(query, names, execution_options=INTERNAL).scalars())
@@ -206,15 +228,16 @@ class Postgres:
         state = getattr(error, 'sqlstate', None)
         return isinstance(state, str) and not state.startswith(OPEN_OUTCOMES)
 
-    # what settling asks
+    # the state of other transactions
 
     def oracle(self, connection: Connection) -> PostgresOracle:
-        """Answers questions about transactions through this connection."""
+        """Return an object that answers questions about transactions by this connection."""
         return PostgresOracle(connection)
 
     # schemas
 
     def list_schemas(self) -> list[str]:
+        """Return all schemas but PostgreSQL's own, sorted."""
         with self._connect() as connection:
             rows = connection.exec_driver_sql(
                 'SELECT nspname FROM pg_namespace '
@@ -223,6 +246,7 @@ class Postgres:
             return list(rows.scalars())
 
     def has_schema(self, schema: str) -> bool:
+        """Return whether the database has the schema."""
         with self._connect() as connection:
             found = connection.execute(
                 text('SELECT 1 FROM pg_namespace WHERE nspname = :schema'), {'schema': schema}
@@ -230,12 +254,12 @@ class Postgres:
             return found.first() is not None
 
     def create_schema(self, schema: str, metadatas: Sequence[MetaData]) -> bool:
-        """Create the schema and its tables, as far as they are missing.
+        """Create the schema, the schemas of shared tables and all tables, if they are missing.
 
-        :return: True if the schema is new.
+        :return: True if the tenant's schema was created.
         """
         with self._connect() as connection, connection.begin():
-            # CREATE SCHEMA and create_all are not safe beside each other
+            # CREATE SCHEMA and create_all can fail if two transactions run them at once
             connection.execute(
                 text('SELECT pg_advisory_xact_lock(hashtext(:name))'), {'name': f'schema {schema}'}
             )
@@ -244,7 +268,8 @@ class Postgres:
             ).first()
             if found is None:
                 connection.execute(CreateSchema(schema))
-            # and not `begin`: nobody will ask here for what triggers see
+            # not by `begin()`, which would keep triggers from sending notifications:
+            # nobody asks for their changes here
             connection.execute(
                 text("SELECT set_config('search_path', :path, true)"),
                 {'path': search_path(schema)},
@@ -255,13 +280,16 @@ class Postgres:
                 metadata.create_all(connection)
             return found is None
 
-    # what is kept in one process alone
+    # use by one process alone
 
     def claim(self) -> bool:
-        """Take the database for this process alone, until :meth:`dispose`; False if it is
-        taken."""
+        """Claim the database for this process alone, until :meth:`dispose`.
+
+        :return: False if it is claimed already.
+        """
         connection = self._connect().execution_options(isolation_level='AUTOCOMMIT')
-        # the lock is the connection's: it must not go back to the pool, nor be missed there
+        # the lock lasts as long as this connection, which is detached so that it neither
+        # returns to the pool nor takes up a place in it
         connection.detach()
         question = f'SELECT pg_try_advisory_lock({CLAIM_LOCK})'
         taken = connection.exec_driver_sql(question).scalar_one()
@@ -272,14 +300,18 @@ class Postgres:
         return True
 
     def dispose(self, close: bool = True) -> None:
-        """Close all connections; ``close=False`` in a forked child: they are its parent's."""
+        """Close all connections and give the claim up.
+
+        :param close: False in a forked child: the connections, and the claim, belong to the
+            parent, so they are only forgotten.
+        """
         if self._claim is not None and close:
             self._claim.close()
         self._claim = None
         self._engine.dispose(close=close)
 
     def is_conflict(self, error: BaseException) -> bool:
-        """Whether a new attempt of the transaction may resolve the error."""
+        """Return whether a new attempt of the transaction may resolve the error."""
         if not isinstance(error, DBAPIError):
             return False
         return getattr(error.orig, 'sqlstate', None) in RETRYABLE
@@ -289,14 +321,23 @@ class Postgres:
 
 
 class PostgresOracle:
-    """Asks PostgreSQL what became of transactions."""
+    """Answers questions about the state of transactions.
+
+    Made by :meth:`Postgres.oracle`, used as long as its connection is.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def in_progress(self, transaction_id: str) -> bool:
-        # a savepoint by hand: SQLAlchemy's own needs a transaction that has begun for it,
-        # and this is asked while one begins, too
+        """Return whether the transaction's outcome is still open.
+
+        True if the question fails for another reason than the id.
+
+        :raises DBAPIError: if the connection is lost.
+        """
+        # SAVEPOINT as a text: `begin_nested()` needs a transaction whose begin SQLAlchemy has
+        # completed, but the question is also asked while a transaction begins
         self._execute(f'SAVEPOINT {ORACLE_SAVEPOINT}')
         try:
             query = 'SELECT pg_xact_status(CAST(:xid AS xid8))'
@@ -305,14 +346,16 @@ class PostgresOracle:
             if error.connection_invalidated:
                 raise
             self._execute(f'ROLLBACK TO SAVEPOINT {ORACLE_SAVEPOINT}')
-            # an id from the future has ended: the database was restored since; an error
-            # that is not about the id (a timeout, a missing right) tells nothing
+            # an id that the database has not given yet is from before a restore, so its
+            # transaction has ended; an error that is not about the id (a timeout, a missing
+            # right) tells nothing
             state = getattr(error.orig, 'sqlstate', None) or ''
             status = None if state.startswith(DATA_EXCEPTION) else 'in progress'
         self._execute(f'RELEASE SAVEPOINT {ORACLE_SAVEPOINT}')
         return bool(status == 'in progress')
 
     def writers_in_progress(self) -> Collection[str]:
+        """Return the ids of all other transactions that have an id and have not ended."""
         return list(self._execute(WRITERS).scalars())
 
     def _execute(self, query: str, **parameters: str) -> CursorResult[Any]:
@@ -321,21 +364,25 @@ class PostgresOracle:
 
 @cache
 def begin_statement(places: int) -> TextClause:
-    """What begins a transaction that is about so many schemas."""
+    """Return the statement that begins a transaction.
+
+    :param places: the number of schemas that the transaction may ask about: the tenant's, and
+        those of shared tables.
+    """
     return text(BEGIN.format(own=' || '.join(OWN.format(n=n) for n in range(places))))
 
 
 def search_path(schema: str) -> str:
-    """What a transaction of this tenant has for its search path."""
+    """Return the search path of a tenant's transactions."""
     return f'{quote(schema)}, {EXTENSIONS}'
 
 
 def parse_change(text: str) -> tuple[str, str]:
-    """Schema and table of what a trigger tells: ``SCHEMA:TABLE``."""
+    """Return schema and table of a change that a trigger reports as ``SCHEMA:TABLE``."""
     schema, _, table = text.partition(':')
     return schema, table
 
 
 def quote(name: str) -> str:
-    """A name as an identifier of SQL."""
+    """Return a name as a quoted identifier of SQL."""
     return '"' + name.replace('"', '""') + '"'

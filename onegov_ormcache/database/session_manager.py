@@ -1,8 +1,9 @@
-"""Engines and sessions for many tenants, a schema each.
+"""Makes engines and sessions for many tenants, each with a schema of its own.
 
-Every session and connection belongs to one schema, and every transaction binds
-itself to it when it begins; nothing outlives the transaction. A
-:class:`SessionScope` says which schema is meant, and hears of each transaction.
+Every session and connection belongs to one schema. Each transaction binds itself to that
+schema when it begins, and the binding ends with the transaction. A :class:`SessionScope`
+names the schema and is told of each transaction; this module does not know what the scope
+does with that.
 """
 
 from __future__ import annotations
@@ -38,44 +39,49 @@ from .sqlite import SQLite
 from .statements import StatementAnalyzer
 from .transactions import Scope, Watch, current_scope
 
-#: Names that a tenant can't have.
+#: Names of schemas that no tenant can have.
 RESERVED = frozenset({'information_schema', 'public', 'extensions'})
 
 VALID_SCHEMA = re.compile(r'[a-z0-9][a-z0-9_-]{0,62}')
 
 
 class SessionScope(Scope, Protocol):
-    """A scope that has a session, and hears of its flushes and its ends."""
+    """A scope that has a session, and is told of the session's flushes and ends."""
 
-    #: The scope that was current when this one became so.
+    #: The scope that was current before this one; None if there was none.
     outer: Any
     session_manager: SessionManager
-    #: Tables that statements of the present flush have changed; None outside of one.
+    #: Tables that statements of the present flush have changed; None outside of a flush.
     flushed_tables: set[str] | None
 
     def session(self) -> Session:
-        """The scope's session, made when it is first asked for."""
+        """Return the scope's session, which is made at the first call."""
 
     def changed_without_objects(self, tables: Collection[str]) -> None:
-        """A flush changed these tables without an object that stands for the change."""
+        """Called when a flush has changed these tables, and no object stands for the change."""
 
     def session_emptied(self) -> None:
-        """The session has dropped all objects, with the collections that held them."""
+        """Called when the session has removed all objects, and replaced their collections."""
 
     def session_ended(self) -> None:
-        """The session's transaction was committed, rolled back or closed."""
+        """Called when the session's transaction was committed, rolled back or closed."""
 
 
 class SessionManager:
-    """Made once per root app, or by a host; used by all threads until :meth:`dispose`.
+    """Makes the engines and sessions of an application, and sends signals about its changes.
+
+    Made once per root app, or by a host; used by all threads until :meth:`dispose`.
 
     :param dsn: an SQLAlchemy URL: ``postgresql+psycopg://...``, or
         ``sqlite:///FOLDER`` for a database file per schema.
     :param base: a declarative base or MetaData, or a sequence of them.
     :param engine_options: keyword arguments of ``sqlalchemy.create_engine``.
     :param session_options: keyword arguments of ``sqlalchemy.orm.sessionmaker``.
-    :raises DatabaseUnreachable: if the URL is of no kind that is known here.
-    :raises ConfigurationError: if ``base`` has no tables' metadata.
+    :raises DatabaseUnreachable: if ``dsn`` is not a URL of PostgreSQL, or of SQLite with a
+        folder, or if its driver is missing.
+    :raises ConfigurationError: if ``base`` is something else, or if a table has a schema of
+        its own and the database is SQLite.
+    :raises AutocommitError: if ``engine_options`` has the isolation level AUTOCOMMIT.
     """
 
     def __init__(
@@ -95,7 +101,7 @@ class SessionManager:
         self.on_schema_created = self.signals.on_schema_created
         self.database = _database(dsn, dict(engine_options or {}))
         shared = sorted(table for table in self.tables if '.' in table)
-        #: The schemas of tables that tenants share.
+        #: The schemas of tables that tenants share, sorted: those that the metadata names.
         self.shared_schemas = sorted({table.rpartition('.')[0] for table in shared})
         if shared and isinstance(self.database, SQLite):
             raise ConfigurationError(
@@ -110,7 +116,8 @@ class SessionManager:
             ChainMap(*(metadata.tables for metadata in self.metadatas)),
         )
         options = dict(session_options or {})
-        options['class_'] = type('TenantSession', (_Ending, options.get('class_', Session)), {})
+        base = options.get('class_', Session)
+        options['class_'] = type('TenantSession', (_ScopedSession, base), {})
         self._sessionmaker: sessionmaker[Session] = sessionmaker(**options)
         event.listen(self._sessionmaker, 'before_flush', self._before_flush)
         event.listen(self._sessionmaker, 'after_flush', self._after_flush)
@@ -129,11 +136,18 @@ class SessionManager:
         return frozenset(name for metadata in self.metadatas for name in metadata.tables)
 
     def has_table(self, name: str) -> bool:
-        """Whether the metadata has a table of this name."""
+        """Return whether the metadata has a table of this name."""
         return any(name in metadata.tables for metadata in self.metadatas)
 
     def names_of(self, schema: str, table: str, tenant: str) -> frozenset[str]:
-        """What the metadata calls a table that the database has in this schema."""
+        """Return the names that the metadata has for a table of the database.
+
+        :param schema: the schema that the table lies in.
+        :param table: the table's name, without schema.
+        :param tenant: the schema whose tables the metadata names without schema.
+        :return: ``SCHEMA.TABLE`` if the metadata has that; for a table of the tenant also
+            ``TABLE``, even if the metadata does not have it.
+        """
         qualified = f'{schema}.{table}'
         names = {qualified} if self.has_table(qualified) else set()
         return frozenset(names | {table} if schema == tenant else names)
@@ -142,29 +156,29 @@ class SessionManager:
     def engine(self) -> Engine:
         """The engine of the current scope's schema.
 
-        :raises OutsideScopeError: if there is none.
+        :raises OutsideScopeError: if there is no scope.
         """
         return self.database.engine(self._scope().schema)
 
     def session(self) -> Session:
-        """The session of the current scope.
+        """Return the session of the current scope.
 
-        :raises OutsideScopeError: if there is none.
+        :raises OutsideScopeError: if there is no scope.
         """
         return self._scope().session()
 
     def create_session(self, scope: SessionScope) -> Session:
-        """A new session, bound to the scope's schema; its maker closes it."""
+        """Return a new session, bound to the scope's schema; the caller closes it."""
         engine = self.database.engine(scope.schema)
         bind = engine.execution_options(**{SCOPE_OPTION: scope})
         return self._sessionmaker(bind=bind, info={SCOPE_OPTION: scope})
 
     @contextmanager
     def muted(self) -> Iterator[None]:
-        """Send no signals for objects while the block runs in this thread: for imports.
+        """Send no signals for objects while the block runs in this thread; for bulk imports.
 
-        Nothing is missed: the scope hears of the tables as ever, and that no objects stand
-        for their changes.
+        No change is missed: the scope is still told which tables have changed, but as changes
+        without objects.
         """
         token = self._muted.set(True)
         try:
@@ -173,12 +187,18 @@ class SessionManager:
             self._muted.reset(token)
 
     def oracle(self, connection: Connection) -> PostgresOracle | None:
-        """Who can be asked what became of a transaction; None if nobody can."""
+        """Return an object that answers questions about transactions by this connection.
+
+        :return: None if the database has no transaction ids.
+        """
         return self.database.oracle(connection)
 
     def is_valid_schema(self, schema: object) -> bool:
-        """Whether a tenant may have this name: up to 63 lower-case letters, digits,
-        "_" and single "-", not reserved."""
+        """Return whether a tenant may have this name.
+
+        It may have 1 to 63 lower-case ASCII letters, digits, ``_`` and single ``-``. It
+        begins with a letter or digit, but not with ``pg_``, and is not reserved.
+        """
         return (
             isinstance(schema, str)
             and VALID_SCHEMA.fullmatch(schema) is not None
@@ -188,12 +208,17 @@ class SessionManager:
         )
 
     def list_schemas(self, prefix: str = '') -> list[str]:
-        """The tenants that the database has, sorted; only those with this prefix."""
+        """Return the names of the database's tenants that begin with a prefix, sorted."""
         schemas = self.database.list_schemas()
         return [s for s in schemas if s.startswith(prefix) and self.is_valid_schema(s)]
 
     def has_schema(self, schema: str) -> bool:
-        """Whether the database has the tenant; creates nothing. False for invalid names."""
+        """Return whether the database has the tenant, and create nothing.
+
+        A tenant that was found is not looked up again until :meth:`dispose`.
+
+        :return: False for invalid names.
+        """
         if schema in self._known:
             return True
         if not self.is_valid_schema(schema) or not self.database.has_schema(schema):
@@ -203,11 +228,12 @@ class SessionManager:
         return True
 
     def ensure_schema_exists(self, schema: str) -> bool:
-        """Create the tenant's schema and tables, as far as they are missing.
+        """Create the tenant's schema and tables, if they are missing.
 
-        Safe when several threads and processes do it at once.
+        Several threads and processes may do so at once. After the first call for a tenant,
+        further calls do nothing until :meth:`dispose`.
 
-        :return: True if the schema is new.
+        :return: True if the schema was created.
         :raises InvalidSchemaError: if no tenant may have this name.
         """
         self.check_schema(schema)
@@ -231,14 +257,17 @@ class SessionManager:
             )
 
     def dispose(self) -> None:
-        """Close all connections. The manager can be used again, schemas are looked up anew."""
+        """Close all connections, and forget which schemas exist.
+
+        The manager can be used again.
+        """
         with self._lock:
             self._known.clear()
             self._ensured.clear()
         self.database.dispose()
 
     def after_fork(self) -> None:
-        """In a forked child: leave the parent's connections to the parent."""
+        """Forget the parent's connections without closing them; called in a forked child."""
         self.database.dispose(close=False)
 
     def _scope(self) -> SessionScope:
@@ -272,7 +301,7 @@ class SessionManager:
         scope.changed_without_objects(written - with_objects)
 
     def _after_soft_rollback(self, session: Session, transaction: object) -> None:
-        # a flush that failed never reaches its end
+        # SQLAlchemy does not call `_after_flush` after a flush that failed
         scope_of_session(session).flushed_tables = None
 
     def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
@@ -280,9 +309,13 @@ class SessionManager:
             scope_of_session(session).session_ended()
 
 
-class _Ending(Session):
-    """Tells its scope also of an end before its first statement, of which SQLAlchemy sends
-    no event: what the scope has read by then belongs to the past."""
+class _ScopedSession(Session):
+    """A session that tells its scope of what SQLAlchemy sends no event for.
+
+    A rollback or close before the session's first statement ends no transaction, so there is
+    no event. The scope must be told nevertheless, because what it has read so far must not
+    be used any longer. There is no event for ``expunge_all()`` and some failed flushes, too.
+    """
 
     def rollback(self) -> None:
         has_begun = self.in_transaction()
@@ -296,7 +329,8 @@ class _Ending(Session):
         try:
             super().flush(objects)
         finally:
-            # a listener of somebody else's may have kept the flush from its end
+            # if a `before_flush` listener of the application raises, or leaves nothing to
+            # flush, SQLAlchemy calls neither `_after_flush` nor `_after_soft_rollback`
             if is_outermost and scope.flushed_tables is not None:
                 written, scope.flushed_tables = scope.flushed_tables, None
                 scope.changed_without_objects(written)
@@ -313,11 +347,11 @@ class _Ending(Session):
 
 
 def scope_of_session(session: Session) -> SessionScope:
-    """The scope that a session of a manager was made for."""
+    """Return the scope that a manager's session was made for."""
     return session.info[SCOPE_OPTION]  # type: ignore[no-any-return]
 
 
-#: All managers of this process, for the moment after a fork.
+#: All managers of this process, each of which is told of a fork.
 _MANAGERS: WeakSet[SessionManager] = weakref.WeakSet()
 
 
@@ -331,9 +365,10 @@ if hasattr(os, 'register_at_fork'):
 
 
 def metadatas_of(base: Any) -> Sequence[MetaData]:
-    """The MetaData of a declarative base, a MetaData, or several of these.
+    """Return the MetaData of ``base``, as a list.
 
-    :raises ConfigurationError: for anything else.
+    :param base: a declarative base or MetaData, or an iterable of them.
+    :raises ConfigurationError: if it is anything else, or empty.
     """
     bases = list(base) if isinstance(base, Iterable) else [base]
     metadatas = [b if isinstance(b, MetaData) else getattr(b, 'metadata', None) for b in bases]

@@ -1,7 +1,8 @@
 """Tells which objects a flush changed, by blinker signals.
 
-The signals are those that hosts of the seed know: sender is the schema, ``obj``
-the changed object. ``on_table_change`` tells what is known only by table.
+The signals for objects have the names of those in onegov.core; as there, the sender is the
+schema, and ``obj`` the changed object. ``on_table_change`` tells which tables a statement
+changes, with or without objects. This module does not know who connects to the signals.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from blinker import Signal
 from sqlalchemy import inspect
 from sqlalchemy.orm import InstanceState, Mapper, Session
 
-#: The class of an object's state; thousands of them are asked in a flush.
+#: Returns the class of an InstanceState; faster than a function, for thousands of objects in
+#: one flush.
 CLASS = attrgetter('class_')
 
 
 class Signals:
-    """The signals of one session manager; all are sent in the flush, before the commit."""
+    """The signals of one session manager.
+
+    Those for objects are sent at the end of a flush, before the commit.
+    """
 
     def __init__(self) -> None:
         #: An object was inserted: ``handler(schema, obj)``.
@@ -28,15 +33,21 @@ class Signals:
         self.on_update = Signal()
         #: An object was deleted: ``handler(schema, obj)``.
         self.on_delete = Signal()
-        #: Tables were changed: ``handler(schema, tables)``, a frozenset of names.
+        #: Tables are changed: ``handler(schema, tables)``, with a frozenset of names. Sent
+        #: before the statement that changes them; for changes that only triggers of the
+        #: database saw, before COMMIT.
         self.on_table_change = Signal()
-        #: A schema was created: ``handler(schema)``. It may have existed before.
+        #: A schema was created: ``handler(schema)``. One of the same name may have existed
+        #: before, and been dropped.
         self.on_schema_created = Signal()
 
     def send_flush(self, schema: str, session: Session) -> frozenset[str]:
-        """Send a signal for each object of a flush that is about to end.
+        """Send a signal for each object that a flush has inserted, updated or deleted.
 
-        :return: the tables that the objects of the flush account for.
+        To be called in ``after_flush``, when the session still lists these objects.
+
+        :param schema: the sender of the signals.
+        :return: the tables that objects of the same classes are written to.
         """
         classes = {cls for states in pending_in(session) for cls in set(map(CLASS, states))}
         for signal, kind in (
@@ -51,8 +62,10 @@ class Signals:
 
 
 def tables_of(cls: type) -> Iterable[str]:
-    """The names of all tables that a mapped class's objects are written to: those it
-    is mapped to, and the secondary tables of its relationships."""
+    """Yield the names of all tables that objects of a mapped class are written to.
+
+    These are the tables that it is mapped to, and the secondary tables of its relationships.
+    """
     yield from mapped_tables(cls)
     mapper: Mapper[Any] = inspect(cls)
     for relationship in mapper.relationships:
@@ -61,15 +74,16 @@ def tables_of(cls: type) -> Iterable[str]:
 
 
 def pending_in(session: Session) -> tuple[Collection[InstanceState[Any]], ...]:
-    """The session's modified, new and deleted objects that are not flushed: live.
+    """Return the session's own collections of modified, new and deleted states.
 
-    What ``Session._is_clean()`` looks at. ``session.dirty``, ``new`` and ``deleted`` would
-    build collections each time. They stay the same until ``expunge_all()``.
+    They change with the session, which replaces them only in ``expunge_all()``.
+    ``Session._is_clean()`` looks at the same ones. ``session.dirty``, ``new`` and ``deleted``
+    would build new collections at each access.
     """
     return session.identity_map._modified, session._new, session._deleted
 
 
 def mapped_tables(cls: type) -> Iterable[str]:
-    """The names of the tables that a class is mapped to, with those it inherits."""
+    """Return the names of the tables that a class is mapped to, inherited ones included."""
     mapper: Mapper[Any] = inspect(cls)
     return [getattr(table, 'fullname', str(table)) for table in mapper.tables]

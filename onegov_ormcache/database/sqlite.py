@@ -1,4 +1,7 @@
-"""What the package asks of SQLite, the embedded default: a database file per schema."""
+"""Runs the package's own statements on SQLite, the embedded default: one file per schema.
+
+It knows SQL and the driver, and nothing of what is done with the answers.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,15 @@ from .transactions import Written
 
 SUFFIX = '.sqlite'
 
-#: Errors at COMMIT after which SQLite says that the transaction is still open.
+#: Result codes of a failed COMMIT after which the transaction is still open.
 REFUSALS = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CONSTRAINT}
 
 
 class SQLiteView(NamedTuple):
-    """In WAL mode a transaction keeps the view of its first statement."""
+    """A transaction's view; see :class:`~.transactions.View`.
+
+    In WAL mode a transaction keeps the view of its first statement until it ends.
+    """
 
     lasts: bool = True
     serializable: bool = False
@@ -34,10 +40,13 @@ class SQLiteView(NamedTuple):
 
 
 class SQLite:
-    """A tenant is a file in one folder, with an engine of its own.
+    """A folder of SQLite files, in which each tenant is a file with an engine of its own.
+
+    Made by a session manager; used by all threads until :meth:`dispose`.
 
     :param url: ``sqlite:///FOLDER``
     :param options: keyword arguments of ``sqlalchemy.create_engine``.
+    :raises DatabaseUnreachable: if the URL names no folder, or has a query string.
     """
 
     has_transaction_ids = False
@@ -57,6 +66,7 @@ class SQLite:
         self._claim: FileLock | None = None
 
     def engine(self, schema: str) -> Engine:
+        """Return the engine of a schema, which is made at the first call."""
         with self._lock:
             engine = self._engines.get(schema)
             if engine is None:
@@ -64,20 +74,21 @@ class SQLite:
             return engine
 
     def engines(self) -> list[Engine]:
+        """Return all engines made so far."""
         with self._lock:
             return list(self._engines.values())
 
     def on_engine(self, watch: Callable[[Engine], None]) -> None:
-        """Call ``watch`` with each engine, now and when one is made."""
+        """Call ``watch`` with each engine, those made later included."""
         with self._lock:
             self._watchers.append(watch)
             for engine in self._engines.values():
                 watch(engine)
 
     def check(self) -> None:
-        """Find out whether the folder can be used, and make it.
+        """Create the folder if it is missing, and check that it can be written to.
 
-        :raises DatabaseUnreachable: if not.
+        :raises DatabaseUnreachable: if it can't be created or written to.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +97,7 @@ class SQLite:
         if not os.access(self.folder, os.W_OK):
             raise DatabaseUnreachable(f'The folder {str(self.folder)!r} can not be written to')
 
-    # the part that transactions need
+    # the methods of `transactions.Dialect`, and queries within a transaction
 
     def autocommits(self, connection: Connection) -> bool:
         level = connection.get_execution_options().get('isolation_level')
@@ -96,8 +107,9 @@ class SQLite:
         return bool(dbapi_connection.in_transaction)
 
     def begin(self, connection: Connection, schema: str) -> SQLiteView:
-        # sqlite3 would begin only before the first change, so that a savepoint could
-        # commit on its own; and reading the file's version takes the view
+        # by default the module sqlite3 begins a transaction only before the first change, so
+        # that the release of an earlier savepoint would commit; and BEGIN alone takes no
+        # view, but the SELECT does
         connection.exec_driver_sql('BEGIN', execution_options=INTERNAL)
         connection.exec_driver_sql('SELECT 1 FROM sqlite_master', execution_options=INTERNAL)
         return SQLiteView()
@@ -106,11 +118,11 @@ class SQLite:
         return Written('', {})
 
     def has_changes(self, connection: Connection) -> bool:
-        """There are no triggers of the package on SQLite."""
+        """Return False: the package has no triggers on SQLite."""
         return False
 
     def may_read(self, connection: Connection, functions: Collection[str]) -> Collection[str]:
-        """SQLite has no functions that read tables."""
+        """Return nothing: SQLite has no functions that read tables."""
         return ()
 
     def refused(self, error: BaseException) -> bool:
@@ -118,21 +130,23 @@ class SQLite:
         return code is not None and code & 0xFF in REFUSALS
 
     def oracle(self, connection: Connection) -> None:
-        """SQLite has no transaction ids to ask for."""
+        """Return None: SQLite has no transaction ids to ask about."""
         return
 
     # schemas
 
     def list_schemas(self) -> list[str]:
+        """Return the schemas that have a file, sorted."""
         return sorted(path.stem for path in self.folder.glob(f'*{SUFFIX}'))
 
     def has_schema(self, schema: str) -> bool:
+        """Return whether the schema has a file."""
         return self._file(schema).exists()
 
     def create_schema(self, schema: str, metadatas: Sequence[MetaData]) -> bool:
-        """Create the file and its tables, as far as they are missing.
+        """Create the schema's file and tables, if they are missing.
 
-        :return: True if the schema is new.
+        :return: True if the file was created.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f'{schema}.lock'):
@@ -144,10 +158,13 @@ class SQLite:
                 connection.commit()
             return is_new
 
-    # what is kept in one process alone
+    # use by one process alone
 
     def claim(self) -> bool:
-        """Take the folder for this process alone, until :meth:`dispose`; False if it is taken."""
+        """Claim the folder for this process alone, until :meth:`dispose`.
+
+        :return: False if it is claimed already.
+        """
         lock = FileLock(self.folder / '.claim')
         try:
             lock.acquire(timeout=0)
@@ -157,7 +174,11 @@ class SQLite:
         return True
 
     def dispose(self, close: bool = True) -> None:
-        """Close all connections; ``close=False`` in a forked child: they are its parent's."""
+        """Close all connections and give the claim up.
+
+        :param close: False in a forked child: the connections, and the claim, belong to the
+            parent, so they are only forgotten.
+        """
         if self._claim is not None and close:
             self._claim.release()
         self._claim = None
@@ -167,7 +188,7 @@ class SQLite:
             self._engines.clear()
 
     def is_conflict(self, error: BaseException) -> bool:
-        """Whether a new attempt of the transaction may resolve the error."""
+        """Return whether a new attempt of the transaction may resolve the error."""
         if not isinstance(error, DBAPIError):
             return False
         code = getattr(error.orig, 'sqlite_errorcode', None)
@@ -186,6 +207,6 @@ class SQLite:
 
 
 def _on_connect(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # transactions begin where Watch says so
+    connection.isolation_level = None  # sqlite3 sends no BEGIN; `SQLite.begin()` does
     connection.execute('PRAGMA journal_mode=WAL')
     connection.execute('PRAGMA foreign_keys=ON')

@@ -1,11 +1,11 @@
 """Tells which tables an SQL statement reads and which it changes.
 
-It knows SQL and SQLAlchemy's execution contexts, nothing of what is done with
+It knows SQL and SQLAlchemy's execution contexts, and nothing of what is done with
 the answer. sqlglot does the parsing; a statement that SQLAlchemy compiled is
 parsed once, then found in a dictionary.
 
-Whatever cannot be told for certain is `Statement.unknown`, with the reason.
-Triggers and rules are out of sight, and so is what functions do.
+If it is not certain what a statement touches, `Statement.unknown` has the reason.
+The analysis does not see what triggers, rules and functions do.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Texts up to this length are remembered, this many of them.
+# The results for texts of up to so many characters are remembered, for so many texts.
 REMEMBERED_LENGTH = 10_000
 REMEMBERED = 1_000
 
-# sqlglot takes 2 to 4 microseconds a character: a longer script would hold up its
-# process for longer than to run every creator again does.
+# The number of characters up to which a script is parsed. sqlglot takes 2 to 4 microseconds
+# a character: to parse a longer script would block the process for longer than it takes
+# to deal with a change of every table.
 PARSED_LENGTH = 100_000
 
-# Statements that neither read nor change rows of tables. FETCH reads what DECLARE
-# has named.
+# Statements that neither read nor change rows of tables. FETCH does read rows, but of the
+# query in its DECLARE, which was analyzed before.
 HARMLESS = _words(
     'ABORT ANALYZE ATTACH BEGIN CHECKPOINT CLOSE CLUSTER COMMENT COMMIT DEALLOCATE DETACH '
     'DISCARD END FETCH GRANT LISTEN LOCK MOVE NOTIFY PRAGMA PREPARE REASSIGN REINDEX RELEASE '
@@ -52,13 +53,14 @@ HARMLESS = _words(
 )
 # Statements that begin or end a transaction.
 CONTROL = _words('ABORT BEGIN COMMIT END ROLLBACK START')
+# First tokens of statements that sqlglot can parse.
 PARSED = _words('( COPY CREATE DELETE INSERT MERGE SELECT TABLE UPDATE VALUES WITH')
 
-# Between CREATE, ALTER or DROP and the kind of thing that they are about.
+# Words between CREATE, ALTER or DROP and the kind of object.
 MODIFIERS = _words(
     'FOREIGN GLOBAL LOCAL MATERIALIZED OR RECURSIVE REPLACE TEMP TEMPORARY UNLOGGED VIRTUAL'
 )
-# Between ALTER, DROP, REFRESH or TRUNCATE and the first name.
+# Words between ALTER, DROP, REFRESH or TRUNCATE and the first name.
 BEFORE_NAMES = _words('CONCURRENTLY EXISTS FOREIGN IF MATERIALIZED ONLY TABLE VIEW')
 RELATIONS = frozenset(('TABLE', 'VIEW'))
 HARMLESS_DROPS = _words(
@@ -78,51 +80,55 @@ PLACEHOLDERS = {
 }
 SCHEMA_PLACEHOLDER = re.compile(r'__\[SCHEMA_(?:(_none)\]\.|([^\]]+)\])')
 
-# Rows of VALUES that are alike once the placeholders are gone.
+# Rows of VALUES that are alike once their placeholders are replaced.
 LIKE_ROWS = re.compile(r"""(\([^()'"$/-]*\))(?:\s*,\s*\1)+""")
 
 
 class Statement(NamedTuple):
-    """What one execution of SQL touches; several statements in one text count as one.
+    """The relations that one execution of SQL touches; made by a `StatementAnalyzer`.
 
-    Relations are named as the SQL names them: `users`, or `town.users` if it says the
-    schema. Quoted names keep their case, others are lower-cased. Placeholders of a
-    `schema_translate_map` stand for the schema that the metadata has.
+    Several statements in one text count as one. Relations are named as the SQL names them:
+    `users`, or `town.users` if it gives the schema. Quoted names keep their case, others are
+    lower-cased. A placeholder of a `schema_translate_map` counts as the schema that the
+    metadata has.
     """
 
-    #: The relations read; a function that was selected from or called ends with `()`.
-    #: The target of an UPDATE or DELETE is among them only if the SQL also reads it.
+    #: The relations that are read, and the functions that are selected from or called for
+    #: their effect; names of functions end with `()`. The target of an UPDATE or DELETE is
+    #: among them only if the SQL also reads it.
     reads: frozenset[str] = frozenset()
 
     #: The relations whose rows or definition are changed.
     writes: frozenset[str] = frozenset()
 
-    #: Those of `writes` that rows may be deleted from.
+    #: The relations, of `writes`, that rows may be deleted from.
     deletes: frozenset[str] = frozenset()
 
-    #: The columns that an existing row may get another value in, as pairs of table
-    #: and column; the column is `*` if it cannot be told.
+    #: The columns in which existing rows may get another value, as pairs of table and
+    #: column; the column is `*` if it is not certain which.
     updates: frozenset[tuple[str, str]] = frozenset()
 
-    #: Why nothing of this could be told, or None. Such a statement may have changed
-    #: and read every table.
+    #: The reason why the statement could not be analyzed, or None. If there is a reason, the
+    #: statement may read and change every table, and all other fields are empty.
     unknown: str | None = None
 
-    #: Whether the text itself begins or ends a transaction, or undoes a savepoint.
+    #: `transaction` if the text itself begins or ends a transaction, `savepoint` if it rolls
+    #: back to a savepoint.
     control: Literal['transaction', 'savepoint'] | None = None
 
-    #: The functions called for a value that may be the application's own, without their
-    #: schema: what such a function reads, only the database knows. SQLite has none.
+    #: The functions that are called for their value, without their schema. They may be the
+    #: application's own, and only the database knows what these read. Empty on SQLite.
     calls: frozenset[str] = frozenset()
 
 
 class StatementAnalyzer:
-    """Analyzes the statements of one engine; made with it, shared by its threads.
+    """Analyzes statements; made by a session manager, shared by its engines and all threads.
 
-    `dialect` is the name of SQLAlchemy's dialect, `postgresql` or `sqlite`; a
-    `ValueError` is raised for another. `tables` are the names that the application
-    knows (`metadata.tables`, may grow later): SQLite compares names without case, so
-    there a name that only differs in case from one of these is given as it is here.
+    :param dialect: the name of SQLAlchemy's dialect, `postgresql` or `sqlite`.
+    :param tables: the names of the application's tables, such as `metadata.tables`; it may
+        grow later. SQLite compares names without case, so for SQLite a name that differs
+        from one of these in case only is given as it is here.
+    :raises ValueError: if the dialect is another.
     """
 
     def __init__(self, dialect: str, tables: Collection[str] = ()) -> None:
@@ -140,18 +146,18 @@ class StatementAnalyzer:
     def analyze(self, statement: str, context: ExecutionContext | None = None) -> Statement:
         """Return what a statement touches; never raises.
 
-        `statement` and `context` are those of SQLAlchemy's `before_cursor_execute`
-        event.
+        :param statement: as in SQLAlchemy's event `before_cursor_execute`.
+        :param context: as in that event; None if there is none.
         """
         compiled = None if context is None else context.compiled
-        # A default of a column is executed in the context of its INSERT, which is not
-        # yet complete: it has no statement.
+        # The query of a column default runs in the context of its INSERT, whose `compiled`
+        # is the INSERT; its `statement` is not set yet.
         if compiled is None or getattr(context, 'statement', None) is None:
             return self._text(statement)
 
         result = self._compiled.get(compiled)
         if result is None:
-            # The template: the executed statement repeats it for every row.
+            # Not `statement`, which repeats the VALUES for every row.
             result = self._text(compiled.string)
             self._compiled[compiled] = result
         return result
@@ -172,7 +178,7 @@ class StatementAnalyzer:
         except RecursionError:
             reason = 'is nested too deeply'
         except Exception as error:
-            # A bug of the parser must not fail the application's statement.
+            # A bug of the parser must not make the application's statement fail.
             reason = f'cannot be parsed ({error!r})'
         else:
             return Statement(
@@ -186,9 +192,13 @@ class StatementAnalyzer:
         return Statement(unknown=f'{reason}: {sql[:80]}')
 
     def _normalized(self, sql: str) -> str:
-        """Return the SQL without what SQLAlchemy and the driver add to the language."""
+        """Return the SQL without the placeholders of SQLAlchemy and the driver.
+
+        Values become constants, schemas get the name that the metadata has, and of rows of
+        VALUES that are then alike, one is left.
+        """
         if self.dialect == 'postgresql':
-            # Split first: in '%%(name)s' there is no placeholder.
+            # Split first: '%%(name)s' contains no placeholder.
             sql = '%'.join(self._placeholders.sub(' 0 ', part) for part in sql.split('%%'))
         else:
             sql = self._placeholders.sub(' 0 ', sql)
@@ -209,7 +219,7 @@ class StatementAnalyzer:
         self._one(tokens, sql, touched)
 
     def _one(self, tokens: Sequence[Token], sql: str, touched: Touched) -> None:
-        """Add what one statement of a script touches."""
+        """Add what one statement of a script touches to `touched`."""
         if not tokens:
             return
 
@@ -217,13 +227,13 @@ class StatementAnalyzer:
         kind = next((word for word in map(_word, tokens[1:]) if word not in MODIFIERS), '')
 
         if keyword == 'CREATE' and kind == 'TRIGGER':
-            touched.defines = True  # SQLite's BEGIN ...; END is part of it
+            touched.defines = True  # a BEGIN or END that follows is of SQLite's trigger body
         if not touched.defines:
             touched.control = _control(keyword, tokens) or touched.control
         if keyword in HARMLESS or _is_harmless_definition(keyword, kind, tokens):
             return
         if keyword in ('DECLARE', 'EXPLAIN', 'REPLACE'):
-            # sqlglot leaves the rest of these in one piece.
+            # sqlglot returns the rest of these statements as one token.
             self._script(_wrapped(keyword, tokens[1].text), touched)
         elif keyword == 'REFRESH':
             rest = self._sqlglot.tokenize(tokens[1].text)
@@ -275,7 +285,7 @@ class StatementAnalyzer:
         tokens = list(tokens)
         replaces = False
         if [_word(token) for token in tokens[:2]] == ['UPDATE', 'OR']:
-            # SQLite's, which sqlglot does not know.
+            # SQLite's UPDATE OR ..., which sqlglot does not know.
             replaces = _word(tokens[2]) == 'REPLACE'
             del tokens[1:3]
 
@@ -288,7 +298,7 @@ class StatementAnalyzer:
 
 
 def _control(keyword: str, tokens: Sequence[Token]) -> Literal['transaction', 'savepoint'] | None:
-    """What a statement ends or begins."""
+    """Return what a statement begins, ends or rolls back to; see `Statement.control`."""
     rest = ' '.join(token.text for token in tokens[1:4]).upper().split()
     if keyword == 'ROLLBACK' and 'TO' in rest[:2]:
         return 'savepoint'
@@ -298,14 +308,17 @@ def _control(keyword: str, tokens: Sequence[Token]) -> Literal['transaction', 's
 
 
 def _word(token: Token) -> str:
-    """Return a token as a keyword, or nothing if it is quoted."""
+    """Return a token as a keyword, in upper case; an empty string if it is quoted."""
     if token.token_type in (TokenType.IDENTIFIER, TokenType.STRING):
         return ''
     return token.text.upper()
 
 
 def _wrapped(keyword: str, rest: str) -> str:
-    """Return the statement that a DECLARE, EXPLAIN or REPLACE executes."""
+    """Return the statement that a DECLARE, EXPLAIN or REPLACE executes.
+
+    It is empty for an EXPLAIN without ANALYZE, which executes nothing.
+    """
     if keyword == 'REPLACE':
         return f'INSERT OR REPLACE {rest}'
     if keyword == 'DECLARE':
@@ -318,14 +331,17 @@ def _wrapped(keyword: str, rest: str) -> str:
 
 
 def _is_harmless_definition(keyword: str, kind: str, tokens: Sequence[Token]) -> bool:
-    """Tell if a statement creates or drops something without a change of any rows."""
+    """Return whether a statement is a CREATE or DROP that changes no rows of tables."""
     if keyword == 'CREATE':
         return kind not in RELATIONS or all(_word(token) != 'AS' for token in tokens)
     return keyword == 'DROP' and kind in HARMLESS_DROPS
 
 
 class _Silence(logging.Filter):
-    """Keeps sqlglot from logging what this thread cannot parse: `with _Silence(): ...`."""
+    """Drops what sqlglot logs in this thread about SQL that it cannot parse.
+
+    It is a context manager: `with _Silence(): ...`.
+    """
 
     def __enter__(self) -> None:
         self.thread = threading.get_ident()
@@ -335,5 +351,5 @@ class _Silence(logging.Filter):
         logging.getLogger('sqlglot').removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell if a record is to be logged: all but those of this thread."""
+        """Return whether to log a record: True for those of other threads."""
         return record.thread != self.thread

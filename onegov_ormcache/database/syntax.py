@@ -1,7 +1,7 @@
-"""Walks sqlglot's syntax trees for the relations that they read and change.
+"""Collects the relations that a statement reads and changes from its syntax tree.
 
-It knows how SQL nests and names things; splitting texts, parsing and remembering
-are for `statements.py`.
+It knows sqlglot's trees, and how SQL nests and names things. `statements.py` splits texts,
+parses them and remembers the results.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from sqlglot import exp
 
 __all__ = ['CannotTellError', 'Naming', 'Touched']
 
+# The nodes that may be the root of a statement's tree.
 ROOTS = (
     exp.Query,
     exp.Values,
@@ -25,27 +26,30 @@ ROOTS = (
     exp.Copy,
 )
 
-# The functions of the database that read no tables.
+# Names of the database's own functions that read no tables.
 BUILTIN = re.compile(
     r'pg_\w+|pragma_\w+|jsonb?_\w+|regexp_\w+|string_to_\w+|xml\w+|txid_\w+|current_\w+'
     r'|(exploding_)?generate_\w+|unnest|row|version|\w*_timestamp|gen_random_uuid|uuidv?\d?'
     r'|set_config|nextval|currval|lastval|setval|set_byte|to_ts\w+|inet_\w+|has_\w+_privilege'
 )
 
-# What sqlglot takes for functions, and PostgreSQL for its own words.
+# Names that sqlglot gives to functions, but that are keywords of PostgreSQL.
 KEYWORDS = frozenset(
     str.split('all and any array case cast coalesce exists greatest in least not nullif or some')
 )
 
 
 class CannotTellError(Exception):
-    """What a statement touches cannot be told; says why, to be read after its subject."""
+    """It is not certain what a statement touches.
+
+    The message gives the reason, as a predicate of the statement: "names no table".
+    """
 
 
 class Naming:
-    """Names things as a database understands them; made by an analyzer, with it.
+    """Names relations as a database does; made by a `StatementAnalyzer`, lives as long.
 
-    `tables` are the names that the application knows.
+    The parameters are those of the analyzer.
     """
 
     def __init__(self, dialect: str, tables: Collection[str]) -> None:
@@ -53,28 +57,33 @@ class Naming:
         self.tables = tables
 
     def identifier(self, name: str, quoted: bool) -> str:
-        """Return an identifier in the case that the database has it in."""
+        """Return an identifier in lower case, or as it is if it is quoted."""
         return name if quoted else name.lower()
 
     def relation(self, parts: Sequence[str]) -> str:
-        """Return the name of a relation: its own and that of its schema, if it has one."""
+        """Return the name of a relation, with that of its schema if the SQL gives it.
+
+        :param parts: the identifiers that the dots separate.
+        """
         name = '.'.join(parts[-2:])
         if self.dialect == 'sqlite' and name not in self.tables:
-            # SQLite compares names without case, quoted ones too.
+            # SQLite compares names without case, even quoted ones.
             folded = name.lower()
             return next((table for table in self.tables if table.lower() == folded), name)
         return name
 
 
 class Touched:
-    """Collects what the statements of one text touch; made for it, thrown away after.
+    """Collects what the statements of one text touch.
 
-    The sets mean what the fields of `Statement` of the same names do.
+    Made by a `StatementAnalyzer` for a text, and dropped after it. `control` and the sets
+    mean the same as the fields of `Statement` with these names.
     """
 
     def __init__(self, naming: Naming) -> None:
         self._naming = naming
         self.control: Literal['transaction', 'savepoint'] | None = None
+        #: True after a CREATE TRIGGER.
         self.defines = False
         self.reads: set[str] = set()
         self._calls: set[str] = set()
@@ -84,18 +93,25 @@ class Touched:
 
     @property
     def calls(self) -> set[str]:
-        """The functions that are called for a value, and are not among `reads`."""
+        """The functions that are called for their value, and are not among `reads`."""
         known = {name[:-2].rpartition('.')[2] for name in self.reads if name.endswith('()')}
         return self._calls - known
 
     def add(self, root: exp.Expr | None) -> None:
-        """Add what a whole statement touches; raises `CannotTellError`."""
+        """Add what a statement touches.
+
+        :param root: the root of the statement's tree.
+        :raises CannotTellError: if it is not certain what the statement touches.
+        """
         if not isinstance(root, ROOTS):
             raise CannotTellError('is no statement that is known')
         self._visit(root, frozenset())
 
     def _visit(self, node: exp.Expr, ctes: frozenset[str]) -> None:
-        """Add what a part of a statement touches; `ctes` are no tables in it."""
+        """Add what a part of a statement touches.
+
+        `ctes` are the names of common table expressions, which are no tables in this part.
+        """
         children = list(node.iter_expressions())
         for child in children:
             if isinstance(child, exp.With):
@@ -109,9 +125,9 @@ class Touched:
             case exp.Command():
                 raise CannotTellError('has a part that cannot be parsed')
             case exp.Lock():
-                return  # FOR UPDATE OF names aliases
+                return  # the names in FOR UPDATE OF are aliases
             case exp.When():
-                # The INSERT and UPDATE of a MERGE have no table of their own.
+                # The INSERT and UPDATE of a MERGE name no table.
                 action = node.args['then']
                 children.remove(action)
                 children.extend(action.iter_expressions())
@@ -134,7 +150,7 @@ class Touched:
             case exp.Lateral():
                 self._read_function(node.this)
             case exp.In() if isinstance(node.args.get('field'), exp.Column):
-                # SQLite's x IN users
+                # SQLite's `x IN users`, which reads a table.
                 self._read(node.args['field'].parts, ctes)
             case exp.Select() if not any(isinstance(child, exp.From) for child in children):
                 self._read_calls(node.expressions)
@@ -143,7 +159,7 @@ class Touched:
             self._visit(child, ctes)
 
     def _with(self, with_: exp.With, ctes: frozenset[str]) -> frozenset[str]:
-        """Visit common table expressions and return `ctes` with their names."""
+        """Visit the common table expressions of a WITH; return `ctes` with their names added."""
         names = [self._identifier(cte.args['alias'].this) for cte in with_.expressions]
         if with_.recursive or self._naming.dialect == 'sqlite':
             ctes = ctes.union(names)
@@ -170,7 +186,7 @@ class Touched:
                     self._change_matched(when.args['then'], table)
 
     def _change_matched(self, action: exp.Expr, table: str) -> None:
-        """Add what MERGE does to one kind of rows."""
+        """Add what one WHEN of a MERGE does to the target."""
         if isinstance(action, exp.Update):
             self._update(table, action.expressions or [action])
         elif not isinstance(action, exp.Insert) and action.name != 'DO NOTHING':
@@ -212,17 +228,20 @@ class Touched:
             self.reads.add(self._relation(parts))
 
     def _read_calls(self, expressions: Iterable[exp.Expr]) -> None:
-        """Add the functions in `SELECT archive(1)`, which are called for their effect."""
+        """Add the functions of a SELECT without FROM, which are called for their effect.
+
+        An example is `SELECT archive(1)`.
+        """
         if self._naming.dialect == 'postgresql':
             for expression in expressions:
                 for function in expression.find_all(exp.Anonymous):
                     self._read_function(function)
 
     def _call(self, function: exp.Func) -> None:
-        """Add a function that is called for its value; most belong to the database."""
+        """Add a function that is called for its value; most are the database's own."""
         if isinstance(function, (exp.Anonymous, exp.AnonymousAggFunc)):
             self._calls.add(self._identifier(function.this))
-        else:  # what sqlglot knows by this name may be another here
+        else:  # sqlglot knows the name, but the application may have a function of its own
             self._calls.update({name.lower() for name in function.sql_names()} - KEYWORDS)
 
     def _read_function(self, node: exp.Expr) -> None:

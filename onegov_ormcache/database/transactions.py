@@ -1,11 +1,12 @@
-"""What becomes of each database transaction, told connection by connection.
+"""Tells a listener what happens in each database transaction, and how it ends.
 
-A session can't tell: a session over two connections whose second COMMIT fails
-reports a rollback, though the first is durable, and an interrupt between
-sending a COMMIT and hearing of it looks like a rollback too. So this module
-listens to the engine, and looks around the dialect's own COMMIT.
+The outcome is told per connection, because a session does not know it. If a session uses two
+connections and the second COMMIT fails, the session reports a rollback, though the first
+transaction is durable; and an interrupt after a COMMIT was sent, but before its answer has
+arrived, looks like a rollback, too. So this module listens to the engine's events, and wraps
+the COMMIT of the engine's dialect.
 
-It does nothing with what it hears: a :class:`Scope` gives it a :class:`Listener` for each
+It does not know what the listeners do: a :class:`Scope` makes a :class:`Listener` for each
 transaction that begins.
 """
 
@@ -25,17 +26,17 @@ from ..steps import Step, about_to
 from .names import INTERNAL_OPTION, SCOPE_OPTION
 from .statements import Statement, StatementAnalyzer
 
-#: The innermost scope that is open; connections that do not name one belong to it,
-#: or to the nearest one outside of it that has their session manager.
+#: The innermost current scope. A connection without :data:`~.names.SCOPE_OPTION` belongs to
+#: it, or to the nearest scope around it that has the session manager of the connection.
 current_scope: ContextVar[Any] = ContextVar(SCOPE_OPTION, default=None)
 
 
 class View(Protocol):
-    """What a transaction sees of the database."""
+    """A transaction's view of the database, described when the transaction began."""
 
     @property
     def lasts(self) -> bool:
-        """True if one view serves all its statements (REPEATABLE READ and above)."""
+        """True if all statements have the same view (REPEATABLE READ and SERIALIZABLE)."""
 
     @property
     def serializable(self) -> bool:
@@ -47,82 +48,84 @@ class View(Protocol):
 
     @property
     def triggers(self) -> bool:
-        """True if triggers of the database see what is changed, whoever changes it."""
+        """True if the package's triggers see what the transaction changes, by any means."""
 
 
 class Written(NamedTuple):
-    """What a transaction has written, as the database tells before COMMIT."""
+    """A transaction's id and changes, as the database reports them before COMMIT."""
 
-    #: '' if the database has no ids; None if the transaction wrote nothing.
+    #: None if the transaction wrote nothing; '' if the database has no transaction ids.
     transaction_id: str | None
-    #: The tables that triggers saw change, each with its schema; True if anything but a
-    #: statement of the client itself has changed one: a function, a trigger, a cascade.
+    #: The tables that triggers saw change, by schema and name. True if any of a table's
+    #: changes was made by a function, a trigger or a cascade, and not by a statement of the
+    #: client itself.
     tables: Mapping[tuple[str, str], bool]
 
 
 class Listener(Protocol):
-    """Hears of one transaction, from its begin to its end."""
+    """Is told of one transaction, from its begin to its end; made by a :class:`Scope`."""
 
     def begun(self, connection: Connection, view: View) -> None:
-        """The view is taken, the tenant's search path set, nothing else was executed."""
+        """Called when the transaction has its search path and its view, before anything else
+        is executed."""
 
     def executing(self, statement: Statement) -> None:
-        """A statement is about to be executed."""
+        """Called before a statement is executed."""
 
     def savepoint_lost(self) -> None:
-        """What was done since a savepoint is undone."""
+        """Called when the transaction is rolled back to a savepoint."""
 
     def triggered(self, tables: Mapping[tuple[str, str], bool]) -> None:
-        """Triggers of the database saw these tables change; see :class:`Written`."""
+        """Called with the tables that triggers saw change; see :attr:`Written.tables`."""
 
     def committing(self, transaction_id: Callable[[], str | None]) -> None:
-        """COMMIT (or PREPARE) is next; an error raised here prevents it.
+        """Called directly before COMMIT (or PREPARE); an error raised here prevents it.
 
-        :param transaction_id: asks the database for the transaction's id: ''
-            if it has none, None if the transaction wrote nothing. Before it
-            answers, :meth:`triggered` is called with what triggers saw.
+        :param transaction_id: asks the database for the transaction's id, and returns '' if
+            the database has no ids, None if the transaction wrote nothing. If triggers saw
+            changes, it calls :meth:`triggered` before it returns.
         """
 
     def committed(self) -> None:
-        """COMMIT has returned."""
+        """Called when COMMIT has returned."""
 
     def rolled_back(self) -> None:
-        """It is known that nothing of the transaction remains."""
+        """Called when it is certain that nothing of the transaction was committed."""
 
     def lost(self) -> None:
-        """Whether the transaction was committed is not known."""
+        """Called when it is not known whether the transaction was committed."""
 
 
 class Scope(Protocol):
-    """Where transactions belong."""
+    """The owner of transactions, which all work in its schema."""
 
     schema: str
 
     def transaction(self) -> Listener:
-        """Called before a transaction takes its view."""
+        """Return a listener for a new transaction; called before that takes its view."""
 
 
 class Dialect(Protocol):
-    """The part of a database that transactions need; see ``postgres.py`` and ``sqlite.py``."""
+    """The part of a database that a :class:`Watch` uses; see ``postgres.py``, ``sqlite.py``."""
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
-        """Whether a transaction is open, whatever SQLAlchemy thinks."""
+        """Return whether the driver says that its connection is in a transaction."""
 
     def begin(self, connection: Connection, schema: str) -> View:
-        """Bind the transaction to the schema, and take its view."""
+        """Bind the transaction to the schema, take its view and return it."""
 
     def written(self, connection: Connection) -> Written:
-        """What the transaction has written."""
+        """Return what the transaction has written; called before COMMIT."""
 
     def autocommits(self, connection: Connection) -> bool:
-        """Whether each statement of the connection commits itself."""
+        """Return whether each statement of the connection commits itself."""
 
     def refused(self, error: BaseException) -> bool:
-        """Whether this error at COMMIT tells that nothing was committed."""
+        """Return whether an error at COMMIT proves that nothing was committed."""
 
 
 class ReplacedMethods(NamedTuple):
-    """The methods of an engine's dialect that a :class:`Watch` has put its own around."""
+    """The original methods of a dialect, which a :class:`Watch` replaces by its own."""
 
     do_commit: Callable[..., None]
     do_begin_twophase: Callable[..., None]
@@ -131,7 +134,14 @@ class ReplacedMethods(NamedTuple):
 
 
 class Watch:
-    """Listens to one engine, from its making to its disposal."""
+    """Listens to the transactions of one engine.
+
+    Made by a session manager, together with each engine; lives as long as the engine.
+
+    :param dialect: asked about the engine's database.
+    :param analyzer: analyzes the statements for the listeners.
+    :param find_scope: returns the scope of connections that do not name one, or None.
+    """
 
     def __init__(
         self,
@@ -144,8 +154,8 @@ class Watch:
         self._dialect = dialect
         self._analyzer = analyzer
         self._listeners: WeakKeyDictionary[Connection, Listener] = WeakKeyDictionary()
-        # COMMIT is seen with what the pool made for this checkout, and not with the
-        # connection; nothing here outlives the checkout, so nothing leaks to the next user
+        # `do_commit` gets the pool's object for this checkout, and not the Connection; the
+        # key is weak, so that nothing is left for the next user of the driver's connection
         self._checkouts: WeakKeyDictionary[Any, ref[Connection]] = WeakKeyDictionary()
         event.listen(engine, 'begin', self._begin)
         event.listen(engine, 'before_cursor_execute', self._execute)
@@ -155,8 +165,8 @@ class Watch:
         event.listen(engine, 'prepare_twophase', self._prepare)
         event.listen(engine, 'rollback_twophase', self._rollback_twophase)
         event.listen(engine, 'reset', self._reset)
-        # between the DBAPI's commit and the sessions' after_commit no event fires, and
-        # for a two-phase begin none fires late enough: so look around the dialect's own
+        # the dialect's methods are wrapped, because no event fires between the DBAPI's commit
+        # and the sessions' `after_commit`, and `begin_twophase` fires before the begin
         names = ReplacedMethods._fields
         self._original = ReplacedMethods(*(getattr(engine.dialect, name) for name in names))
         for name in names:
@@ -170,6 +180,7 @@ class Watch:
                 self._watch(connection, scope, listener)
 
     def do_begin_twophase(self, connection: Connection, xid: Any) -> None:
+        """Begin a two-phase transaction and tell its listener; replaces the dialect's method."""
         with _closing_on_error(connection):
             scope = self._scope(connection)
             listener = scope.transaction() if scope else None
@@ -178,7 +189,11 @@ class Watch:
                 self._watch(connection, scope, listener)
 
     def _scope(self, connection: Connection) -> Scope | None:
-        """The scope that the connection belongs to; None for the package's own."""
+        """Return the scope that a connection belongs to; None for the package's own.
+
+        :raises OutsideScopeError: if there is no scope.
+        :raises AutocommitError: if the connection is in AUTOCOMMIT.
+        """
         options = connection.get_execution_options()
         if options.get(INTERNAL_OPTION):
             return None
@@ -238,25 +253,26 @@ class Watch:
         return written.transaction_id
 
     def _prepare(self, connection: Connection, xid: object) -> None:
-        # after an error here, unlike in a commit, SQLAlchemy does roll back
+        # if this raises, SQLAlchemy does roll back, so there is no `_abandon` as in `_commit`
         if listener := self._listeners.get(connection):
             listener.committing(lambda: self._transaction_id(connection, listener))
 
     def _rollback(self, connection: Connection) -> None:
-        # if a COMMIT was sent, its outcome was told already and the listener is gone
+        # if a COMMIT was sent, `do_commit` has told its outcome and removed the listener
         if listener := self._listeners.pop(connection, None):
             listener.rolled_back()
 
     def _rollback_twophase(self, connection: Connection, xid: object, is_prepared: bool) -> None:
-        # there is no connection left to roll back on, and PREPARE may have been sent
+        # an invalidated connection sends no rollback, so `do_rollback_twophase` is not
+        # called; as PREPARE may have been sent, the outcome is not known
         if connection.invalidated and (listener := self._listeners.pop(connection, None)):
             listener.lost()
 
     def _abandon(self, connection: Connection) -> None:
-        """Roll back what SQLAlchemy leaves open when a listener prevents a COMMIT.
+        """Roll back a transaction that was left open when an event listener prevented COMMIT.
 
-        It takes the transaction for ended: the next user of the connection would
-        commit it with its own.
+        SQLAlchemy takes that transaction for ended, and so would not roll it back: the next
+        transaction on the connection would commit it together with its own changes.
         """
         if not connection.invalidated:
             checkout = connection.connection
@@ -269,8 +285,13 @@ class Watch:
             listener.rolled_back()
 
     def _reset(self, dbapi_connection: Any, record: object, state: object) -> None:
-        """The same, if it was somebody else's listener, when the pool gets it back."""
-        # the list of references is safe to walk beside other threads, the items are not
+        """Roll back a transaction that was left open, when its connection returns to the pool.
+
+        This is for COMMITs that an event listener of the application prevented; after an
+        error of the package's own listener, `_abandon` was called at once.
+        """
+        # `keyrefs()` is a copy, so other threads may change the dictionary meanwhile; to
+        # iterate over `items()` would not be safe
         for checkout in [reference() for reference in self._checkouts.keyrefs()]:
             if checkout is not None and checkout.dbapi_connection is dbapi_connection:
                 connection = self._checkouts.pop(checkout)()
@@ -283,6 +304,7 @@ class Watch:
                         listener.rolled_back()
 
     def do_commit(self, checkout: Any) -> None:
+        """Commit and tell the listener the outcome; replaces the dialect's method."""
         connection = self._checkouts.pop(checkout, lambda: None)()
         listener = self._listeners.pop(connection, None) if connection else None
         self._tell(listener, lambda: self._original.do_commit(checkout))
@@ -290,6 +312,10 @@ class Watch:
     def do_commit_twophase(
         self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
     ) -> None:
+        """Commit a two-phase transaction and tell its listener the outcome.
+
+        Replaces the dialect's method.
+        """
         if recover:
             commit = self._original.do_commit_twophase
             self._recover(connection, lambda: commit(connection, xid, True, True))
@@ -304,16 +330,21 @@ class Watch:
             self._tell(
                 self._listeners.pop(connection, None),
                 lambda: self._original.do_commit_twophase(connection, xid, is_prepared, False),
-                # that there is no such transaction any more tells that another has ended it
+                # an error of COMMIT PREPARED proves nothing: if there is no such transaction
+                # any more, somebody else has ended it, maybe by a commit
                 may_be_refused=not is_prepared,
             )
         except BaseException as error:
-            connection.invalidate(error)  # its driver does not get out of the transaction
+            connection.invalidate(error)  # the driver can't leave the two-phase transaction
             raise
 
     def do_rollback_twophase(
         self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
     ) -> None:
+        """Roll back a two-phase transaction and tell its listener the outcome.
+
+        Replaces the dialect's method.
+        """
         if recover:
             roll_back = self._original.do_rollback_twophase
             self._recover(connection, lambda: roll_back(connection, xid, True, True))
@@ -324,14 +355,19 @@ class Watch:
         except BaseException as error:
             connection.invalidate(error)
             if listener:
-                listener.lost()  # what was prepared may still be committed
+                listener.lost()  # a prepared transaction may still be committed
             raise
         if listener:
             listener.rolled_back()
 
     def _recover(self, connection: Connection, end: Callable[[], None]) -> None:
-        """End what another connection has prepared; the driver first rolls back what this
-        one does, and SQLAlchemy goes on without a begin."""
+        """End a transaction that another connection has prepared.
+
+        The driver first rolls back this connection's own transaction, and SQLAlchemy goes on
+        without the event `begin`: so tell the listener, and begin again.
+
+        :param end: commits or rolls back the prepared transaction.
+        """
         self._rollback(connection)
         end()
         if connection.in_transaction():
@@ -340,7 +376,12 @@ class Watch:
     def _tell(
         self, listener: Listener | None, commit: Callable[[], None], may_be_refused: bool = True
     ) -> None:
-        """Run a COMMIT and tell its outcome."""
+        """Run a COMMIT and tell the listener its outcome.
+
+        :param commit: runs the COMMIT.
+        :param may_be_refused: False if no error of this COMMIT proves that nothing was
+            committed.
+        """
         try:
             if listener:
                 about_to(Step.COMMIT)
@@ -357,7 +398,7 @@ class Watch:
 
 @contextmanager
 def _closing_on_error(connection: Connection) -> Iterator[None]:
-    """Close a connection whose begin failed: SQLAlchemy would use it without another one."""
+    """Close a connection whose begin failed: SQLAlchemy would use it without a new begin."""
     try:
         yield
     except BaseException:

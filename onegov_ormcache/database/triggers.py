@@ -1,9 +1,10 @@
-"""Triggers that tell of changes which no session of the package has made.
+"""Installs and removes triggers that report changes, also those made by other programs.
 
-Each table of a tenant gets a trigger that calls, after each statement, one function
-in the tenant's schema (``sql/notify.sql``). In a transaction of the package it writes
-down which tables were changed, for the statement that asks for the transaction's id;
-for everybody else it notifies the channel :data:`~.names.CHANNEL`.
+Each table of a tenant gets a trigger. After each statement that changes the table, the trigger
+calls a function in the tenant's schema (``sql/notify.sql``). In a transaction of the package,
+the function notes the table in a setting, which the package reads before COMMIT, together with
+the transaction's id. In all other transactions, it sends a notification on the channel
+:data:`~.names.CHANNEL`. This module does not know who listens there.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from .postgres import quote
 #: Name of the trigger on each table.
 TRIGGER = NOTIFY_FUNCTION
 
-#: How long to wait for others who hold a lock on a table: all who come later wait behind.
+#: How long to wait for a lock on a table: everybody who needs the table later waits behind.
 LOCK_TIMEOUT = '10s'
 
-#: pg_trigger.tgtype of: after, for each statement, insert or update or delete or truncate.
+#: ``pg_trigger.tgtype`` of AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE, FOR EACH STATEMENT.
 KIND = 4 + 8 + 16 + 32
 
-#: SQLSTATEs that get an explanation.
+#: SQLSTATEs of errors that get an explanation.
 LACKS_PRIVILEGE = '42501'
 LOCK_NOT_AVAILABLE = '55P03'
 
+#: Selects the tables of a schema, each with the state of its trigger.
 TABLES = """
 SELECT relname, pg_has_role(relowner, 'USAGE') AS is_owned, t.oid IS NOT NULL AS has_trigger,
     coalesce(proname = :function AND pronamespace = relnamespace AND prosrc = :body
@@ -47,7 +49,8 @@ WHERE relnamespace = :namespace AND relkind IN ('r', 'p')
 ORDER BY relname
 """
 
-#: All triggers that call the tenant's function, and what is called like them in its schema.
+#: Selects the triggers, in any schema, that call the tenant's function, and the triggers of the
+#: same name on the tenant's tables.
 TRIGGERS = """
 SELECT nspname, relname, tgname
 FROM pg_trigger t
@@ -61,7 +64,7 @@ WHERE NOT tgisinternal AND (
 ORDER BY nspname, relname
 """
 
-#: The tenants of which triggers tell.
+#: Selects the schemas that have the trigger function: triggers report their changes.
 WATCHED_SCHEMAS = f"""
 SELECT nspname FROM pg_namespace n JOIN pg_proc f ON f.pronamespace = n.oid
 WHERE proname = '{NOTIFY_FUNCTION}' ORDER BY nspname
@@ -69,11 +72,11 @@ WHERE proname = '{NOTIFY_FUNCTION}' ORDER BY nspname
 
 
 class State(StrEnum):
-    """What a table has of its trigger."""
+    """The state of one table's trigger."""
 
     INSTALLED = 'installed'
     MISSING = 'missing'
-    #: Another version of the function, or a trigger that was altered or switched off.
+    #: The function has another text, or the trigger was altered or switched off.
     OUTDATED = 'outdated'
 
 
@@ -85,14 +88,16 @@ class _Table(NamedTuple):
 
 @cache
 def body() -> str:
-    """The body of the trigger function."""
+    """Return the body of the trigger function."""
     return (files(__package__) / 'sql' / 'notify.sql').read_text(encoding='utf-8')
 
 
 def check(connection: Connection, schema: str, tables: Collection[str] | None = None) -> None:
-    """Find out whether triggers may be installed and removed, before any is.
+    """Check that triggers can be installed and removed; change nothing.
 
-    :raises TriggerError: if not: no such schema or table, or no right to it.
+    :param connection: with a transaction, which the caller ends.
+    :param tables: only these; None: all of the schema.
+    :raises TriggerError: if there is no such schema or table, or the right is missing.
     """
     with _explained(schema):
         found = _tables(connection, schema, tables)
@@ -111,11 +116,11 @@ def check(connection: Connection, schema: str, tables: Collection[str] | None = 
 def status(
     connection: Connection, schema: str, tables: Collection[str] | None = None
 ) -> dict[str, State]:
-    """What each table of the tenant has of its trigger.
+    """Return the state of each table's trigger.
 
     :param connection: with a transaction, which the caller ends.
     :param tables: only these; None: all of the schema.
-    :return: by table, sorted.
+    :return: the states by table, sorted.
     :raises TriggerError: if there is no such schema or table.
     """
     with _explained(schema):
@@ -125,13 +130,14 @@ def status(
 def install(
     connection: Connection, schema: str, tables: Collection[str] | None = None
 ) -> list[str]:
-    """Put the triggers on the tenant's tables, as far as they are missing or outdated.
+    """Put the triggers on the tenant's tables where they are missing or outdated.
 
-    Everything in the schema counts as changed by it: nobody told of changes before.
+    If there are such tables, also notify that every table of the schema may have changed:
+    earlier changes were not reported.
 
     :param connection: with a transaction, which the caller commits.
     :param tables: only these; None: all of the schema.
-    :return: the tables that got a trigger, sorted.
+    :return: the tables whose trigger was missing or outdated, sorted.
     :raises TriggerError: if there is no such schema or table, or the right is missing.
     """
     with _explained(schema):
@@ -145,7 +151,7 @@ def install(
             f'CREATE OR REPLACE FUNCTION {function} RETURNS trigger LANGUAGE plpgsql '
             f'SET search_path = pg_catalog, pg_temp AS {BODY_QUOTE}{body()}{BODY_QUOTE}',
         )
-        # the function alone may have been outdated
+        # a trigger of which only the function was outdated is installed by now
         names = [table.name for table in wanted]
         for table in _tables(connection, schema, names):
             if table.state != State.INSTALLED:
@@ -160,11 +166,12 @@ def install(
 def remove(
     connection: Connection, schema: str, tables: Collection[str] | None = None
 ) -> list[str]:
-    """Take the triggers off the tenant's tables, and the function with the last of them.
+    """Drop the triggers of the tenant's tables, and the function if no trigger is left.
 
     :param connection: with a transaction, which the caller commits.
-    :param tables: only these; None: all that call the tenant's function.
-    :return: the tables that had a trigger, sorted.
+    :param tables: only these; None: all of the schema, and tables of other schemas whose
+        triggers call the tenant's function.
+    :return: the tables that had a trigger, sorted by schema and name.
     :raises TriggerError: if there is no such schema or table, or the right is missing.
     """
     with _explained(schema):
@@ -191,12 +198,12 @@ def _put(connection: Connection, schema: str, table: _Table, function: str) -> N
         f'CREATE TRIGGER {TRIGGER} AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {relation} '
         f'FOR EACH STATEMENT EXECUTE FUNCTION {function}',
     )
-    # so that it fires in sessions that switch ordinary triggers off, too
+    # ALWAYS, so that it also fires in sessions that switch ordinary triggers off
     _execute(connection, f'ALTER TABLE {relation} ENABLE ALWAYS TRIGGER {TRIGGER}')
 
 
 def _lock(connection: Connection, schema: str) -> None:
-    """Keep two from doing it at once, and nobody waiting for long."""
+    """Wait for other installations and removals in the schema, and limit waiting for locks."""
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
     connection.execute(
         text('SELECT pg_advisory_xact_lock(hashtext(:name))'), {'name': f'triggers {schema}'}
@@ -238,13 +245,13 @@ def _parameters(connection: Connection, schema: str) -> dict[str, object]:
 
 
 def _execute(connection: Connection, statement: str) -> None:
-    # names may contain what the driver takes for a placeholder
+    # a name may contain a "%", which the driver would take for a placeholder
     connection.exec_driver_sql(statement, execution_options={'no_parameters': True})
 
 
 @contextmanager
 def _explained(schema: str) -> Iterator[None]:
-    """Turn the database's errors into :class:`TriggerError`."""
+    """Turn the database's errors into :class:`TriggerError`, the usual ones with advice."""
     try:
         yield
     except DBAPIError as error:

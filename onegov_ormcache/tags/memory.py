@@ -1,7 +1,7 @@
 """The tag store of the embedded default: a dictionary in this process.
 
-It is lost only together with its writers, so it needs no quarantine; it is
-refused to a second process by those who own the database.
+It is lost only together with its writers, so it needs no quarantine. It does not check
+that no other process uses the same database: the cache does, by a claim on the database.
 """
 
 from __future__ import annotations
@@ -17,21 +17,29 @@ from .snapshot import PROPERTY_TAG, Doubt, Snapshot, Stamp, new_token
 
 @dataclass(slots=True)
 class Tenant:
-    """One tenant's state, from its first use to the process's end."""
+    """The state of one tenant, from its first use until the store ends."""
 
     birth: str
     epoch: str
+    #: By tag.
     versions: dict[str, str] = field(default_factory=dict)
+    #: By writer's id.
     doubts: dict[str, Doubt] = field(default_factory=dict)
+    #: When each doubt began, by writer's id: seconds of ``time.monotonic()``.
     since: dict[str, float] = field(default_factory=dict)
-    #: The snapshot of this epoch, once somebody has asked for it.
+    #: The snapshot of this epoch; None until it is asked for.
     snapshot: Snapshot | None = None
 
     def version(self, tag: str) -> str:
+        """Return the tag's version: the birth, if the tag has no version of its own."""
         return self.versions.get(tag, self.birth)
 
-    def holds(self, stamp: Stamp, but: str = '') -> str | None:
-        """The first tag of which the version differs or another writer is in doubt."""
+    def first_broken(self, stamp: Stamp, but: str = '') -> str | None:
+        """Return the first tag that has another version than in the stamp, or is in doubt.
+
+        :param but: id of a writer whose own doubt does not count.
+        :return: None if the stamp holds.
+        """
         for tag, version in stamp.items():
             if self.version(tag) != version:
                 return tag
@@ -39,13 +47,17 @@ class Tenant:
                 return tag
         return None
 
-    def renew(self) -> None:
+    def renew_epoch(self) -> None:
+        """Begin a new epoch, after a change of versions or doubts."""
         self.epoch = new_token()
         self.snapshot = None
 
 
 class MemoryTagStore:
-    """See :class:`~onegov_ormcache.tags.snapshot.TagStore`."""
+    """A tag store for the threads of one process; made by a cache, lives as long.
+
+    See :class:`~onegov_ormcache.tags.snapshot.TagStore`.
+    """
 
     single_process = True
 
@@ -76,13 +88,13 @@ class MemoryTagStore:
     ) -> frozenset[str]:
         with self._lock:
             tenant = self._tenant(schema)
-            if tag := tenant.holds(read, but=writer):
+            if tag := tenant.first_broken(read, but=writer):
                 raise SnapshotConflict(f'{schema}: {tag} has changed since it was read')
             strangers = {tag for tag in tenant.versions if tag.startswith(PROPERTY_TAG)}
             tags = frozenset(tags) | strangers.difference(known)
             tenant.doubts[writer] = Doubt(tags, transaction_id)
             tenant.since[writer] = time.monotonic()
-            tenant.renew()
+            tenant.renew_epoch()
             return tags
 
     def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
@@ -119,24 +131,29 @@ class MemoryTagStore:
                 tenant.versions.update(dict.fromkeys(added, new_token()))
                 for writer, doubt in tenant.doubts.items():
                     tenant.doubts[writer] = Doubt(doubt.tags | added, doubt.transaction_id)
-                tenant.renew()
+                tenant.renew_epoch()
 
     def renew(self, schema: str) -> None:
         with self._lock:
-            # doubts stay: who is about to commit still is
+            # doubts stay, because their writers are still about to commit
             tenant = self._tenant(schema)
             tenant.birth = new_token()
             tenant.versions = dict.fromkeys(tenant.versions, tenant.birth)
-            tenant.renew()
+            tenant.renew_epoch()
 
     def fill(self, schema: str, stamp: Stamp, store: Callable[[], None]) -> bool:
-        """Call ``store`` if the stamp holds, so that no change comes in between."""
+        """Call ``store`` if the stamp holds; no change can come in between.
+
+        :return: False if ``store`` was not called, because the stamp does not hold or a
+            property's tag in it is not registered.
+        """
         with self._lock:
             tenant = self._tenant(schema)
-            if tenant.holds(stamp):
+            if tenant.first_broken(stamp):
                 return False
             if any(t.startswith(PROPERTY_TAG) and t not in tenant.versions for t in stamp):
-                return False  # writers that do not know the property must have seen its tag
+                # writers whose code does not have the property know only of registered tags
+                return False
             store()
             return True
 
@@ -150,4 +167,4 @@ class MemoryTagStore:
     def _end(self, tenant: Tenant, writer: str) -> None:
         tenant.doubts.pop(writer, None)
         tenant.since.pop(writer, None)
-        tenant.renew()
+        tenant.renew_epoch()

@@ -1,7 +1,8 @@
-"""Versions of shared tables' tags lie with the schema of those tables: the tags' place.
+"""Keeps the versions of shared tables' tags with the schema of those tables: the tags' place.
 
-A transaction then has a snapshot of its tenant and one of each shared schema; a change of
-a shared table, by whichever tenant, is put in doubt and published at the table's place.
+A tag's place is the schema whose versions it belongs to: the tenant, or the schema of a shared
+table. A tenant's snapshot is merged from its own and that of each shared schema. If any tenant
+changes a shared table, the tag is put in doubt and published at the table's place.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from .snapshot import TABLE_TAG, Snapshot, Stamp, TagStore
 class PlacedTagStore:
     """A tag store over another one, for applications whose tenants share tables.
 
-    See :class:`~onegov_ormcache.tags.snapshot.TagStore`. A call may take a round trip
-    for each place that it concerns.
+    Made by a cache, lives as long. See :class:`~onegov_ormcache.tags.snapshot.TagStore`. A
+    call takes a round trip for each place that it concerns; a doubt takes a second one for
+    each place of a tag in ``read``.
 
+    :param store: keeps the versions of each place as it would those of a tenant.
     :param tables: the names of the shared tables, each with its schema.
     """
 
@@ -30,9 +33,11 @@ class PlacedTagStore:
         self._place_of = {TABLE_TAG + table: table.rpartition('.')[0] for table in tables}
         #: The schemas of the shared tables.
         self.shared_schemas = sorted(set(self._place_of.values()))
-        # bounded, as those of writers whose end is not known stay
+        # the places of each writer's doubt; bounded, because an entry stays if the outcome of
+        # the writer's transaction is never known
         self._doubted: LRUCache[str, list[str]] = LRUCache(10_000)
         self._lock = Lock()
+        # by tenant, the snapshot that was merged last
         self._merged: LRUCache[str, Snapshot] = LRUCache(10_000)
 
     def check(self) -> None:
@@ -67,8 +72,9 @@ class PlacedTagStore:
                 doubted |= self.store.doubt(
                     place, writer, changed.get(place, ()), known, transaction_id, {}
                 )
-            # what was read is looked at when all doubts are there: of two writers that
-            # each read what the other changes at another place, one finds the other's
+            # versions that were read are checked after all doubts are in place: if two
+            # writers have each read what the other changes, at different places, one of
+            # them finds the other's doubt
             for place in stamps:
                 self.store.doubt(
                     place, writer, changed.get(place, ()), known, transaction_id, stamps[place]
@@ -100,12 +106,13 @@ class PlacedTagStore:
         self.store.renew(schema)
 
     def own_part(self, schema: str, stamp: Stamp) -> Stamp | None:
-        """What of a stamp must be looked at when its value is stored with the tenant.
+        """Return the part of a stamp that belongs to the tenant itself.
 
-        The rest is looked at now: should it change before the value is stored, the value's
-        stamp holds for nobody.
+        The tenant's part must be checked when the value is stored. The parts of other places
+        are checked now. If one of these changes before the value is stored, no harm is done:
+        the stamp agrees with no later snapshot, so the value is never used.
 
-        :return: None if the rest does not hold.
+        :return: None if the part of another place does not hold.
         """
         stamps = self._stamps(schema, stamp)
         own = stamps.pop(schema, {})
@@ -138,6 +145,7 @@ class PlacedTagStore:
         )
 
     def _by_place(self, schema: str, tags: Iterable[str]) -> dict[str, list[str]]:
+        """Return a tenant's tags by their places."""
         places: dict[str, list[str]] = {}
         for tag in tags:
             places.setdefault(self._place_of.get(tag, schema), []).append(tag)
@@ -148,5 +156,6 @@ class PlacedTagStore:
         return {place: {tag: stamp[tag] for tag in tags} for place, tags in places.items()}
 
     def _pop(self, writer: str, otherwise: Iterable[str]) -> list[str]:
+        """Forget the places of a writer's doubt and return them; ``otherwise`` if unknown."""
         with self._lock:
             return self._doubted.pop(writer, None) or list(otherwise)

@@ -1,7 +1,7 @@
 """The tag store on Redis: a hash per tenant, changed by Lua scripts alone.
 
-The scripts lie beside this module, in ``lua/``; each says what it takes, what
-it gives and why it must be atomic.
+The scripts are the files in ``lua/``, beside this module. The comment in each states its
+keys, arguments and reply, and why it must be atomic.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from ..errors import SnapshotConflict
 from ..redis_client import ask, hash_tag
 from .snapshot import Doubt, Snapshot, Stamp, new_token
 
-#: Tenants of which a process remembers the last snapshot.
+#: The number of tenants of which a store remembers the last snapshot.
 REMEMBERED_TENANTS = 10_000
 
 
 @cache
 def script(name: str) -> str:
-    """The text of a script, with what is common to all before it."""
+    """Return the text of a script, after the code that all scripts have in common."""
     folder = files(__package__) / 'lua'
     return (folder / 'common.lua').read_text() + (folder / f'{name}.lua').read_text()
 
 
 class RedisTagStore:
-    """See :class:`~onegov_ormcache.tags.snapshot.TagStore`.
+    """A tag store for all processes that use a Redis; made by a cache, lives as long.
+
+    See :class:`~onegov_ormcache.tags.snapshot.TagStore`.
 
     :param client: made by :func:`onegov_ormcache.redis_client.connect`.
     :param namespace: separates applications that share a Redis.
-    :param quarantined: whether fills wait, after a birth, for the database's
-        writers in progress to end; the owner of the database then says when.
+    :param quarantined: True if a birth begins a quarantine, in which nothing is filled.
+        A caller that can ask the database must then end it, by :meth:`quarantine`.
     """
 
     single_process = False
@@ -63,7 +65,7 @@ class RedisTagStore:
         with self._lock:
             last = self._last.get(schema)
         reply = self._run('snapshot', schema, last.epoch if last else '')
-        if reply is None:
+        if reply is None:  # the epoch is still the same
             assert last is not None
             return last
         snapshot = _parse(reply)
@@ -108,7 +110,10 @@ class RedisTagStore:
         """Store a value under ``key``, if its stamp holds.
 
         :param key: a full key of Redis, which begins with the tenant's hash tag.
-        :param ttl: seconds that it may live; None: for ever.
+        :param value: stored as it is.
+        :param ttl: seconds until the value expires, at least a millisecond; None: never.
+        :return: False if it was not stored, because the stamp does not hold, a property's
+            tag in it is not registered, or the tenant is new or in quarantine.
         """
         milliseconds = '' if ttl is None else str(max(1, int(ttl * 1000)))
         arguments = (json.dumps(dict(stamp)), value, milliseconds)
@@ -119,12 +124,12 @@ class RedisTagStore:
     ) -> Any:
         keys = (hash_tag(self._namespace, schema) + ':tags', *more_keys)
         run = self._scripts[name]
-        # each attempt has a token of its own, see redis_client.connect()
+        # each attempt gets a new token, see `redis_client.connect()`
         return ask(lambda: run(keys, (new_token(), self._quarantined, *arguments)))
 
 
 def _parse(reply: list[bytes]) -> Snapshot:
-    """The snapshot that a flat list of a tenant's fields and values tells."""
+    """Return the snapshot in a reply of ``snapshot.lua``: fields and values, alternating."""
     versions: dict[str, str] = {}
     doubts: dict[str, Doubt] = {}
     fields: dict[str, str] = {}

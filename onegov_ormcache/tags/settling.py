@@ -1,9 +1,9 @@
 """Settles what writers leave behind: doubts, and the quarantine after a birth.
 
-Whoever meets a doubt that stays asks the database what became of the
-transaction; nobody else is needed, and to settle twice, or beside a writer that
-lives, is harmless. This module knows when to ask and what follows from the
-answer; the asking itself is the caller's, who has a connection.
+The next reader that meets a doubt settles it: it asks the database whether the writer's
+transaction has ended. No other process is needed for that, and it is harmless to settle a
+doubt twice, or while its writer is alive. This module decides when to ask and what follows
+from the answer. It has no connection to the database: the caller passes an :class:`Oracle`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,28 @@ from cachetools import TTLCache
 from ..steps import Step, about_to
 from .snapshot import Doubt, Snapshot, TagStore
 
-#: Seconds between two questions about the same doubt.
+#: The least number of seconds between two questions about the same doubt or quarantine.
 PATIENCE = 0.05
 
 
 class Oracle(Protocol):
-    """What a database can be asked about transactions; see ``database/postgres.py``."""
+    """Answers questions about a database's transactions; see ``database/postgres.py``."""
 
     def in_progress(self, transaction_id: str) -> bool:
-        """Whether the transaction's outcome is still open."""
+        """Return whether the transaction's outcome is still open."""
 
     def writers_in_progress(self) -> Collection[str]:
-        """The ids of all writing transactions that have not ended."""
+        """Return the ids of all writing transactions that have not ended."""
 
 
 class Settler:
-    """Made with the tag store, lives as long; used by all threads."""
+    """Settles the doubts of one tag store, and ends its quarantines.
+
+    Made by a cache, lives as long; used by all threads.
+
+    :param lease: seconds after which a writer without a transaction id counts as ended.
+    :param clock: returns seconds.
+    """
 
     def __init__(
         self, store: TagStore, lease: float, clock: Callable[[], float] = time.monotonic
@@ -48,10 +54,11 @@ class Settler:
     def settle(
         self, schema: str, snapshot: Snapshot, tags: Collection[str], oracle: Oracle | None
     ) -> None:
-        """Settle the doubts of these tags, as far as the database knows their outcome.
+        """Settle the snapshot's doubts of these tags, if their transactions have ended.
 
-        :param oracle: None if the database has no transaction ids: such doubts
-            end with their lease.
+        :param schema: the tenant.
+        :param oracle: None if the database has no transaction ids: doubts are then settled
+            when they are older than the lease.
         """
         for place, part in snapshot.parts or ((schema, snapshot),):
             for writer, doubt in part.doubts.items():
@@ -59,7 +66,14 @@ class Settler:
                     self._settle(place, writer, doubt, oracle)
 
     def end_quarantine(self, schema: str, snapshot: Snapshot, oracle: Oracle | None) -> None:
-        """End the tenant's quarantine, if all writers in progress at its birth have ended."""
+        """End the tenant's quarantine, if all writers in progress at its birth have ended.
+
+        If only some have, the store is told which are left.
+
+        :param schema: the tenant.
+        :param oracle: None if the database has no transaction ids: the quarantine then ends a
+            lease after this settler first heard of it.
+        """
         for place, part in snapshot.parts or ((schema, snapshot),):
             if part.quarantine is not None and self._may_ask(part.birth):
                 self._end_quarantine(place, part, oracle)
@@ -84,12 +98,19 @@ class Settler:
             self._store.quarantine(schema, snapshot.birth, waiting)
 
     def _writers(self, snapshot: Snapshot, oracle: Oracle) -> tuple[str, ...]:
-        """Whom a quarantine still waits for."""
+        """Return the ids of the transactions that a quarantine still waits for.
+
+        If nobody has asked for them yet, these are all that are in progress now.
+        """
         if snapshot.quarantine:
             return tuple(filter(oracle.in_progress, snapshot.quarantine))
         return tuple(oracle.writers_in_progress())
 
     def _may_ask(self, what: str) -> bool:
+        """Return whether nobody has asked this within the last :data:`PATIENCE` seconds.
+
+        If so, the caller must ask now.
+        """
         with self._lock:
             if what in self._asked:
                 return False

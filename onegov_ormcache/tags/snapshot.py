@@ -1,9 +1,9 @@
-"""What a tag store tells and is asked: snapshots, doubts, and the store's interface.
+"""Snapshots, doubts, and the interface of a tag store.
 
 A store keeps, per tenant, a birth, an epoch, the versions of its tags and the
-doubts of its writers (the words are those of the design). It knows nothing of
-properties, sessions or databases: tags, writers and transaction ids are
-opaque strings here.
+doubts of its writers; the glossary in ``docs/how_it_works.rst`` explains these words.
+It knows nothing of properties, sessions or databases: here, writers, transaction ids and
+tags are opaque strings, except that a tag's prefix tells its kind.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-#: Versions of tags, by tag.
+#: Versions by tag; the stamp of a value has those of all tags that it depends on.
 Stamp = Mapping[str, str]
 
-#: Prefix of the tags of policies that are functions.
+#: Prefix of the tags of properties whose policies are functions.
 PROPERTY_TAG = 'property:'
 
 #: Prefix of the tags of tables.
@@ -24,39 +24,41 @@ TABLE_TAG = 'table:'
 
 
 def new_token() -> str:
-    """A version, epoch, birth or writer's id: random, so that none ever comes again."""
+    """Return a new version, epoch, birth or writer's id: random, so that none comes twice."""
     return secrets.token_urlsafe(12)
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A writer that is about to commit, or was when it was last heard of."""
+    """The doubt of a writer: a transaction that was about to commit when last heard of."""
 
-    #: The tags that its commit changes.
+    #: The tags that the commit changes.
     tags: frozenset[str]
-    #: The database's transaction id, or '' if the database has none.
+    #: The transaction's id in the database; '' if the database has no transaction ids.
     transaction_id: str
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Snapshot:
-    """The versions of a tenant's tags at one moment, and which are in doubt.
+    """The versions of a tenant's tags at one moment, and which of them are in doubt.
 
-    Made by a tag store, shared by all who ask while the tenant's epoch lasts;
-    never changed.
+    Made by a tag store, and shared by all readers while the tenant's epoch lasts; never
+    changed.
     """
 
     birth: str
     epoch: str
     versions: Stamp
-    #: By writer's id.
+    #: The doubts, by writer's id.
     doubts: Mapping[str, Doubt] = field(default_factory=dict)
-    #: None; or the ids of the transactions that were in progress at the birth
-    #: and whose end is awaited before anything may be filled, as far as known.
+    #: None if the tenant is in no quarantine. Otherwise the ids of the transactions, in
+    #: progress at the birth, whose end the quarantine waits for; empty if the database was
+    #: not asked for them yet, ``('lease',)`` if it has no transaction ids.
     quarantine: tuple[str, ...] | None = None
-    #: The union of the doubts' tags.
+    #: The tags of all doubts.
     in_doubt: frozenset[str] = frozenset()
-    #: By schema, what this was put together from; nothing if it is one tenant's alone.
+    #: The snapshots that this one was merged from, each with its place; empty if it is that
+    #: of one place alone.
     parts: tuple[tuple[str, Snapshot], ...] = ()
     #: False if this stands for a store that could not be reached.
     reachable: bool = True
@@ -70,7 +72,7 @@ class Snapshot:
         doubts: Mapping[str, Doubt],
         quarantine: tuple[str, ...] | None,
     ) -> Snapshot:
-        """A snapshot with the union of its doubts' tags."""
+        """Return a snapshot of one place, with :attr:`in_doubt` computed from the doubts."""
         in_doubt = frozenset(tag for doubt in doubts.values() for tag in doubt.tags)
         return cls(birth, epoch, versions, doubts, quarantine, in_doubt)
 
@@ -82,19 +84,19 @@ class Snapshot:
         return f'<Snapshot {self.epoch} {len(self.versions)} tags{in_doubt}{quarantined}>'
 
     def version(self, tag: str) -> str:
-        """The tag's version: the birth, if it had no change since."""
+        """Return the tag's version: the birth, if the tag has not changed since."""
         return self.versions.get(tag, self.birth)
 
     def stamp(self, tags: Iterable[str]) -> dict[str, str]:
-        """The versions of these tags."""
+        """Return the versions of these tags."""
         return {tag: self.version(tag) for tag in tags}
 
     def agrees(self, stamp: Stamp) -> bool:
-        """Whether a value with this stamp is valid in this snapshot."""
+        """Return whether the stamp has this snapshot's versions; doubts are not looked at."""
         return all(self.version(tag) == version for tag, version in stamp.items())
 
     def unsettled(self, earlier: Snapshot) -> frozenset[str] | None:
-        """The tags that changed since the earlier snapshot, or are in doubt in this one.
+        """Return the tags that changed since ``earlier``, or are in doubt in this snapshot.
 
         :return: None stands for all tags: there was a birth in between.
         """
@@ -107,27 +109,29 @@ class Snapshot:
         return self.in_doubt | changed
 
 
-#: Stands for the snapshot of a store that can't be reached: no tag is ever valid.
+#: Stands for the snapshot of a store that can't be reached: a scope that has it uses no stored
+#: value, and stores none.
 UNREACHABLE = Snapshot('', '', {}, reachable=False)
 
 
 class TagStore(Protocol):
     """Keeps births, epochs, versions and doubts; all methods may be called by any thread.
 
-    Each call is one round trip, and atomic.
+    Each call is one round trip, and atomic; only a
+    :class:`~onegov_ormcache.tags.places.PlacedTagStore` makes several.
     """
 
-    #: True if versions live in this process alone.
+    #: True if the versions live in this process alone.
     single_process: bool
 
     def check(self) -> None:
-        """Find out whether the store can be reached.
+        """Check that the store can be reached.
 
-        :raises StoreUnreachable: if not; so do all other methods.
+        :raises StoreUnreachable: if it can't be reached; all other methods raise it, too.
         """
 
     def snapshot(self, schema: str) -> Snapshot:
-        """The tenant's present snapshot; the tenant is born if it is unknown."""
+        """Return the tenant's present snapshot; a tenant that is unknown gets a birth."""
 
     def doubt(
         self,
@@ -140,31 +144,52 @@ class TagStore(Protocol):
     ) -> frozenset[str]:
         """Put tags in doubt: the writer is about to commit.
 
-        :param known: the property tags that the writer's own code judges; all
-          other property tags of the tenant are put in doubt with the rest.
-        :param read: versions that must still hold, and be in nobody else's doubt.
-        :return: the tags that are in doubt now.
-        :raises SnapshotConflict: if one of ``read`` does not hold; nothing is changed.
+        :param writer: an id of the transaction, made by :func:`new_token`.
+        :param known: the property tags whose function policies the writer's own code has
+            asked about its changes. All other property tags of the tenant are put in doubt
+            as well, because nobody has asked their policies.
+        :param transaction_id: the transaction's id in the database; '' if there are none.
+        :param read: versions that the writer has read; each must still be the present one,
+            and its tag in no other writer's doubt.
+        :return: the tags that the writer has in doubt now.
+        :raises SnapshotConflict: if one of ``read`` does not hold; no tag is put in doubt
+            then.
         """
 
     def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
-        """Give the tags new versions and end the writer's doubt: it has committed."""
+        """Give new versions to the tags and those of the writer's doubt, and end the doubt.
+
+        The writer has committed.
+        """
 
     def end_doubt(self, schema: str, writer: str) -> None:
         """End the writer's doubt without new versions: it did not commit."""
 
     def settle(self, schema: str, writer: str, lease: float | None) -> None:
-        """Give the tags of a left doubt new versions and end it.
+        """Give the tags of a writer's doubt new versions and end the doubt, if there is one.
 
-        :param lease: do so only if the doubt is older than so many seconds.
+        :param lease: do so only if the doubt is at least so many seconds old; None: at once.
         """
 
     def quarantine(self, schema: str, birth: str, waiting: Collection[str]) -> None:
-        """Say which transactions must end before a quarantine does; none ends it."""
+        """Set the transactions that a quarantine waits for; without any, end the quarantine.
+
+        The end is a new birth.
+
+        :param birth: the birth that began the quarantine. Nothing is done if the tenant has
+            another one by now.
+        :param waiting: ids of transactions.
+        """
 
     def register(self, schema: str, tags: Collection[str]) -> None:
-        """Make the tags of properties known to all writers, before anything is stored
-        under them; those who are about to commit have them in doubt from now on."""
+        """Make the tags of properties known to all writers.
+
+        This must come before any value with these tags is stored. Tags that are new are
+        added to all doubts, because their writers, about to commit, could not know them.
+        """
 
     def renew(self, schema: str) -> None:
-        """A new birth: everything stored for the tenant is void."""
+        """Give the tenant a new birth, so that everything stored for it is void.
+
+        Doubts stay.
+        """

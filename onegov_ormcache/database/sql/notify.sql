@@ -1,14 +1,18 @@
--- The body of the function that a table's trigger calls after each statement that
--- changed it: tells what was changed. `database/triggers.py` installs it, one in each
--- tenant's schema; there is no other version than this text.
+-- The body of the trigger function: reports that a table was changed. A table's trigger
+-- calls the function after each statement that changes the table. `database/triggers.py`
+-- installs the function in each tenant's schema, and replaces it if its body is not
+-- this text, comments included.
 --
--- Settings, all local to the transaction:
---     orm_cache.own      the schemas that this transaction of the package is about, as
---                        long as it still asks for what they changed: ,SCHEMA,SCHEMA,
---     orm_cache.changed  JSON: SCHEMA:TABLE in one of these, to whether anything but
---                        a statement of the client itself has changed it: a
---                        function, a trigger, a cascade
--- Everybody else is told by a notification, when the transaction commits:
+-- A change in a schema that the transaction itself asks about is noted in a setting. Both
+-- settings are local to the transaction:
+--     orm_cache.own      the schemas that a transaction of the package asks about
+--                        before COMMIT, each between two commas: ,SCHEMA,,SCHEMA,
+--                        It is empty after that question.
+--     orm_cache.changed  JSON: from SCHEMA:TABLE to true or false. True if any change
+--                        of the table was made by a function, a trigger or a cascade,
+--                        and not by a statement of the client itself.
+-- Any other change is reported by a notification, which PostgreSQL sends when the
+-- transaction commits:
 --     channel orm_cache, payload SCHEMA:TABLE
 DECLARE
     own text := current_setting('orm_cache.own', true);
@@ -19,7 +23,7 @@ DECLARE
     hidden boolean;
 BEGIN
     IF EXISTS (SELECT FROM pg_inherits WHERE TG_RELID IN (inhrelid, inhparent)) THEN
-        -- a change of a partition is one of its parents, and the other way round
+        -- a change of a partition is also a change of its parents, and the reverse
         WITH RECURSIVE parents(id) AS (
             SELECT TG_RELID
             UNION SELECT inhparent FROM pg_inherits JOIN parents ON inhrelid = id
@@ -34,7 +38,8 @@ BEGIN
     END IF;
     FOREACH changed IN ARRAY changes LOOP
         IF strpos(own, ',' || split_part(changed, ':', 1) || ',') > 0 THEN
-            -- one line for this function; more if its statement was not the client's own
+            -- PG_CONTEXT is one line for this function; it has more lines if the statement
+            -- was not the client's own, but that of a function, a trigger or a cascade
             GET DIAGNOSTICS context = PG_CONTEXT;
             recorded := coalesce(nullif(current_setting('orm_cache.changed', true), ''), '{}');
             hidden := strpos(context, E'\n') > 0

@@ -1,19 +1,22 @@
--- Put before every other script: the tenant's state, born if it is unknown.
+-- Comes before every other script: gives the tenant a birth if it has none, and defines
+-- what the scripts have in common.
 --
 -- KEYS[1]  the tenant's key, a hash:
---            run_id      of the server that the rest was written on
+--            run_id      that of the server on which the rest was written
 --            birth       token; the version of every tag without one of its own
 --            epoch       token; renewed by every script that changes anything
---            quarantine  there from a birth until the writers in progress then have
---                        ended: '' or their transaction ids, separated by commas
+--            quarantine  exists from a birth until the writers that were in progress
+--                        then have ended; their transaction ids, separated by commas,
+--                        '' if nobody knows them yet, 'lease' if there are no ids
 --            v:TAG       the tag's version
 --            d:WRITER    a doubt, as JSON: tags, xid, at (seconds, the server's clock)
--- ARGV[1]  a fresh random token
--- ARGV[2]  '1' if a birth must be quarantined
+-- ARGV[1]  a new random token
+-- ARGV[2]  '1' if a birth must begin a quarantine
 --
--- The run_id is the server's own word, in the same atomic step as what follows: a
--- server that was restarted from a dump, or a promoted replica, has another one,
--- and what it holds may be older than what was acknowledged.
+-- If the key has another run_id than the server, everything in it is dropped, and the
+-- tenant gets a new birth: the server was restarted from a dump, or is a promoted
+-- replica, so the key may be older than what was acknowledged. The run_id is read in the
+-- same atomic step as the rest, so it is that of the server which executes the rest.
 local key, token = KEYS[1], ARGV[1]
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 local born = redis.call('HGET', key, 'run_id') ~= run_id
@@ -30,7 +33,7 @@ local function renew_epoch()
     redis.call('HSET', key, 'epoch', token)
 end
 
--- Seconds by the server's clock, with their fraction: a lease may be short.
+-- Returns the server's time in seconds, with their fraction, because a lease may be short.
 local function now()
     local time = redis.call('TIME')
     return tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -40,7 +43,7 @@ local function version(tag)
     return redis.call('HGET', key, 'v:' .. tag) or redis.call('HGET', key, 'birth')
 end
 
--- The fields that begin with this, without it.
+-- Returns the fields that begin with the prefix, without the prefix.
 local function names(prefix)
     local found = {}
     for _, field in ipairs(redis.call('HKEYS', key)) do
@@ -51,8 +54,8 @@ local function names(prefix)
     return found
 end
 
--- The first tag of the stamp of which the version differs or a writer other than
--- `writer` is in doubt; nil if all hold.
+-- Returns a tag that has another version than in the stamp, or that is in the doubt of
+-- another writer than `writer`; nil if the stamp holds.
 local function broken(stamp, writer)
     if next(stamp) == nil then
         return nil

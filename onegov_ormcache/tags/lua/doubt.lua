@@ -1,14 +1,15 @@
--- Directly before COMMIT: puts the tags of a writer in doubt.
+-- Puts tags in doubt, directly before their writer's COMMIT.
 --
 -- KEYS[1], ARGV[1], ARGV[2]  see common.lua
 -- ARGV[3]  the writer's id
--- ARGV[4]  its transaction id, or ''
--- ARGV[5]  JSON: tags (list), known (list: property tags that the writer judges
---          itself), read (object: tag to version, what must still hold)
+-- ARGV[4]  its transaction id; '' if the database has no ids
+-- ARGV[5]  JSON: tags (list), known (list: property tags whose policies the writer has
+--          asked itself; all others are put in doubt with `tags`), read (object: tag to
+--          version; all must still hold)
 -- Reply:   {0, tag} if that tag of `read` does not hold, and nothing is changed;
---          else {1, tag, ...}: the tags in doubt.
--- Atomic, so that of two writers that read what the other changes, the second to
--- come finds the first one's doubt.
+--          else {1, tag, ...}: the writer's tags in doubt.
+-- Atomic: if two writers have each read what the other changes, the one that comes
+-- second finds the doubt of the first.
 local change = cjson.decode(ARGV[5])
 local conflict = broken(change.read, ARGV[3])
 if conflict then
@@ -29,6 +30,6 @@ end
 local doubt = {tags = change.tags, xid = ARGV[4], at = now()}
 redis.call('HSET', key, 'd:' .. ARGV[3], cjson.encode(doubt))
 renew_epoch()
--- unpack would fail for some thousand tags
+-- the reply is made in the list itself, because unpack() fails for some thousand tags
 table.insert(change.tags, 1, 1)
 return change.tags

@@ -1,9 +1,10 @@
--- The writer did not commit: its doubt ends, all versions stay.
+-- Ends the doubt of a writer that did not commit; all versions stay.
 --
 -- KEYS[1], ARGV[1], ARGV[2]  see common.lua
 -- ARGV[3]  the writer's id
 -- Reply:   1
--- Atomic with its epoch, so that nobody keeps a snapshot with the doubt.
+-- Atomic: the epoch changes together with the doubt, so that nobody goes on using a
+-- snapshot that has the doubt.
 redis.call('HDEL', key, 'd:' .. ARGV[3])
 renew_epoch()
 return 1

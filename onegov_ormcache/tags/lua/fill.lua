@@ -1,20 +1,20 @@
--- Stores a value, if the tags it depends on have not changed since its creator began.
+-- Stores a value, if the tags that it depends on have not changed since its creator began.
 --
 -- KEYS[1], ARGV[1], ARGV[2]  see common.lua
 -- KEYS[2]  the value's key
 -- ARGV[3]  JSON: the stamp, tag to version
 -- ARGV[4]  the value
--- ARGV[5]  milliseconds that it may live, or ''
+-- ARGV[5]  milliseconds until it expires, or '': never
 -- Reply:   1 if it was stored; 0 if a version differs, a tag is in doubt, a
 --          property's tag is not registered, or the tenant is new or in quarantine.
--- Atomic: checked and stored in one step (the lease of Nishtala et al., NSDI 2013,
--- with the stamp in the lease's place).
+-- Atomic: no version or doubt can change between the check and the storing. This is the
+-- lease of Nishtala et al., NSDI 2013, with the stamp in place of the lease.
 local stamp = cjson.decode(ARGV[3])
 if born or redis.call('HEXISTS', key, 'quarantine') == 1 or broken(stamp, '') then
     return 0
 end
 for tag, _ in pairs(stamp) do
-    -- a writer whose code does not have the property must have seen its tag
+    -- writers whose code does not have the property know only of registered tags
     if string.sub(tag, 1, 9) == 'property:' and redis.call('HEXISTS', key, 'v:' .. tag) == 0 then
         return 0
     end

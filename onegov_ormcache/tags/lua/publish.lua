@@ -1,12 +1,12 @@
--- After COMMIT has returned: new versions for the tags and for those that were put in
--- doubt, and the end of the doubt.
+-- Gives new versions to the tags, and to those of the writer's doubt, and ends the doubt,
+-- after COMMIT has returned.
 --
 -- KEYS[1], ARGV[1], ARGV[2]  see common.lua
 -- ARGV[3]  the writer's id
 -- ARGV[4]  JSON: list of tags
 -- Reply:   1
--- Atomic: between the end of the doubt and the new versions a reader would take
--- what was stored before the commit for valid.
+-- Atomic: a reader between the end of the doubt and the new versions would take values
+-- for valid that were stored before the commit.
 for _, tag in ipairs(cjson.decode(ARGV[4])) do
     redis.call('HSET', key, 'v:' .. tag, token)
 end

@@ -1,11 +1,12 @@
--- Which transactions a quarantine waits for; or its end, which is a new birth.
+-- Sets the transactions that a quarantine waits for; or ends it, which is a new birth.
 --
 -- KEYS[1], ARGV[1], ARGV[2]  see common.lua
--- ARGV[3]  the birth that the caller speaks of
+-- ARGV[3]  the birth that began the quarantine
 -- ARGV[4]  transaction ids, separated by commas; '' ends the quarantine
 -- Reply:   1 if it was done, 0 if there is no such quarantine any more.
--- Atomic: every version that was given in the quarantine goes with it, because a
--- value read beside a writer whose doubt was lost may carry it.
+-- Atomic: all versions are replaced as the quarantine ends. A version from before may be
+-- in the stamp of a value that was read while a writer was about to commit whose doubt
+-- the store has lost.
 if redis.call('HGET', key, 'birth') ~= ARGV[3] then
     return 0
 end

@@ -1,11 +1,11 @@
--- Makes the tags of properties known to all writers, also to those whose code does not
--- have the properties: such a writer evicts them by any change.
+-- Makes the tags of properties known to all writers. A writer whose code does not have
+-- a property evicts it by any change.
 --
 -- KEYS[1], ARGV[1], ARGV[2]  see common.lua
 -- ARGV[3]  JSON: list of tags
 -- Reply:   1
--- Atomic: who is about to commit could not know of them; from now on its doubt, and
--- what it publishes, has them too.
+-- Atomic: writers that are about to commit could not know of new tags, so their doubts get
+-- them at once; publish.lua gives the tags of the doubt new versions.
 local added = {}
 for _, tag in ipairs(cjson.decode(ARGV[3])) do
     if redis.call('HSETNX', key, 'v:' .. tag, token) == 1 then
