@@ -14,7 +14,7 @@ from typing import Any, Self
 from sqlalchemy.orm import Session
 
 from ..database.session_manager import SessionManager
-from ..errors import OutsideScopeError, PropertyError, SecondProcessError, UnknownSchemaError
+from ..errors import OutsideScopeError, SecondProcessError, UnknownSchemaError
 from ..redis_client import connect
 from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
@@ -23,7 +23,7 @@ from ..tags.snapshot import Snapshot, TagStore
 from ..tiers.process import ProcessTier, Slot, StoredValue
 from ..tiers.serializer import Serializer
 from ..tiers.shared import MemoryTier, RedisTier, SharedTier
-from .descriptors import CachedDescriptor, cached_descriptors
+from .descriptors import ATTRIBUTE, CachedDescriptor, cached_descriptors
 from .listening import OutsideChanges
 from .policies import table_tags
 from .prefetching import prefetch
@@ -33,9 +33,6 @@ from .registry import Registry
 from .scope import RequestScope, innermost_scope
 from .settings import OrmCacheSettings
 from .versions import Versions
-
-#: The attribute in which an object with cached properties has its cache.
-ATTRIBUTE = 'orm_cache'
 
 
 class OrmCache:
@@ -161,18 +158,8 @@ class OrmCache:
         prefetch((instance,), names)
 
     def is_cache_of(self, instance: Any) -> bool:
-        """Return whether the cached properties of an object belong to this cache.
-
-        :raises PropertyError: if the object has no attribute ``orm_cache``.
-        """
-        try:
-            return getattr(instance, ATTRIBUTE) is self
-        except AttributeError:
-            name = type(instance).__qualname__
-            raise PropertyError(
-                f'{name} has cached properties and no attribute {ATTRIBUTE!r}: set it to the '
-                'OrmCache in whose scopes they are read'
-            ) from None
+        """Return whether the cached properties of an object belong to this cache."""
+        return getattr(instance, ATTRIBUTE, None) is self
 
     def resolve(self, declaration: Declaration, instance: Any) -> tuple[Declaration, type]:
         """Return the declaration that counts when this one is read on an object, and the class
@@ -261,7 +248,7 @@ class OrmCache:
 
     @property
     def all_tags(self) -> frozenset[str]:
-        """The tags of all tables, and ``function_tags``."""
+        """The tags of all tables and of all function policies."""
         return table_tags(self.session_manager.tables) | self.registry.function_tags
 
     def snapshot(self, schema: str) -> Snapshot:

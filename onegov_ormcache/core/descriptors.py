@@ -31,6 +31,9 @@ from .variants import Vary, role_of, variant_key
 
 T = TypeVar('T')
 
+#: The attribute in which an object with cached properties has its cache.
+ATTRIBUTE = 'orm_cache'
+
 get_current_scope = current_scope.get
 
 #: The largest number of used keys that a descriptor remembers.
@@ -308,12 +311,24 @@ def scope_of(instance: Any, descriptor: CachedDescriptor[Any] | None = None) -> 
     while scope is not None and not scope.cache.is_cache_of(instance):
         scope = scope.outer
     if scope is None:
+        if current_scope.get() is not None:
+            check_owner(instance)
         what = f'{descriptor.name} ({descriptor.location})' if descriptor else repr(instance)
         raise OutsideScopeError(
             f'{what} was read outside of a request scope; open one: '
             'with app.request_scope(schema): ..., or: with cache.scope(schema): ...'
         )
     return scope
+
+
+def check_owner(instance: Any) -> None:
+    """Raise :class:`PropertyError` if an object does not say which cache its properties belong
+    to."""
+    if inspect.getattr_static(instance, ATTRIBUTE, None) is None:
+        raise PropertyError(
+            f'{type(instance).__qualname__} has cached properties and no attribute '
+            f'{ATTRIBUTE!r}: set it to the OrmCache in whose scopes they are read'
+        )
 
 
 def cached_descriptors(owner: type) -> Iterator[tuple[CachedDescriptor[Any], type]]:

@@ -116,8 +116,8 @@ class SessionManager:
             ChainMap(*(metadata.tables for metadata in self.metadatas)),
         )
         options = dict(session_options or {})
-        base = options.get('class_', Session)
-        options['class_'] = type('TenantSession', (_ScopedSession, base), {})
+        session_class = options.get('class_', Session)
+        options['class_'] = type('TenantSession', (_ScopedSession, session_class), {})
         self._sessionmaker: sessionmaker[Session] = sessionmaker(**options)
         event.listen(self._sessionmaker, 'before_flush', self._before_flush)
         event.listen(self._sessionmaker, 'after_flush', self._after_flush)

@@ -11,7 +11,7 @@ from typing import Any
 import morepath
 
 from ..core.cache import OrmCache
-from ..core.descriptors import CachedDescriptor, cached_descriptors
+from ..core.descriptors import ATTRIBUTE, CachedDescriptor, cached_descriptors
 from ..core.properties import Declaration
 from ..database.session_manager import SessionManager
 from .settings import AppSettings
@@ -43,8 +43,12 @@ class AppCache(OrmCache):
         self._open(settings, session_manager, declared)
 
     def is_cache_of(self, instance: Any) -> bool:
-        """Return whether this is the cache of the root app of an app or request."""
-        return vars(app_of(instance).root).get(ROOT_ATTRIBUTE) is self
+        """Return whether this is the cache of the root app of an app or request, or of
+        another object that says so."""
+        app = app_of(instance)
+        if app is None:
+            return super().is_cache_of(instance)
+        return vars(app.root).get(ROOT_ATTRIBUTE) is self
 
     def resolve(self, declaration: Declaration, instance: Any) -> tuple[Declaration, type]:
         """Return the declaration that a read of ``declaration`` on an app or request means,
@@ -55,9 +59,9 @@ class AppCache(OrmCache):
         then on those of the apps that this app is mounted in, the nearest first. A
         declaration that an overriding property reads by ``super()`` means itself.
         """
-        if isinstance(instance, morepath.App):
+        app = app_of(instance)
+        if app is instance or app is None:
             return declaration, type(instance)
-        app = instance.app
         found = getattr(type(instance), declaration.name, None)
         if found is not None and found is not declaration:
             return declaration, type(app)
@@ -66,16 +70,26 @@ class AppCache(OrmCache):
     def find(self, instance: Any, name: str) -> Declaration | None:
         """Return the cached property of this name that an app or request has; None if it has
         none."""
-        if not isinstance(instance, morepath.App) and not hasattr(type(instance), name):
-            nearest = nearest_for_request(instance.app, name)
-            return nearest and nearest[0]
-        return super().find(instance, name)
+        app = app_of(instance)
+        if app is instance or app is None or hasattr(type(instance), name):
+            return super().find(instance, name)
+        nearest = nearest_for_request(app, name)
+        return nearest and nearest[0]
 
 
-def app_of(instance: Any) -> morepath.App:
-    """Return the app that answers a request; an app itself, if an app is given."""
-    app: morepath.App = instance if isinstance(instance, morepath.App) else instance.app
-    return app
+def app_of(instance: Any) -> morepath.App | None:
+    """Return the app itself, if an app is given, or the app that answers a request.
+
+    Any other object with an ``app`` counts as a request, unless it has the attribute
+    ``orm_cache`` and so says itself which cache its properties belong to. For all other
+    objects the result is None.
+    """
+    if isinstance(instance, morepath.App):
+        return instance
+    if isinstance(instance, morepath.Request) or not hasattr(instance, ATTRIBUTE):
+        app: morepath.App | None = getattr(instance, 'app', None)
+        return app
+    return None
 
 
 def nearest_for_request(

@@ -10,7 +10,7 @@ from typing import Any
 import morepath
 
 from ..core.prefetching import prefetch
-from .cache import nearest_for_request
+from .cache import AppCache, nearest_for_request
 
 
 class OrmCacheRequest(morepath.Request):
@@ -19,6 +19,16 @@ class OrmCacheRequest(morepath.Request):
     Morepath makes it from the root app's request class, also when a mounted app answers it.
     It then has the mounted app's properties too, which come before the root app's.
     """
+
+    @property
+    def orm_cache(self) -> AppCache:
+        """The root app's cache.
+
+        :raises OrmCacheError: if the root app is not set up.
+        """
+        root: Any = self.app.root
+        cache: AppCache = root.orm_cache
+        return cache
 
     def prefetch(self, *names: str) -> None:
         """Fetch values of these properties from the shared tier, in one round trip; see

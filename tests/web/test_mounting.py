@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import morepath
 import pytest
 from webtest import TestApp as Client
 
-from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, request_cached
-from onegov_ormcache.errors import ConfigurationError
-from tests.support.applications import Applications
+from onegov_ormcache import (
+    OrmCache,
+    OrmCacheApp,
+    OrmCacheMiddleware,
+    orm_cached,
+    request_cached,
+)
+from onegov_ormcache.errors import ConfigurationError, OutsideScopeError
+from tests.support.applications import Applications, change
 from tests.support.counting import Runs
 from tests.support.creators import user_count
-from tests.support.models import User
+from tests.support.models import Base, User
 
 
 class Root:
@@ -86,3 +93,49 @@ def test_root_app_must_own_the_cache(applications: Applications, tenant: str) ->
     inner.parent = Other()
     with pytest.raises(ConfigurationError, match='Other must derive from OrmCacheApp'):
         inner.ensure_orm_cache()
+
+
+class Counter:
+    """An object that is neither app nor request, with a cached property."""
+
+    def __init__(self, cache: OrmCache) -> None:
+        self.orm_cache = cache
+
+    @orm_cached(policy=User)
+    def users(self) -> int:
+        return self.orm_cache.session().query(User).count()
+
+
+def test_objects_beside_an_app(applications: Applications, tenant: str, tmp_path: Path) -> None:
+    """An application's own objects may have properties too, and use its cache or another: each
+    is read in the scope of its cache, whichever scope is the innermost."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy=User)
+        def users(self) -> int:
+            return user_count(self)
+
+    @App.orm_cached(policy=User, target='request')
+    def doubled(request: Any) -> int:
+        return 2 * user_count(request.app)
+
+    app = applications.start(App)
+    change(app, tenant, User(name='a'))
+    mine = Counter(app.orm_cache)
+    with OrmCache(base=Base, dsn=f'sqlite:///{tmp_path}/other') as other:
+        theirs = Counter(other)
+
+        def read(request: Any) -> list[int]:
+            return [app.users, request.doubled, mine.users, theirs.users]
+
+        for _ in range(2):
+            request = app.request({'PATH_INFO': '/', 'REQUEST_METHOD': 'GET'})
+            request.app = app
+            assert request.orm_cache is app.orm_cache
+            with app.request_scope(tenant), other.scope('main'):
+                assert read(request) == [1, 2, 1, 0]
+            with other.scope('main'), app.request_scope(tenant):
+                assert read(request) == [1, 2, 1, 0]
+                app.orm_cache.prefetch(mine, 'users')
+            with app.request_scope(tenant), pytest.raises(OutsideScopeError, match='users'):
+                theirs.users
