@@ -5,6 +5,7 @@ This module does not know where the values are kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -46,12 +47,29 @@ def freeze(value: Any, name: str) -> Any:
 def _unchanged(value: Any, parts: Any, name: str) -> Any:
     """Return a row or dataclass instance as it is, because its parts can't be replaced.
 
-    :raises ValueNotCacheable: if one of the parts is a list, dict or set.
+    :raises ValueNotCacheable: if one of the parts is or contains a list, dict or set.
     """
     for part in parts:
-        if freeze(part, name) is not part and isinstance(part, (list, dict, set)):
+        freeze(part, name)  # raises if it contains a mutable dataclass
+        for mutable in _mutable_parts(part):
             raise ValueNotCacheable(
                 f'{name}: frozen=True, but a {type(value).__qualname__} holds a '
-                f'{type(part).__name__}, and can not be given an immutable one'
+                f'{type(mutable).__name__}, and can not be given an immutable one'
             )
     return value
+
+
+def _mutable_parts(value: Any) -> Iterator[Any]:
+    """Yield the lists, dicts and sets that a value is or contains."""
+    kind = type(value)
+    parts: Iterable[Any] = ()
+    if kind is list or kind is dict or kind is set:
+        yield value
+    elif kind is frozendict:
+        parts = (*value.keys(), *value.values())
+    elif isinstance(value, (tuple, frozenset, Row)):
+        parts = value
+    elif is_dataclass(kind):
+        parts = [getattr(value, field.name) for field in fields(value)]
+    for part in parts:
+        yield from _mutable_parts(part)
