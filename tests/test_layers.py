@@ -1,4 +1,4 @@
-"""The floors of the house: no import points up, and nothing imports in a circle.
+"""The layers of the package: no import points up, and nothing imports in a circle.
 
 `lint-imports` says so, by the rules in pyproject.toml; these tests show that it would not
 if it were otherwise.
@@ -94,7 +94,7 @@ OF_CACHES = re.compile(
 
 @pytest.mark.parametrize('path', sorted((PACKAGE / 'database').glob('*.py')), ids=lambda p: p.stem)
 def test_database_knows_nothing_of_caches(path: Path) -> None:
-    """No sentence and no name on the floor of the database speaks of what is cached."""
+    """No sentence and no name in the layer of the database speaks of what is cached."""
     lines = path.read_text(encoding='utf-8').splitlines()
     assert not [
         line for line in lines if OF_CACHES.search(line) and not NOT_MEANT.search(line)
