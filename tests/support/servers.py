@@ -39,12 +39,15 @@ POSTGRES_VARIABLE = 'ORMCACHE_TEST_DSN'
 REDIS_VARIABLE = 'ORMCACHE_TEST_REDIS_URL'
 
 # A crash of the machine may cost the tests their data; a slow disk should not
-# cost them their time. Nothing here changes what a transaction sees.
+# cost them their time. Nothing here changes what a transaction sees. The autovacuum is a
+# writer that no test has begun: while it is in progress, the quarantine of a new tenant lasts,
+# and a test that expects a value to be stored fails.
 POSTGRES_SETTINGS = """
 max_prepared_transactions = 20
 max_connections = 200
 fsync = off
 full_page_writes = off
+autovacuum = off
 """
 
 # Below the ports that systems hand out to outgoing connections: a client that
