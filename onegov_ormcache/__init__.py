@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .core.cache import OrmCache
@@ -24,6 +25,10 @@ __all__ = [
     'request_cached',
     'transaction_tween_factory',
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *(__all__ if find_spec('morepath') else ())})
 
 
 def __getattr__(name: str) -> Any:

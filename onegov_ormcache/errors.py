@@ -47,6 +47,10 @@ class UnknownSchemaError(OrmCacheError, LookupError):
     """The database has no schema of this name, and the caller does not let it be created."""
 
 
+class CacheClosedError(OrmCacheError):
+    """A cache is used after it was closed, when others may change the database unnoticed."""
+
+
 class MissingExtraError(OrmCacheError, ImportError):
     """A public name needs a package that is not installed; the message names the extra."""
 

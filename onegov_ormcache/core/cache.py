@@ -9,12 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from sqlalchemy.orm import Session
 
 from ..database.session_manager import SessionManager
-from ..errors import OutsideScopeError, SecondProcessError, UnknownSchemaError
+from ..errors import (
+    CacheClosedError,
+    OrmCacheError,
+    OutsideScopeError,
+    PropertyError,
+    RetryableConflict,
+    SecondProcessError,
+    UnknownSchemaError,
+)
 from ..redis_client import connect
 from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
@@ -31,7 +39,7 @@ from .properties import Declaration
 from .recording import CacheEvent
 from .registry import Registry
 from .scope import RequestScope, innermost_scope
-from .settings import OrmCacheSettings
+from .settings import OrmCacheSettings, SettingsValues
 from .versions import Versions
 
 
@@ -56,7 +64,12 @@ class OrmCache:
 
     settings: OrmCacheSettings
 
-    def __init__(self, *, session_manager: SessionManager | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        session_manager: SessionManager | None = None,
+        **settings: Unpack[SettingsValues],
+    ) -> None:
         self._open(OrmCacheSettings.read(settings, type(self).__qualname__), session_manager)
 
     def _open(
@@ -70,8 +83,11 @@ class OrmCache:
         :param declared: properties to bind, each with its class.
         """
         self.settings = settings
-        self.session_manager = session_manager or SessionManager(
-            settings.dsn, settings.base, settings.engine_options
+        is_own = session_manager is None
+        self.session_manager = (
+            SessionManager(settings.dsn, settings.base, settings.engine_options)
+            if session_manager is None
+            else session_manager
         )
         self.serializer = Serializer(settings.types)
         self.process_tier = ProcessTier(settings.process_cache_size)
@@ -87,21 +103,27 @@ class OrmCache:
         #: The function to call with each event; None if nobody records.
         self.recorder: Callable[[CacheEvent], None] | None = None
         self._pid = os.getpid()
+        self._is_closed = False
         #: The listener for changes from outside; None unless the setting ``listen`` is on.
         self.outside = OutsideChanges(self) if settings.listen else None
         try:
             self._reach_servers()
+        except BaseException:
+            if is_own:  # else the claim on the database may be that of another cache
+                self.session_manager.dispose()
+            raise
+        try:
             for declaration, owner in declared:
                 self.registry.property_of(declaration, owner)
+            # a new schema may have the name of one that was dropped, whose values must not be
+            # valid for it
+            self.session_manager.on_schema_created.connect(self._schema_created)
+            self.registry.connect()
+            if self.outside is not None:
+                self.outside.start()
         except BaseException:
             self.close()
             raise
-        # a new schema may have the name of one that was dropped, whose values must not be
-        # valid for it
-        self.session_manager.on_schema_created.connect(self._schema_created)
-        self.registry.connect()
-        if self.outside is not None:
-            self.outside.start()
 
     def _reach_servers(self) -> None:
         """Raise an error if the database or the tag store can't be used."""
@@ -126,7 +148,11 @@ class OrmCache:
         self.close()
 
     def close(self) -> None:
-        """Stop listening, close the database connections and give up the claim on the database."""
+        """Stop listening, close the database connections and give up the claim on the database.
+
+        Afterwards the cache opens no scopes.
+        """
+        self._is_closed = True
         if self.outside is not None:
             self.outside.close()
         self.session_manager.on_schema_created.disconnect(self._schema_created)
@@ -140,8 +166,12 @@ class OrmCache:
         not at the first read.
 
         :raises PolicyError: if a policy names a table that the application does not have.
+        :raises PropertyError: if it is no class, or has no cached property.
         """
-        for descriptor, _ in cached_descriptors(owner):
+        found = list(cached_descriptors(owner)) if isinstance(owner, type) else []
+        if not found:
+            raise PropertyError(f'bind: {owner!r} is no class with cached properties')
+        for descriptor, _ in found:
             self.registry.property_of(descriptor, owner)
 
     def prefetch(self, instance: Any, *names: str) -> None:
@@ -159,7 +189,10 @@ class OrmCache:
 
     def is_cache_of(self, instance: Any) -> bool:
         """Return whether the cached properties of an object belong to this cache."""
-        return getattr(instance, ATTRIBUTE, None) is self
+        try:
+            return getattr(instance, ATTRIBUTE, None) is self
+        except OrmCacheError:
+            return False  # an app that is not set up
 
     def resolve(self, declaration: Declaration, instance: Any) -> tuple[Declaration, type]:
         """Return the declaration that counts when this one is read on an object, and the class
@@ -182,7 +215,9 @@ class OrmCache:
             name that comes from a request.
         :raises InvalidSchemaError: if no tenant may have this name.
         :raises UnknownSchemaError: if there is no such schema and ``create`` is False.
+        :raises CacheClosedError: after :meth:`close`.
         """
+        self._refuse_use_when_closed()
         if not create and not self.session_manager.has_schema(schema):
             self.session_manager.check_schema(schema)
             raise UnknownSchemaError(f'The database has no schema {schema!r}')
@@ -207,9 +242,11 @@ class OrmCache:
         :param create: create the schema and its tables, if they are missing.
         :param request_tier: a host's own mapping for the values of this scope.
         :param process_tier: a host's own mapping for the tenant's values of this process.
+        :raises CacheClosedError: after :meth:`close`.
         :raises SecondProcessError: in a fork of the process that keeps versions in its memory.
         :raises InvalidSchemaError: if no tenant may have this name.
         """
+        self._refuse_use_when_closed()
         if self.tags.single_process and os.getpid() != self._pid:
             raise SecondProcessError(
                 'This process was forked from one that keeps versions in its memory, and '
@@ -219,6 +256,10 @@ class OrmCache:
         if create:
             self.session_manager.ensure_schema_exists(schema)
         return RequestScope(self, schema, request_tier, process_tier)
+
+    def _refuse_use_when_closed(self) -> None:
+        if self._is_closed:
+            raise CacheClosedError(f'{self!r} is closed; make another cache')
 
     def current_scope(self) -> RequestScope:
         """Return the innermost scope of this cache that is open.
@@ -238,6 +279,19 @@ class OrmCache:
         :raises OutsideScopeError: outside of a scope.
         """
         return self.current_scope().session()
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Return whether an error, or one that it was raised from, is a conflict that a new
+        attempt of the transaction may resolve.
+
+        These are a :class:`.RetryableConflict`, and the database's serialization failures and
+        deadlocks; on SQLite, that the database is locked.
+        """
+        database = self.session_manager.database
+        return any(
+            isinstance(cause, RetryableConflict) or database.is_conflict(cause)
+            for cause in _causes(error)
+        )
 
     # the tag store and the shared tier
 
@@ -303,3 +357,12 @@ def _stores(
     client = connect(settings.redis_url, settings.redis_timeout)
     redis = RedisTagStore(client, settings.namespace, quarantined=True)
     return redis, RedisTier(redis, serializer, settings.namespace, *lifetimes)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error, then the errors that it was raised from or while handling."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -24,7 +24,7 @@ from ..errors import (
 from ..tiers.refusals import is_orm_object
 from .computing import fetched
 from .policies import CachePolicy, check_policy
-from .properties import Property
+from .properties import Property, location
 from .reading import read, read_request_cached
 from .scope import RequestScope
 from .variants import Vary, role_of, variant_key
@@ -311,24 +311,22 @@ def scope_of(instance: Any, descriptor: CachedDescriptor[Any] | None = None) -> 
     while scope is not None and not scope.cache.is_cache_of(instance):
         scope = scope.outer
     if scope is None:
-        if current_scope.get() is not None:
-            check_owner(instance)
         what = f'{descriptor.name} ({descriptor.location})' if descriptor else repr(instance)
         raise OutsideScopeError(
             f'{what} was read outside of a request scope; open one: '
-            'with app.request_scope(schema): ..., or: with cache.scope(schema): ...'
+            f'with app.request_scope(schema), or with cache.scope(schema){_hint(instance)}'
         )
     return scope
 
 
-def check_owner(instance: Any) -> None:
-    """Raise :class:`PropertyError` if an object does not say which cache its properties belong
-    to."""
-    if inspect.getattr_static(instance, ATTRIBUTE, None) is None:
-        raise PropertyError(
-            f'{type(instance).__qualname__} has cached properties and no attribute '
-            f'{ATTRIBUTE!r}: set it to the OrmCache in whose scopes they are read'
-        )
+def _hint(instance: Any) -> str:
+    """Return the end of a message about an object for which no open scope is found."""
+    if current_scope.get() is None or inspect.getattr_static(instance, ATTRIBUTE, None):
+        return ''
+    return (
+        f'. A scope is open, but {type(instance).__qualname__} has no attribute {ATTRIBUTE!r}: '
+        'set it to the OrmCache that its cached properties belong to'
+    )
 
 
 def cached_descriptors(owner: type) -> Iterator[tuple[CachedDescriptor[Any], type]]:
@@ -356,7 +354,7 @@ def check_creator(creator: Callable[..., Any], where: str) -> None:
         inspect.signature(creator).bind(object())
     except TypeError as error:
         raise PropertyError(
-            f'{where}: a creator is called with the app or request alone: {error}'
+            f'{where}: a creator is called with the instance (an app, a request) alone: {error}'
         ) from None
     except ValueError:
         pass  # a builtin function that has no signature
@@ -376,9 +374,3 @@ def refuse_second(descriptor: CachedDescriptor[Any], namespace: Any) -> None:
             f'{namespace["__qualname__"]} has two properties {descriptor.name!r}: '
             f'{other.location} and {descriptor.location}'
         )
-
-
-def location(function: Any) -> str:
-    """Return file and line of a function's definition; its ``repr`` if they are not known."""
-    code = getattr(inspect.unwrap(function), '__code__', None) if callable(function) else None
-    return f'{code.co_filename}:{code.co_firstlineno}' if code else repr(function)

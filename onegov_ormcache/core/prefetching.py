@@ -25,7 +25,9 @@ def prefetch(instances: Iterable[Any], names: Iterable[str]) -> None:
     :raises PropertyError: if none of the objects has such a property.
     :raises OutsideScopeError: outside of a request scope.
     """
-    instances = tuple(instances)
+    instances, names = tuple(instances), tuple(names)
+    if not names:
+        return
     scope = scope_of(instances[0])
     scope.flush()
     lookups = [_lookup(scope, instances, name) for name in names]

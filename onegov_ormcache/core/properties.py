@@ -5,6 +5,7 @@ This module does not know the values of properties, or how they are computed and
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -75,3 +76,9 @@ def _name_on(owner: Any, declaration: Declaration) -> str:
     # overridden, and read by super()
     creator: Any = declaration.creator
     return f'super({creator.__module__}.{creator.__qualname__}).{name}'
+
+
+def location(function: Any) -> str:
+    """Return file and line of a function's definition; its ``repr`` if they are not known."""
+    code = getattr(inspect.unwrap(function), '__code__', None) if callable(function) else None
+    return f'{code.co_filename}:{code.co_firstlineno}' if code else repr(function)

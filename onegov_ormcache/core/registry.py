@@ -14,6 +14,7 @@ from sqlalchemy.orm import object_session
 from ..database.names import SCOPE_OPTION
 from ..database.session_manager import SessionManager
 from ..database.signals import tables_of
+from ..errors import PropertyConflictError
 from .policies import (
     ChangeKind,
     concerns,
@@ -21,7 +22,7 @@ from .policies import (
     resolve_policy,
     table_tags,
 )
-from .properties import Declaration, Property
+from .properties import Declaration, Property, location
 from .protocols import ChangedScope
 
 
@@ -36,6 +37,8 @@ class Registry:
         self._manager = session_manager
         self._release = release
         self._properties: dict[tuple[Declaration, type], Property] = {}
+        # by key, the creator and the class whose property has it
+        self._keys: dict[str, tuple[Callable[[Any], Any], type]] = {}
         self._with_functions: tuple[Property, ...] = ()
         self._is_connected = False
         self._lock = Lock()
@@ -51,6 +54,8 @@ class Registry:
         """Return the property of a declaration on a class; bind it if it is new.
 
         :raises PolicyError: if the policy names a table that the application does not have.
+        :raises PropertyConflictError: if another creator or class has a property of the same
+            name.
         """
         prop = self._properties.get((declaration, owner))
         return prop if prop is not None else self._bind(declaration, owner)
@@ -68,14 +73,29 @@ class Registry:
             # object; for all others, the property depends on every shared table
             prop.tags |= self._shared_dependencies.get(None, frozenset())
         with self._lock:
+            self._refuse_twin(prop, owner)
             prop = self._properties.setdefault((declaration, owner), prop)
             self._with_functions = tuple(p for p in self._properties.values() if p.functions)
+            if policy.functions and self._is_connected:
+                self.connect()  # this may be the first function policy
+            # last: a transaction that begins with a tag takes its policy for asked about all
+            # its changes
             self.function_tags = frozenset(
                 p.function_tag for p in self._with_functions if p.function_tag
             )
-        if policy.functions and self._is_connected:
-            self.connect()  # this may be the first function policy
         return prop
+
+    def _refuse_twin(self, prop: Property, owner: type) -> None:
+        """Raise if another creator or class has a property of this key: they would share their
+        values."""
+        creator = prop.declaration.creator
+        known_creator, known_owner = self._keys.setdefault(prop.key, (creator, owner))
+        if known_creator is not creator or known_owner is not owner:
+            raise PropertyConflictError(
+                f'{prop.where} ({prop.declaration.location}): there is another property of this '
+                f'name, declared at {location(known_creator)}, maybe on another class of the same '
+                'name. They would share their values; rename one of them'
+            )
 
     def with_shared(self, tags: Collection[str]) -> frozenset[str]:
         """Return the tags, and those of shared tables that cascade into their tables.

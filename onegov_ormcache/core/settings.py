@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypedDict
 
 from ..errors import ConfigurationError
 
@@ -103,6 +103,28 @@ class OrmCacheSettings:
                     f'{where}: setting {SECTION}.{name} is {value!r}; expected {expected}'
                 )
         return settings
+
+
+class SettingsValues(TypedDict, total=False):
+    """The settings as keyword arguments; see :class:`OrmCacheSettings`."""
+
+    dsn: str
+    base: Any
+    redis_url: str | None
+    namespace: str
+    expiration_time: float | None
+    process_cache_size: int
+    release: str
+    on_outage: str
+    redis_timeout: float
+    lock_timeout: float
+    lease: float
+    check_write_skew: bool
+    audit: str
+    listen: bool
+    listen_dsn: str | None
+    types: Iterable[type]
+    engine_options: Mapping[str, Any] | None
 
 
 def _is_positive(value: Any) -> bool:

@@ -374,8 +374,8 @@ def metadatas_of(base: Any) -> Sequence[MetaData]:
     metadatas = [b if isinstance(b, MetaData) else getattr(b, 'metadata', None) for b in bases]
     if not metadatas or not all(isinstance(metadata, MetaData) for metadata in metadatas):
         raise ConfigurationError(
-            f'base is {base!r}; expected a declarative base, or several: set base in the '
-            'settings section orm_cache'
+            f'base is {base!r}; expected a declarative base, or several: give the '
+            'setting base'
         )
     return [metadata for metadata in metadatas if metadata is not None]
 

@@ -158,7 +158,7 @@ class OrmCacheApp(morepath.App):
         Does nothing if the app is not set up.
         """
         if self.is_orm_cache_setup:
-            self.orm_cache.close()
+            vars(self)[ROOT_ATTRIBUTE].close()
             del vars(self)[ROOT_ATTRIBUTE]
             vars(self).pop('_own_session_manager', None)
             self.is_orm_cache_setup = False
@@ -179,7 +179,8 @@ class OrmCacheApp(morepath.App):
             with _SETUP:
                 if not root.is_orm_cache_setup:
                     root.setup_orm_cache()
-        return root.orm_cache
+        cache: AppCache = vars(root)[ROOT_ATTRIBUTE]
+        return cache
 
     @property
     def orm_cache(self) -> AppCache:

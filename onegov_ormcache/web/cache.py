@@ -63,7 +63,8 @@ class AppCache(OrmCache):
         if app is instance or app is None:
             return declaration, type(instance)
         found = getattr(type(instance), declaration.name, None)
-        if found is not None and found is not declaration:
+        is_request = isinstance(instance, morepath.Request)
+        if not is_request or (found is not None and found is not declaration):
             return declaration, type(app)
         return nearest_for_request(app, declaration.name) or (declaration, type(app))
 

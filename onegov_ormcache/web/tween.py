@@ -5,18 +5,15 @@ It opens no scope and knows no tenants: :mod:`.middleware` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from morepath.core import excview_tween_factory
 from webob.exc import HTTPOk, HTTPRedirection
 
-from ..core.scope import RequestScope
-from ..database.transactions import current_scope
-from ..errors import RetryableConflict
+from ..core.scope import RequestScope, innermost_scope
 from .app import OrmCacheApp
-from .cache import ROOT_ATTRIBUTE
-from .settings import AppSettings
+from .cache import ROOT_ATTRIBUTE, AppCache
 
 Handler = Callable[[Any], Any]
 
@@ -28,10 +25,11 @@ def transaction_tween_factory(app: OrmCacheApp, handler: Handler) -> Handler:
     """Return a tween that commits or rolls back each request, and retries after a conflict."""
 
     def transaction_tween(request: Any) -> Any:
-        scope = current_scope.get()
-        if scope is None or scope.cache is not vars(app).get(ROOT_ATTRIBUTE):
+        cache: AppCache | None = vars(app).get(ROOT_ATTRIBUTE)
+        scope = innermost_scope(cache)
+        if cache is None or scope is None:
             return handler(request)  # the app is served without its middleware
-        return Attempts(scope, request, handler, app.orm_cache.settings).run()
+        return Attempts(scope, request, handler, cache).run()
 
     return transaction_tween
 
@@ -46,12 +44,13 @@ class Attempts:
     """
 
     def __init__(
-        self, scope: RequestScope, request: Any, handler: Handler, settings: AppSettings
+        self, scope: RequestScope, request: Any, handler: Handler, cache: AppCache
     ) -> None:
         self.scope = scope
         self.request = request
         self.handler = handler
-        self.settings = settings
+        self.cache = cache
+        self.settings = cache.settings
 
     def run(self) -> Any:
         """Return the response of the last attempt; raise what it raised.
@@ -68,7 +67,7 @@ class Attempts:
             try:
                 return self.attempt()
             except Exception as error:
-                if left == 0 or not self.is_conflict(error):
+                if left == 0 or not self.cache.is_conflict(error):
                     raise
             vars(self.request).clear()
             vars(self.request).update(attributes)
@@ -103,20 +102,3 @@ class Attempts:
         """Return whether the setting ``commit_veto`` rolls this response back."""
         veto = self.settings.commit_veto
         return veto is not None and veto(self.request, response)
-
-    def is_conflict(self, error: BaseException) -> bool:
-        """Return whether a new attempt may succeed: the error or a cause of it is a conflict."""
-        database = self.scope.session_manager.database
-        return any(
-            isinstance(cause, RetryableConflict) or database.is_conflict(cause)
-            for cause in causes(error)
-        )
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error, then the errors that it was raised from or while handling."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

@@ -1,74 +1,28 @@
-"""The cache of a program without Morepath: its scopes, its properties, its errors."""
+"""The cache of a program without Morepath: its scopes, values, conflicts and events."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from dataclasses import fields
+from threading import Barrier
+from typing import Any, get_type_hints
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
-from onegov_ormcache import OrmCache, orm_cached, request_cached
+import onegov_ormcache
+from onegov_ormcache import OrmCache
+from onegov_ormcache.core.settings import OrmCacheSettings, SettingsValues
 from onegov_ormcache.errors import (
-    ConfigurationError,
-    InvalidSchemaError,
-    OutsideScopeError,
-    PolicyError,
+    OrmCacheError,
     PropertyError,
-    SecondProcessError,
-    UnknownSchemaError,
+    RetryableConflict,
 )
+from tests.core.plain_objects import Names, add
 from tests.support.backends import Backend
-from tests.support.counting import Runs
 from tests.support.models import Base, Group, User
-
-
-class Names:
-    """An object with cached properties, of a class that nobody has prepared."""
-
-    def __init__(self, cache: OrmCache, role: str | None = None) -> None:
-        self.orm_cache = cache
-        self.identity = type('Identity', (), {'role': role})
-        self.runs = Runs()
-
-    @orm_cached(policy='on-table-change:users')
-    def users(self) -> Any:
-        self.runs('users')
-        return self.orm_cache.session().query(User.name).order_by(User.name)
-
-    @orm_cached(policy=lambda obj: isinstance(obj, Group))
-    def groups(self) -> int:
-        self.runs('groups')
-        return self.orm_cache.session().query(Group).count()
-
-    @orm_cached(policy=User, by_role=True)
-    def greeting(self) -> str:
-        return f'{self.identity.role}: {self.orm_cache.session().query(User).count()}'
-
-    @request_cached
-    def first(self) -> User | None:
-        return self.orm_cache.session().query(User).first()
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    """Closes what a test has made."""
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def cache(backend: Backend, stack: ExitStack) -> OrmCache:
-    """A cache on each back end in turn."""
-    return stack.enter_context(OrmCache(base=Base, **backend.settings))
-
-
-def add(cache: OrmCache, tenant: str, *objects: object) -> None:
-    """Add the objects in a transaction of their own."""
-    with cache.scope(tenant) as scope:
-        scope.session().add_all(objects)
-        scope.commit()
 
 
 def test_values_are_shared_by_objects_and_scopes(cache: OrmCache, tenant: str) -> None:
@@ -126,85 +80,97 @@ def test_scopes_of_two_caches(backend: Backend, stack: ExitStack, tenant: str) -
             assert mine.current_scope() is nested
 
 
-def test_outside_of_a_scope(cache: OrmCache) -> None:
-    """A read without a scope says how to open one."""
-    with pytest.raises(OutsideScopeError, match=r'users .*with cache\.scope\(schema\)'):
-        Names(cache).users
-    with pytest.raises(OutsideScopeError, match=r'with cache\.scope\(schema\)'):
-        cache.session()
+def retried(cache: OrmCache, tenant: str, work: Callable[[], object]) -> int:
+    """Do the work in a scope, again after each conflict, and return the number of attempts."""
+    for attempt in range(1, 50):
+        try:
+            with cache.scope(tenant) as scope:
+                work()
+                scope.commit()
+            return attempt
+        except Exception as error:
+            if not cache.is_conflict(error):
+                raise
+    raise AssertionError('too many conflicts')
 
 
-def test_object_that_does_not_say_whose_it_is(cache: OrmCache, tenant: str) -> None:
-    """An object without a cache says what it lacks."""
+def test_conflicts_are_told(backend: Backend, stack: ExitStack, tenant: str) -> None:
+    """Whatever another attempt may resolve is a conflict, also if it is an error of the
+    database; nothing else is."""
+    settings = dict(backend.settings)
+    if backend.name == 'servers':
+        settings['engine_options'] = {'isolation_level': 'SERIALIZABLE'}
+    cache = stack.enter_context(OrmCache(base=Base, **settings))
+    add(cache, tenant, User(name='0'))
+    names = Names(cache)
+    barrier = Barrier(2)
 
-    class Lost:
-        @orm_cached(policy=User)
-        def users(self) -> int:
-            return 0
+    def count() -> None:
+        attempts.append(1)
+        user = cache.session().query(User).one()
+        assert names.users
+        if len(attempts) <= 2:
+            barrier.wait(30)
+        user.name = str(int(user.name) + 1)
 
-    with cache.scope(tenant), pytest.raises(PropertyError, match=r"Lost has .* no .*'orm_cache'"):
-        Lost().users
-
-
-def test_bind_finds_wrong_policies(cache: OrmCache) -> None:
-    """A policy that names no table is an error when the class is bound."""
-
-    class Wrong:
-        orm_cache = cache
-
-        @orm_cached(policy='on-table-change:typo')
-        def users(self) -> int:
-            return 0
-
-    with pytest.raises(PolicyError, match=r"Wrong\.users .*test_cache\.py:\d+.*'typo'"):
-        cache.bind(Wrong)
-    cache.bind(Names)
-
-
-def test_schemas_are_created_only_if_the_program_says_so(cache: OrmCache, tenant: str) -> None:
-    """`create=False` is for names that come from requests."""
-    with pytest.raises(UnknownSchemaError, match=tenant), cache.scope(tenant, create=False):
-        pass
-    assert not cache.session_manager.has_schema(tenant)
+    attempts: list[int] = []
+    with ThreadPoolExecutor(2) as pool:
+        needed = [pool.submit(retried, cache, tenant, count) for _ in range(2)]
+        assert sum(future.result() for future in needed) > 2
     with cache.scope(tenant):
-        pass
-    with cache.scope(tenant, create=False) as scope:
-        assert scope.schema == tenant
-    for hostile in ('', 'public', 'a"b', '../up', 'x' * 64, None, 7):
-        for create in (True, False):
-            with pytest.raises(InvalidSchemaError), cache.scope(hostile, create=create):  # type: ignore[arg-type]
-                pass
+        assert names.users == (('2',),)
+    assert cache.is_conflict(RetryableConflict())
+    for other in (ValueError(), OrmCacheError(), IntegrityError('', {}, Exception())):
+        assert not cache.is_conflict(other)
+    with pytest.raises(ZeroDivisionError):
+        retried(cache, tenant, lambda: 1 / 0)
 
 
-@pytest.mark.parametrize(
-    ('settings', 'message'),
-    [
-        ({}, 'base'),
-        ({'base': Base, 'attempts': 3}, "unknown setting 'attempts'"),
-        ({'base': Base, 'commit_veto': None}, "unknown setting 'commit_veto'"),
-        ({'base': Base, 'namespace': 'a b'}, 'namespace'),
-        ({'base': Base, 'listen': True}, 'listen is on'),
-    ],
-    ids=['no base', 'of the tween', 'veto', 'hostile', 'listen on SQLite'],
-)
-def test_wrong_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    """A wrong setting is an error when the cache is made, and nothing is left behind."""
-    dsn = f'sqlite:///{tmp_path}/tenants'
-    with pytest.raises(ConfigurationError, match=message):
-        OrmCache(dsn=dsn, **settings)
-    OrmCache(dsn=dsn, base=Base).close()
+def test_settings_are_typed() -> None:
+    """The keyword arguments of a cache are the settings, with the same types."""
+    hints = get_type_hints(OrmCacheSettings)
+    expected = {field.name: hints[field.name] for field in fields(OrmCacheSettings)}
+    assert get_type_hints(SettingsValues) == expected
 
 
-def test_cache_that_is_closed_gives_everything_back(embedded_backend: Backend) -> None:
-    """Of two caches in memory on one database the second is refused until the first ends."""
-    with OrmCache(base=Base, **embedded_backend.settings) as first:
-        with pytest.raises(SecondProcessError):
-            OrmCache(base=Base, **embedded_backend.settings)
-        with first.scope('main'):
-            assert Names(first).users == ()
-    first.close()  # once more
-    with OrmCache(base=Base, **embedded_backend.settings) as second, second.scope('main'):
-        assert Names(second).users == ()
+def test_public_names_are_listed() -> None:
+    """`dir` has each public name, before it was used too."""
+    assert set(onegov_ormcache.__all__) <= set(dir(onegov_ormcache))
+
+
+def test_first_function_policy_beside_a_writer(
+    servers_backend: Backend, stack: ExitStack, tenant: str
+) -> None:
+    """A transaction that begins while the first function policy is bound has either asked it
+    about all its changes, or evicts its property unasked."""
+    cache = stack.enter_context(OrmCache(base=Base, **servers_backend.settings))
+    names = Names(cache)
+    connect = cache.registry.connect
+
+    def connect_late() -> None:
+        # another thread's transaction, at the moment before the policy is asked
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(begin_and_flush)
+            writers.append(writing.result())
+        connect()
+
+    def begin_and_flush() -> Any:
+        scope = cache.open_scope(tenant, create=True)
+        with scope.active():
+            scope.session().add(Group(name='Staff'))
+            scope.session().flush()
+        return scope
+
+    writers: list[Any] = []
+    cache.registry.connect = connect_late  # type: ignore[method-assign]
+    with cache.scope(tenant):
+        assert names.groups == 0
+    (writer,) = writers
+    with writer.active():
+        writer.commit()
+        writer.close()
+    with cache.scope(tenant):
+        assert names.groups == 1
 
 
 def test_prefetch(servers_backend: Backend, stack: ExitStack, tenant: str, redis_ops: Any) -> None:
@@ -231,7 +197,7 @@ def test_recording(cache: OrmCache, tenant: str) -> None:
             with cache.scope(tenant):
                 Names(cache).users
         add(cache, tenant, User(name='Ada'))
-    name = f'{__name__}.Names.users'
+    name = f'{Names.__module__}.Names.users'
     assert [(e.kind, e.name, e.tier) for e in events] == [
         ('read', name, 'creator'),
         ('read', name, 'process'),

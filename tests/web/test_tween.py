@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,17 @@ from sqlalchemy.exc import OperationalError
 from webob.exc import HTTPBadRequest, HTTPCreated, HTTPFound
 from webtest import TestApp as Client
 
-from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, RetryableConflict, orm_cached
+from onegov_ormcache import (
+    OrmCache,
+    OrmCacheApp,
+    OrmCacheMiddleware,
+    RetryableConflict,
+    orm_cached,
+    transaction_tween_factory,
+)
 from tests.support.applications import Applications, change, value
 from tests.support.counting import Runs
-from tests.support.models import Group, User
+from tests.support.models import Base, Group, User
 
 
 class Root:
@@ -358,3 +366,33 @@ def test_groups_of_other_requests_are_untouched(applications: Applications, tena
         client.get('/')
     assert [event.kind for event in events] == ['read']
     assert events[0].tier in ('process', 'shared')
+
+
+def test_commit_within_a_scope_of_another_cache(
+    applications: Applications, tenant: str, tmp_path: Path
+) -> None:
+    """The request's own scope is committed, also if a tween opens one of another cache."""
+
+    class Nested(OrmCacheApp):
+        pass
+
+    Nested.path(path='')(Root)
+
+    @Nested.json(model=Root)
+    def add(self: Root, request: Any) -> int:
+        session = request.app.session()
+        count = int(session.query(User).count()) + 1
+        session.add(User(name=f'number {count}'))
+        return count
+
+    @Nested.tween_factory(over=transaction_tween_factory)
+    def beside_another(app: Nested, handler: Any) -> Any:
+        def tween(request: Any) -> Any:
+            with other.scope('main'):
+                return handler(request)
+
+        return tween
+
+    with OrmCache(base=Base, dsn=f'sqlite:///{tmp_path}/other') as other:
+        client = Client(OrmCacheMiddleware(applications.start(Nested), schema=tenant))
+        assert [client.get('/').json for _ in range(3)] == [1, 2, 3]
