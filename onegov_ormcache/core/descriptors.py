@@ -314,7 +314,8 @@ def scope_of(instance: Any, descriptor: CachedDescriptor[Any] | None = None) -> 
         what = f'{descriptor.name} ({descriptor.location})' if descriptor else repr(instance)
         raise OutsideScopeError(
             f'{what} was read outside of a request scope; open one: '
-            f'with app.request_scope(schema), or with cache.scope(schema){_hint(instance)}'
+            'with app.request_scope(schema): ..., or: with cache.scope(schema): ...'
+            + _hint(instance)
         )
     return scope
 
@@ -324,7 +325,7 @@ def _hint(instance: Any) -> str:
     if current_scope.get() is None or inspect.getattr_static(instance, ATTRIBUTE, None):
         return ''
     return (
-        f'. A scope is open, but {type(instance).__qualname__} has no attribute {ATTRIBUTE!r}: '
+        f'\nA scope is open, but {type(instance).__qualname__} has no attribute {ATTRIBUTE!r}: '
         'set it to the OrmCache that its cached properties belong to'
     )
 
