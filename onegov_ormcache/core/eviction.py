@@ -23,8 +23,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from ..database.postgres import FAILED_TRANSACTION
+from ..database.protocols import View
 from ..database.statements import Statement
-from ..database.transactions import View
 from ..errors import SnapshotConflict, StoreUnreachable, TextualControlError
 from ..steps import Step, about_to
 from ..tags.snapshot import new_token

@@ -31,7 +31,7 @@ from .names import (
     ORACLE_SAVEPOINT,
     OWN_SETTING,
 )
-from .transactions import Written
+from .protocols import Written
 
 #: The schema for extensions: the second, and last, in a tenant's search path.
 EXTENSIONS = 'extensions'

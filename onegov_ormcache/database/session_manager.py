@@ -34,10 +34,11 @@ from ..errors import (
 from .cascades import cascades
 from .names import SCOPE_OPTION
 from .postgres import Postgres, PostgresOracle
+from .protocols import Scope
 from .signals import Signals
 from .sqlite import SQLite
 from .statements import StatementAnalyzer
-from .transactions import Scope, Watch, current_scope
+from .transactions import Watch, current_scope
 
 #: Names of schemas that no tenant can have.
 RESERVED = frozenset({'information_schema', 'public', 'extensions'})

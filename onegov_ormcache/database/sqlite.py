@@ -19,7 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from ..errors import DatabaseUnreachable
 from .names import INTERNAL
-from .transactions import Written
+from .protocols import Written
 
 SUFFIX = '.sqlite'
 

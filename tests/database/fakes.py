@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from onegov_ormcache.database.protocols import View
 from onegov_ormcache.database.session_manager import SessionManager
 from onegov_ormcache.database.statements import Statement
-from onegov_ormcache.database.transactions import View, Watch, current_scope
+from onegov_ormcache.database.transactions import Watch, current_scope
 
 
 class Base(DeclarativeBase):

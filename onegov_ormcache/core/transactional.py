@@ -1,0 +1,241 @@
+"""The part of a request scope that follows its transactions: its snapshot, and when it ends.
+
+This module knows the tag store's snapshots and the scope's database transactions. It does
+not know properties, creators or how a session is made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from ..errors import SnapshotConflict, StoreUnreachable
+from ..steps import Step, about_to
+from ..tags.snapshot import UNREACHABLE, Snapshot
+from .protocols import ScopeCache, Transaction
+
+#: Seconds within which most commits in progress end.
+COMMIT_TIME = 0.002
+
+
+class TransactionalScope:
+    """A scope as its transactions see it: the base class of :class:`.RequestScope`.
+
+    :param cache: the cache whose values the scope reads.
+    :param schema: the tenant.
+    """
+
+    def __init__(self, cache: ScopeCache, schema: str) -> None:
+        self.cache = cache
+        self.session_manager = cache.session_manager
+        self.schema = schema
+        #: The database transactions that are open.
+        self.transactions: set[Transaction] = set()
+        #: Tables that statements of the present flush have changed; None outside of a flush.
+        self.flushed_tables: set[str] | None = None
+        #: The number of the present snapshot; it grows by one when a snapshot ends.
+        self.snapshot_number = 0
+        #: The versions, by tag, of the cached values that this transaction has read.
+        self.returned: dict[str, str] = {}
+        #: The versions, by tag, of what creators have read from the database in this
+        #: transaction.
+        self.computed: dict[str, str] = {}
+        self._snapshot: Snapshot | None = None
+        self._has_looked_again = False
+        # the tags whose values this transaction must read from the database; None: all tags
+        self._blocked: set[str] | None = set()
+
+    # what the request scope adds
+
+    def session(self) -> Session:
+        """Return the scope's session."""
+        raise NotImplementedError
+
+    def drop(self, tags: Collection[str]) -> None:
+        """Drop the orm-cached values of the request tier that depend on these tags."""
+        raise NotImplementedError
+
+    def drop_all(self) -> None:
+        """Drop all orm-cached values of the request tier."""
+        raise NotImplementedError
+
+    @property
+    def on_replica(self) -> bool:
+        """True if a transaction in progress reads from a replica, which may lag behind."""
+        return any(path.on_replica for path in self.transactions)
+
+    # the snapshot
+
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot of this transaction; take it when it is first needed."""
+        if self._snapshot is None:
+            about_to(Step.SNAPSHOT)
+            self._snapshot = self.cache.snapshot(self.schema)
+        return self._snapshot
+
+    def store_lost(self) -> None:
+        """Treat the tag store as unreachable until the snapshot ends.
+
+        So a transaction waits at most once for a store that does not answer.
+        """
+        self._snapshot = UNREACHABLE
+
+    def take_second_snapshot(self) -> None:
+        """Take a second snapshot, after a view that lasts; block the tags that differ.
+
+        The view was taken between the two snapshots, and may or may not show a change that
+        only the second has. So values of tags that differ, or that are in doubt in the
+        second, are read from the database in this transaction. If the store is lost or the
+        tenant has a new birth, these are all tags.
+
+        :raises SnapshotConflict: if a cached value of such a tag was already returned.
+        """
+        first = self.snapshot()
+        if not first.reachable:
+            return
+        about_to(Step.SECOND_SNAPSHOT)
+        second = self.cache.snapshot(self.schema)
+        unsettled = second.unsettled(first) if second.reachable else None
+        broken = self.returned if unsettled is None else self.returned.keys() & unsettled
+        if broken:
+            raise SnapshotConflict(
+                f'{self.schema}: {min(broken)} changed between a cached value that was read '
+                'and the begin of the database transaction'
+            )
+        if unsettled is None:
+            self._blocked = None
+        elif self._blocked is not None:
+            self._blocked |= unsettled
+
+    def blocks(self, tags: Collection[str]) -> bool:
+        """Return whether values with these tags must be read from the database now.
+
+        They must if the tag store can't be reached, while a flush is in progress, and if one
+        of the tags is in doubt, was changed by this scope itself, or differs in the second
+        snapshot.
+        """
+        snapshot = self.snapshot()
+        if not snapshot.reachable or self._blocked is None or self.flushed_tables is not None:
+            return True
+        if not (self._blocked or snapshot.in_doubt or self.transactions):
+            return False
+        return not (
+            self._blocked.isdisjoint(tags)
+            and snapshot.in_doubt.isdisjoint(tags)
+            and all(path.tags.isdisjoint(tags) for path in self.transactions)
+        )
+
+    def look_again(self, tags: Collection[str]) -> None:
+        """Wait a moment and end the snapshot, if one of these tags is in doubt in it.
+
+        The next snapshot may find that the other writer's commit has ended. Does nothing if
+        the transaction has read a cached value or has begun in the database, because then it
+        must keep its snapshot. Waits only once in a scope.
+        """
+        snapshot = self.snapshot()
+        if snapshot.in_doubt.isdisjoint(tags) or self.returned or self.transactions:
+            return
+        if self._has_looked_again or not snapshot.reachable:
+            return
+        self._has_looked_again = True
+        time.sleep(COMMIT_TIME)
+        self._end_snapshot()
+
+    def triggers_saw_changes(self) -> bool:
+        """Return whether triggers saw a change in this transaction.
+
+        The transaction's statements need not show such a change, so its tags may be unknown.
+        A value that may contain uncommitted changes must not be stored for others.
+        """
+        if not any(path.may_have_changes() for path in self.transactions):
+            return False
+        return self.session_manager.database.has_changes(self.session().connection())
+
+    def functions_that_may_read(self, names: Collection[str]) -> Collection[str]:
+        """Return the database functions of these names that may read tables.
+
+        If the database can't be asked, return all names.
+        """
+        try:
+            return self.session_manager.database.may_read(self.session().connection(), names)
+        except SQLAlchemyError:
+            return names  # the transaction has failed, by an error that the creator has caught
+
+    def settle(self, tags: Collection[str]) -> None:
+        """Settle other writers' doubts of these tags; end the tenant's quarantine if it may end.
+
+        The database is asked through this scope's connection; a replica is not asked.
+        """
+        snapshot = self.snapshot()
+        quarantined = snapshot.quarantine is not None
+        if not snapshot.reachable or (snapshot.in_doubt.isdisjoint(tags) and not quarantined):
+            return
+        oracle = self.session_manager.oracle(self.session().connection())
+        if self.on_replica:
+            return  # a replica does not know the outcome of the primary's transactions
+        try:
+            self.cache.settler.settle(self.schema, snapshot, tags, oracle)
+            self.cache.settler.end_quarantine(self.schema, snapshot, oracle)
+        except StoreUnreachable:
+            self.store_lost()  # a later reader that reaches the store settles them
+
+    def end_quarantine(self, connection: Connection, beginning: Transaction) -> None:
+        """End the tenant's quarantine, if it may end, before the transaction reads anything.
+
+        The snapshot ends too, unless it is in use: a cached value was read with it, or another
+        transaction of the scope is open.
+
+        :param connection: the connection of the transaction, by which the database is asked.
+        :param beginning: the transaction, which is about to begin.
+        """
+        oracle = self.session_manager.oracle(connection)
+        try:
+            self.cache.settler.end_quarantine(self.schema, self.snapshot(), oracle)
+        except StoreUnreachable:
+            self.store_lost()
+            return
+        if not self.returned and not self.transactions - {beginning}:
+            self._end_snapshot()
+
+    def transaction_begun(self, transaction: Transaction) -> None:
+        """Add a database transaction of this scope, which has taken its view."""
+        self.transactions.add(transaction)
+
+    def transaction_ended(self, transaction: Transaction) -> None:
+        """Remove a database transaction that was committed, rolled back or lost.
+
+        The snapshot ends with the last transaction of the scope.
+        """
+        self.transactions.discard(transaction)
+        if self.transactions:
+            # the view or the session of a transaction that is still open is older than the
+            # changes of the one that ended, so the snapshot stays, and values that depend on
+            # these changes are read from the database
+            if self._blocked is not None:
+                self._blocked |= transaction.tags
+            self.drop(transaction.tags)
+        else:
+            self._end_snapshot()
+
+    def session_ended(self) -> None:
+        """End the snapshot after the session was committed, rolled back or closed.
+
+        If a database transaction is still open, the snapshot ends with that one.
+        """
+        if not self.transactions:
+            self._end_snapshot()
+
+    def _end_snapshot(self) -> None:
+        """End the snapshot, and with it the orm-cached values of the request tier."""
+        if self._snapshot is None:
+            return
+        self._snapshot = None
+        self._blocked = set()
+        self.returned = {}
+        self.computed = {}
+        self.snapshot_number += 1
+        self.drop_all()
