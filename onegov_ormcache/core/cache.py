@@ -221,12 +221,8 @@ class OrmCache:
         if not create and not self.session_manager.has_schema(schema):
             self.session_manager.check_schema(schema)
             raise UnknownSchemaError(f'The database has no schema {schema!r}')
-        scope = self.open_scope(schema, create=create)
-        with scope.active():
-            try:
-                yield scope
-            finally:
-                scope.close()
+        with self.open_scope(schema, create=create).opened() as scope:
+            yield scope
 
     def open_scope(
         self,

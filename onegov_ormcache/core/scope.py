@@ -242,6 +242,15 @@ class RequestScope(TransactionalScope):
             current_scope.reset(token)
             self.outer = before
 
+    @contextmanager
+    def opened(self) -> Iterator[RequestScope]:
+        """Make this the current scope while the block runs, and close it then."""
+        with self.active():
+            try:
+                yield self
+            finally:
+                self.close()
+
     def close(self) -> None:
         """Roll back uncommitted changes, and close the session."""
         self.reset()

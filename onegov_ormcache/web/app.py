@@ -242,12 +242,9 @@ class OrmCacheApp(morepath.App):
         """
         if schema is None and not HOST['schema'].is_provided(self):
             raise ConfigurationError('request_scope needs a schema: app.request_scope("main")')
-        scope = self.open_scope(self.schema if schema is None else schema, create=True)
-        with scope.active():
-            try:
-                yield scope
-            finally:
-                scope.close()
+        named = self.schema if schema is None else schema
+        with self.open_scope(named, create=True).opened() as scope:
+            yield scope
 
     def open_scope(self, schema: str, *, create: bool) -> RequestScope:
         """Return a new scope of a tenant. The caller makes it current, and closes it.
