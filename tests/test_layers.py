@@ -1,7 +1,7 @@
 """The layers of the package: no import points up, and nothing imports in a circle.
 
-`lint-imports` says so, by the rules in pyproject.toml; these tests show that it would not
-if it were otherwise.
+`lint-imports` checks that by the rules in pyproject.toml; these tests also show that it finds
+imports that break the rules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / 'onegov_ormcache'
 
-#: By the file that is changed: a line that must not be there, and which rule it breaks.
+#: By case: the file that is changed, a line that must not be there, and the rule it breaks.
 FORBIDDEN = {
     'up': ('tags/snapshot.py', 'from ..core.policies import table_tags', 'No import points up'),
     'up, in a function': (
@@ -51,7 +51,7 @@ FORBIDDEN = {
 
 
 def lint(folder: Path) -> str:
-    """What `lint-imports` says of the package in a folder."""
+    """Return what `lint-imports` says of the package in a folder."""
     shutil.copy(ROOT / 'pyproject.toml', folder)
     run = 'from importlinter.cli import lint_imports_command; lint_imports_command()'
     command = [sys.executable, '-c', run, '--no-cache', '--no-logo']
@@ -85,7 +85,7 @@ def test_rule_is_broken_by(copy: Path, case: str) -> None:
     assert any(rule in said for said in broken), broken
 
 
-# SQLAlchemy's and Python's own words
+# names of Python, PostgreSQL and the package: OF_CACHES may match in a line that has one
 NOT_MEANT = re.compile(r'lru_cache|functools import cache|@cache|onegov_ormcache|CREATE.*POLICY')
 OF_CACHES = re.compile(
     r'\b(caches?|cached|evict\w*|tiers?|stamps?|polic(y|ies)|tags?|propert(y|ies) of)\b'

@@ -1,4 +1,4 @@
-"""What it costs to tell from each statement which tables it changes."""
+"""Measures how long it takes to find out from each statement which tables it changes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(context: Context) -> CaseResult:
                 del analyzer.analyze
 
         for setting, apart in SETTINGS.items():
-            # the noise is larger than what is looked for, so it takes more rounds
+            # the noise is larger than the difference that is measured: more rounds are needed
             timings = interleaved(
                 {'off': partial(off, apart), 'on': partial(flush, contestant, apart)},
                 context.sizes.rounds * 4,
@@ -65,9 +65,9 @@ def run(context: Context) -> CaseResult:
 
 
 def flush(contestant: OrmCache, apart: bool) -> float:
-    """Seconds for the flush of all objects, which is then rolled back.
+    """Change all objects, and return the seconds that their flush takes; then roll back.
 
-    :param apart: whether neighbours change different columns, so that each needs a
+    :param apart: True if neighbours change different columns, so that each needs a
         statement of its own.
     """
     with contestant.app.request_scope(contestant.schema) as scope:

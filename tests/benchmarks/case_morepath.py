@@ -1,4 +1,4 @@
-"""What the middleware and the tween add to a request of Morepath."""
+"""Measures what the middleware and the tween add to the cost of a Morepath request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Root:
 
 
 class Bare(morepath.App):
-    """A view that returns a constant."""
+    """A Morepath app without this package; its view returns a constant."""
 
 
 Bare.path(path='')(Root)
@@ -36,7 +36,10 @@ def bare_view(self: Root, request: Any) -> str:
 
 
 class Tweened(OrmCacheApp):
-    """The same, with the package's tween, and two views that use more of it."""
+    """The same with the package's tween, and with two more views.
+
+    One of them reads a cached property, the other one reads the same from the database.
+    """
 
     @orm_cached(policy=POLICY)
     def items(self) -> Any:
@@ -106,7 +109,7 @@ def run(context: Context) -> CaseResult:
 
 
 def requester(application: Any, path: str) -> Callable[[], bytes]:
-    """A function that makes one request, whose answer must be 200."""
+    """Return a function that makes one request; any other status than 200 is an error."""
     request = Request.blank(path)
 
     def ask() -> bytes:

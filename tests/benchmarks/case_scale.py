@@ -1,4 +1,4 @@
-"""What grows with the number of tenants and of properties, and what does not."""
+"""Measures which costs grow with the number of tenants and properties, and which do not."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .measuring import Timing, interleaved
 from .results import CaseResult, Column, Plot
 from .schema import create_many, own_database
 
-#: Of how many requests or commits one sample is the mean.
+#: One sample is the mean of this many requests or commits.
 REPEAT = 10
-#: How many tenants are asked, spread over all that there are.
+#: At most this many tenants are measured, chosen at random from all.
 ASKED = 100
 
 
@@ -84,8 +84,11 @@ def tenants(context: Context) -> CaseResult:
 
 
 def memory_of(app: Any, redis_url: str, names: list[str]) -> tuple[float | None, float | None]:
-    """Bytes that each idle tenant costs the process, and Redis; None for a few tenants, among
-    which what all of them share would count."""
+    """Return the bytes that each idle tenant costs the process, and Redis.
+
+    Both are None if there are few tenants, because the memory that all of them share would
+    then count too much.
+    """
     cache = app.orm_cache
     client = redis.Redis.from_url(redis_url)
     idle(cache, 'nobody')
@@ -105,7 +108,7 @@ def memory_of(app: Any, redis_url: str, names: list[str]) -> tuple[float | None,
 
 
 def idle(cache: Any, name: str) -> None:
-    """A tenant's request, as the middleware makes it, that reads the database alone."""
+    """Make a request of a tenant as the middleware does; it reads the database and no property."""
     cache.session_manager.has_schema(name)
     scope = cache.open_scope(name, create=False)
     with scope.active():
@@ -139,7 +142,7 @@ def properties(context: Context) -> CaseResult:
             stack.callback(app.close_orm_cache)
             apps[number] = app, schema
         reads = timed(apps, read, sizes.rounds, REPEAT)
-        # each makes all values anew afterwards
+        # few commits per sample, because after each one all values are computed again
         commits = timed(apps, commit, sizes.rounds, 2)
         for number, (app, schema) in apps.items():
             with app.request_scope(schema) as scope, RedisCommands(context.redis_url) as commands:
@@ -156,7 +159,7 @@ def properties(context: Context) -> CaseResult:
 def timed(
     apps: dict[int, tuple[Any, str]], measure: Any, rounds: int, repeat: int
 ) -> dict[int, Timing]:
-    """The same measurement of all applications, in turns."""
+    """Measure all applications in turns; return the timings by number of properties."""
 
     def one(number: int) -> Any:
         app, schema = apps[number]
@@ -182,7 +185,7 @@ def read(app: Any, schema: str, number: int) -> float:
 
 
 def commit(app: Any, schema: str, number: int) -> float:
-    """Seconds for the flush and commit of one object; the values are warm again after it."""
+    """Return the seconds for the flush and commit of one object; then warm the values again."""
     with app.request_scope(schema) as scope:
         seconds = changed(scope.session(), 1)
     read(app, schema, number)

@@ -1,7 +1,7 @@
-"""Those who compete: each does the same work on the same rows, in its own way.
+"""The contestants: each does the same work on the same rows, in its own way.
 
-The one of this package, the one without a cache, and the one that uses dogpile.cache as
-its documentation shows; the seed's design is in baseline_seed.py, the Django packages
+Three of them are here: this package, a program without a cache, and dogpile.cache, used
+as its documentation shows. The seed's design is in baseline_seed.py, the Django packages
 are in peers.py.
 """
 
@@ -30,17 +30,17 @@ CAN_FREEZE = 'frozen' in signature(orm_cached).parameters
 
 
 class Contestant(Protocol):
-    """What a case asks of each."""
+    """The interface of all contestants, which the cases use."""
 
     #: Its name in tables and plots.
     name: str
-    #: The contestant without a cache that its commits are compared with.
+    #: The name of the contestant without a cache that its times are compared with.
     base: str
-    #: SQL statements that it sent past the counters.
+    #: The number of SQL statements that it has sent and that the counters do not see.
     uncounted: int
 
     def requests(self, properties: int, repeat: int, roles: int = 0) -> float:
-        """Seconds for one request that reads the properties, once for each role."""
+        """Return the mean seconds of a request that reads the properties, summed over roles."""
 
     def change(self, objects: int) -> float:
         """Seconds for flush and commit of so many changed objects."""
@@ -49,7 +49,7 @@ class Contestant(Protocol):
         """Seconds for one request that reads the large tree."""
 
     def forget(self) -> None:
-        """What the process remembers is gone; what is in Redis stays."""
+        """Drop the values that the process keeps; those in Redis stay."""
 
     def close(self) -> None:
         """Give all connections back."""
@@ -83,8 +83,8 @@ def read_tree(app: Any) -> dict[str, Any]:
 
 
 def cached_app(properties: int, frozen: bool = False, **settings: Any) -> OrmCacheApp:
-    """An application of this package with so many properties ``p0``, ``p1``..., the same
-    number that differ by role (``r0``...), and ``tree``."""
+    """Return an application of this package with so many properties ``p0``, ``p1``..., as many
+    that differ by role (``r0``...), and ``tree``."""
     extra: dict[str, Any] = {'frozen': True} if frozen else {}
     body: dict[str, Any] = {
         '__module__': __name__,
@@ -148,7 +148,8 @@ class OrmCache:
 
 
 def as_each_role(app: Any, roles: int, measure: Callable[[], float]) -> float:
-    """Measure as a user of each role in turn; once without a user, if there are none."""
+    """Measure once as a user of each role, and return the sum; without roles, measure once
+    without a user."""
     seconds = 0.0
     for role in range(roles):
         app.identity = Identity(role)
@@ -158,7 +159,7 @@ def as_each_role(app: Any, roles: int, measure: Callable[[], float]) -> float:
 
 
 def changed(session: Session, objects: int) -> float:
-    """Change so many objects; seconds for the flush and the commit alone."""
+    """Change so many objects; return the seconds for the flush and the commit alone."""
     for item in session.scalars(select(Item).order_by(Item.id).limit(objects)):
         item.value += 1
     start = perf_counter()
@@ -181,7 +182,7 @@ class Plain:
 
     @contextmanager
     def request(self) -> Iterator[Session]:
-        """A session bound to the schema, which it needs anyway."""
+        """Open a session bound to the schema: without a cache every request needs one."""
         with Session(self.engine) as session:
             path = f'"{self.schema}"'
             session.execute(
@@ -231,8 +232,8 @@ class Plain:
 class Dogpile(Plain):
     """dogpile.cache as it is: ``get_or_create`` per property, deleted after the commit.
 
-    It gets the best of it: one session only if a creator needs one, locks over all
-    processes, and one command that deletes all keys, which somebody must have listed.
+    It is used at its best: a session is opened only if a creator needs one, locks hold over
+    all processes, and one command deletes all keys. The contestant keeps a list of its keys.
     """
 
     name = 'dogpile.cache'

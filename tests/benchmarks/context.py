@@ -1,4 +1,4 @@
-"""What all cases share: the servers, the sizes, the contestants, the counters."""
+"""Everything that all cases share: the servers, the sizes, the contestants, the counters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .results import CaseResult
 
 
 class Cost(NamedTuple):
-    """What something cost, counted."""
+    """The cost of some work: its numbers of Redis commands and SQL statements."""
 
     redis: int
     sql: int
@@ -36,9 +36,9 @@ class Sizes:
     requests: int = 50
     accesses: int = 200_000
     flush_rounds: int = 15
-    #: Of what takes seconds for one round.
+    #: Rounds of the cases in which one round takes seconds.
     slow_rounds: int = 3
-    #: Settings of which the seed's design needs more commands are left out for it.
+    #: The seed's design is left out of settings in which it needs more Redis commands.
     most_commands: int = 250_000
     herd_rounds: int = 5
     bare_requests: int = 300
@@ -95,7 +95,7 @@ class Context:
 
     @contextmanager
     def schema(self, nodes: int = 0) -> Iterator[str]:
-        """A filled schema of the block's own."""
+        """Make a filled schema, and drop it after the block."""
         name = self.name()
         tables.create(self.dsn, name, nodes)
         try:
@@ -109,7 +109,10 @@ class Context:
 
     @contextmanager
     def contestants(self, result: CaseResult, nodes: int = 0) -> Iterator[dict[str, Contestant]]:
-        """All of them, each on a schema of its own; who is missing gets a row that says why."""
+        """Make all contestants, each on a schema of its own.
+
+        If one can't be made, a row of the result says why.
+        """
         made: dict[str, Contestant] = {}
         with ExitStack() as stack:
 
@@ -132,14 +135,14 @@ class Context:
             yield made
 
     def peer(self, kind: str, schema: str, **more: Any) -> DjangoPeer:
-        """A Django package's process.
+        """Return the contestant of a Django package, which runs in a process of its own.
 
-        :raises PeersMissingError: if there can be none.
+        :raises PeersMissingError: if its environment can't be made, or it does not start.
         """
         return DjangoPeer(self.peers, kind, self.dsn, self.redis_url, schema, **more)
 
     def cost(self, contestant: Contestant, do: str, **order: Any) -> Cost:
-        """What a contestant's work costs, counted outside of the timed rounds."""
+        """Do a contestant's work outside of the timed rounds, and return what it cost."""
         with RedisCommands(self.redis_url) as redis:
             if isinstance(contestant, DjangoPeer):
                 sql = contestant.sql(do, **order)
@@ -154,6 +157,7 @@ class Context:
 def ratios(
     timings: dict[str, Timing], contestants: dict[str, Contestant], name: str
 ) -> float | None:
-    """A contestant's time over that of the one without a cache, on the same framework."""
+    """Return the ratio of a contestant's time to that of the contestant without a cache on the
+    same framework; None if that one was not measured."""
     base = contestants[name].base
     return timings[name].ratio(timings[base]) if base in timings else None

@@ -18,7 +18,7 @@ READS = ('/', '/tickets', '/users', '/documents', '/tree')
 
 @dataclass(frozen=True)
 class Load:
-    """What a run of the client has seen."""
+    """The result of one run of the client."""
 
     seconds: float
     answers: int
@@ -73,7 +73,7 @@ def run(port: int, requests: int, writes: float, clients: int = 4, seed: int = 1
 
 
 def ask(connection: http.client.HTTPConnection, number: int, is_write: bool) -> int:
-    """Make one request and read its answer whole; gives the status."""
+    """Make one request, read its whole answer, and return the status."""
     if is_write:
         headers = {'Content-Type': 'application/x-www-form-urlencoded'}
         connection.request('POST', '/tickets', f'title=Ticket+{number}', headers)

@@ -19,7 +19,7 @@ Measure = Callable[[], float]
 
 @dataclass(frozen=True)
 class Timing:
-    """What one contestant needed for one operation, in seconds, round by round."""
+    """The seconds that one contestant needed for one operation, one sample per round."""
 
     samples: tuple[float, ...]
 
@@ -38,7 +38,7 @@ class Timing:
         return self._quartiles()[2]
 
     def ratio(self, base: Timing) -> float:
-        """How many times the other's time this is: the median over the rounds."""
+        """Return how many times as long as `base` this took: the median of the rounds' ratios."""
         pairs = zip(self.samples, base.samples, strict=True)
         return statistics.median(mine / theirs for mine, theirs in pairs)
 
@@ -65,7 +65,7 @@ def interleaved(
 
 
 def per_call(function: Callable[[], object], repeat: int) -> float:
-    """Seconds for one of so many calls, the loop's own time included."""
+    """Return the mean seconds of a call, over so many calls; the loop's own time is included."""
     calls = range(repeat)
     start = perf_counter()
     for _ in calls:

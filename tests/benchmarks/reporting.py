@@ -21,7 +21,7 @@ END = '.. Here ends what is made.'
 
 
 def machine(quick: bool) -> dict[str, Any]:
-    """What must be known to compare with another run."""
+    """Return the facts that a comparison with another run needs."""
     return {
         'python': platform.python_version(),
         'processors': os.cpu_count(),
@@ -82,7 +82,7 @@ def section(result: CaseResult) -> list[str]:
 
 
 def write_docs(page: Path, results: Sequence[CaseResult], about: dict[str, Any]) -> None:
-    """Replace the part of the page that is made."""
+    """Replace the generated part of the page."""
     text = page.read_text(encoding='utf-8')
     head, rest = text.split(BEGIN)
     tail = rest.split(END)[1]

@@ -1,4 +1,4 @@
-"""What a case has found: rows of values, which tables, files and plots are made of."""
+"""The results of a case: rows of values, from which tables, files and plots are made."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Column:
 
 @dataclass(frozen=True)
 class Plot:
-    """Which of the columns is drawn: as bars per setting, or as lines over numbers."""
+    """The column that is drawn, as bars per setting or as lines over numbers."""
 
     column: str
     kind: Literal['bars', 'lines'] = 'bars'
     log: bool = True
-    #: What the numbers under the lines are.
+    #: The label of the x axis, for lines.
     x: str = ''
 
 
 @dataclass
 class Row:
-    """What one contestant needed in one setting."""
+    """The values of one contestant in one setting."""
 
     setting: str
     contestant: str
     values: dict[str, Value]
-    #: Why something is missing, or must be known to read the numbers.
+    #: Why values are missing, or something that the reader of the numbers must know.
     note: str = ''
     #: The setting as a number, for lines.
     x: float | None = None
@@ -51,7 +51,7 @@ class CaseResult:
 
     name: str
     title: str
-    #: What is measured, in a sentence or two.
+    #: A description of the measurement, in a sentence or two.
     about: str
     columns: Sequence[Column]
     plot: Plot | None = None
@@ -69,7 +69,7 @@ class CaseResult:
         self.rows.append(Row(setting, contestant, values, note, x))
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, with the samples of each timing."""
+        """Return everything, with the samples of each timing."""
         return asdict(self)
 
 

@@ -10,11 +10,11 @@ from sqlalchemy import create_engine, insert, inspect, make_url, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateSchema
 
-#: As many as the largest flush changes.
+#: The number of items: as many as the largest flush changes.
 ITEMS = 1000
-#: Property ``i`` shows the items of category ``i``; beyond, they begin again.
+#: The number of categories. Property ``i`` shows the items of category ``i`` modulo this.
 CATEGORIES = 50
-#: Role ``r`` sees the items up to this level.
+#: The number of roles. Role ``r`` sees the items up to level ``r``.
 ROLES = 20
 
 
@@ -23,7 +23,7 @@ class Base(DeclarativeBase):
 
 
 class Item(Base):
-    """What the properties show."""
+    """A row that the properties show."""
 
     __tablename__ = 'items'
 
@@ -45,7 +45,7 @@ class Node(Base):
 
 
 def items_of(number: int, role: int | None = None) -> Any:
-    """The query of a property: twenty rows, or those of them that a role sees."""
+    """Return the query of a property: twenty rows, or only those of them that the role sees."""
     query = select(Item.id, Item.name).where(Item.category == number % CATEGORIES)
     if role is not None:
         query = query.where(Item.level <= role)
@@ -88,19 +88,19 @@ def create(dsn: str, schema: str, nodes: int = 0) -> None:
     engine.dispose()
 
 
-#: One schema with the tables of another, and their first rows.
+#: Makes a schema with the tables of another one, and with their first rows.
 CREATE_LIKE = """
 CREATE SCHEMA {name};
 CREATE TABLE {name}.items (LIKE {model}.items INCLUDING ALL);
 CREATE TABLE {name}.nodes (LIKE {model}.nodes INCLUDING ALL);
 INSERT INTO {name}.items SELECT * FROM {model}.items WHERE id < 20
 """
-#: As many as a transaction's locks have room for.
+#: The number of schemas per transaction, for which PostgreSQL's lock table has room.
 AT_ONCE = 100
 
 
 def create_many(dsn: str, schemas: Sequence[str]) -> None:
-    """Create many schemas with few rows each, which only SQL can do in a moment."""
+    """Create many schemas with few rows each, in plain SQL, which alone is fast enough."""
     model = 'model'
     engine = create_engine(dsn)
     with engine.connect() as connection:
@@ -117,7 +117,7 @@ def create_many(dsn: str, schemas: Sequence[str]) -> None:
 
 @contextmanager
 def own_database(dsn: str, name: str) -> Iterator[str]:
-    """A database beside that of the URL, gone after the block with all that it has."""
+    """Create a database beside that of the URL, give its URL, and drop it after the block."""
     engine = create_engine(dsn, isolation_level='AUTOCOMMIT')
     with engine.connect() as connection:
         connection.exec_driver_sql(f'CREATE DATABASE "{name}"')

@@ -1,4 +1,7 @@
-"""Those we compare with do what they are said to do: the numbers' other half."""
+"""The contestants that the package is compared with do what the benchmarks say they do.
+
+Without this, the measured numbers would mean nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ CountRedis = Callable[[], RedisCommands]
 def contestants(
     postgres_dsn: str, redis_url: str, make_tenant: Callable[[str], str]
 ) -> Iterator[dict[str, Contestant]]:
-    """Each on a schema of its own."""
+    """Make the contestants, each on a schema of its own."""
     made: dict[str, Contestant] = {}
     for at, cls in enumerate((OrmCache, Seed, Dogpile)):
         schema = make_tenant(f's{at}')
@@ -45,7 +48,8 @@ def test_commands_of_the_baselines(
     warm: int,
     commit: int,
 ) -> None:
-    """The seed's design asks per property and deletes per object, property and key."""
+    """A warm request takes one Redis command per property. A commit takes the seed's design two
+    commands per object and property, and dogpile.cache one in all."""
     contestant = contestants[name]
     contestant.requests(10, 1)
     with redis_commands() as redis:
@@ -57,7 +61,7 @@ def test_commands_of_the_baselines(
 
 
 def test_all_see_the_same(contestants: dict[str, Contestant]) -> None:
-    """Whoever has a cache gives the rows that are in the database."""
+    """Every contestant with a cache gives the rows that are in the database."""
     ours: Any = contestants['onegov_ormcache']
     seed: Any = contestants['seed design']
     dogpile: Any = contestants['dogpile.cache']
@@ -97,5 +101,5 @@ def test_a_ratio_is_of_pairs() -> None:
     ('seconds', 'text'), [(3.4e-8, '34 ns'), (0.00012, '120 us'), (0.5, '500 ms'), (2.0, '2 s')]
 )
 def test_times_are_readable(seconds: float, text: str) -> None:
-    """A time has the unit in which it is short."""
+    """A time is shown in the unit that makes it a short number."""
     assert text_of(seconds, 'seconds') == text

@@ -1,4 +1,4 @@
-"""What can be counted must not get worse than its bound. No time is measured here."""
+"""Counted costs, such as Redis commands, stay within their bounds. No time is measured here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .case_herd import herd_of
 from .case_scale import idle
 from .contestants import OrmCache, Plain, cached_app, changed
 
-#: What is counted, and the most that it may be.
+#: The counted costs, and the most that each may be.
 BOUNDS = {
     'Redis commands of a warm request': 1,
     'SQL statements of a warm request': 0,
@@ -32,7 +32,7 @@ CountSql = Callable[[], AbstractContextManager[SqlStatements]]
 
 
 def check(what: str, counted: float) -> None:
-    """Fail if it is more than its bound."""
+    """Fail if a counted cost is more than its bound."""
     assert counted <= BOUNDS[what], f'{what}: {counted:,.0f}, the bound is {BOUNDS[what]:,}'
 
 
@@ -55,7 +55,7 @@ def application(
 
 
 def read(app: Any, schema: str, properties: int) -> None:
-    """One request that reads so many properties."""
+    """Make one request that reads so many properties."""
     with app.request_scope(schema):
         for number in range(properties):
             assert len(getattr(app, f'p{number}')) == tables.ITEMS // tables.CATEGORIES
@@ -123,7 +123,7 @@ def test_sql_of_a_transaction(
 
 
 def test_cold_herd(filled: str, postgres_dsn: str, redis_url: str, file_runs: FileRuns) -> None:
-    """Of eight threads in two processes that want a cold value, one runs the creator."""
+    """If eight threads in two processes read a cold value, one of them runs the creator."""
     herd_of(postgres_dsn, redis_url, filled, 'onegov_ormcache', file_runs)
     assert file_runs.total > 0
     check('creator runs of a cold herd', file_runs.total)

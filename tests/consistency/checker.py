@@ -1,14 +1,16 @@
-"""Judges a recorded history by the promise, and by nothing else.
+"""Checks a recorded history against the promises, and against nothing else.
 
-The checker knows rows, the transactions that wrote and read them, when each of their
+The checker knows the rows, the transactions that wrote and read them, when each of their
 operations began and returned, and what the database says was committed. It knows nothing
-of tags, stamps or doubts: whatever keeps the promise passes, whatever breaks it is found.
+of tags, stamps or doubts: it accepts every history that keeps the promises, and finds what
+breaks them.
 
-Every write gives its row a value that no other write gives, so a value tells where it
-comes from, and the database numbers the writes of a row. So the state of a row that a
-transaction saw has a first moment, when the COMMIT of its writer was sent, and a last one,
-when the COMMIT of the next writer had returned, or somebody had seen what it wrote; and a
-snapshot is a moment that lies between the two for all rows.
+Every write gives its row a value that no other write gives, so a value shows which write it
+comes from. The database numbers the writes of a row. So each state of a row that a
+transaction saw has a first and a last moment. The first is when the COMMIT of its writer was
+sent. The last is when the COMMIT of the next writer had returned, or when somebody had seen
+what that one wrote, whichever came first. A snapshot is a moment that lies between the two
+for all rows.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from tests.consistency.transactions import NOBODY, Row, State, Transaction, Writ
 class Violation(NamedTuple):
     """The promise is broken, and these events show it."""
 
-    #: P1 to P6 as in the promise; 'liveness', 'error'.
+    #: P1 to P6 as the promises are numbered, or 'liveness', or 'error'.
     promise: str
     text: str
     events: Sequence[Event]
@@ -37,12 +39,12 @@ class Violation(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the checker has found."""
+    """The result of the checker."""
 
     violations: list[Violation]
-    #: How many there were of each kind of event.
+    #: The number of events of each kind.
     counts: Counter[str]
-    #: How many values of properties were judged, and how many of them were cached.
+    #: How many values of properties were checked, and how many of them came from a cache.
     judged: int
     cached: int
 
@@ -50,11 +52,11 @@ class Report(NamedTuple):
 def check(
     events: Iterable[Event], journal: Mapping[str, Sequence[Written]], isolation: str
 ) -> Report:
-    """Judge a history.
+    """Check a history.
 
     :param events: of all processes; those of one transaction in their own order.
-    :param journal: by tenant: all writes that the database has committed, the first ones
-        too, which nobody in the history wrote.
+    :param journal: by tenant: all writes that the database has committed, including the
+        first ones, which no transaction of the history wrote.
     :param isolation: the isolation level at which all transactions ran.
     """
     return _Checker(journal, isolation).check(events)
@@ -101,7 +103,7 @@ class _Checker:
         self.violations.append(Violation(promise, text, events))
 
     def _sort(self, events: Iterable[Event]) -> list[Event]:
-        """Give each transaction its events; what belongs to none is left over."""
+        """Give each transaction its events; return the events of kind 'error' and 'never'."""
         remarks = []
         for event in events:
             self.counts[event.kind] += 1
@@ -128,7 +130,7 @@ class _Checker:
             for row, version, value in sorted(written):
                 by_row[row].append(State(version, value, self.writers.get(value, nobody)))
             for row, states in by_row.items():
-                # of several writes of one transaction others see only the last
+                # if one transaction writes a row several times, others see only the last write
                 last = [
                     state
                     for state, following in zip(states, [*states[1:], None], strict=True)
@@ -138,10 +140,10 @@ class _Checker:
                 ]
                 self.rows[tenant, row] = Row(last)
 
-    # what became of it
+    # the outcome of a transaction
 
     def _check_outcome(self, transaction: Transaction) -> None:
-        """The database has what was committed, and nothing that was not."""
+        """Check that the database has what the transaction committed, and nothing else of it."""
         for row, values in transaction.own.items():
             states = self.rows.get((transaction.tenant, row))
             has = states is not None and bool(values) and values[-1] in states.number
@@ -175,7 +177,8 @@ class _Checker:
     def _committed(
         self, transaction: Transaction, event: Event, row: str, value: str
     ) -> int | None:
-        """The number of the state that was seen, if it could be seen at all."""
+        """Return the number of the state that was seen; report a value that could not be seen, and
+        return None."""
         states = self.rows.get((transaction.tenant, row))
         number = states.number.get(value) if states is not None else None
         writer = self.writers.get(value)
@@ -188,10 +191,11 @@ class _Checker:
         self._found('P2', text, *transaction.events, *(writer.events if writer else ()))
         return None
 
-    # P1, P6: how old it is
+    # P1, P6: the age of a value
 
     def _show_states(self) -> None:
-        """A state that was seen had been committed by then, whether its writer lives or not."""
+        """Record that each state that was seen had been committed by then, even if its writer
+        has died."""
         shown: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
         for transaction in self.transactions.values():
             for event, row, number in transaction.seen:
@@ -200,7 +204,8 @@ class _Checker:
             self.rows[key].show(seen)
 
     def _check_age(self, transaction: Transaction) -> None:
-        """Nothing is older than what had returned, or was seen, when it began."""
+        """Check that no value is older than the last commit that had returned, or that others had
+        seen, when the transaction began."""
         for event, row, number in transaction.seen:
             states = self.rows[transaction.tenant, row]
             if states.gone[number] >= transaction.began:
@@ -221,7 +226,7 @@ class _Checker:
     # P4: one snapshot
 
     def _check_snapshot(self, transaction: Transaction) -> None:
-        """All that must be of one snapshot had one moment in common."""
+        """Check that all values that must be of one snapshot have a moment in common."""
         lasting = self.isolation != 'READ COMMITTED'
         seen = [
             entry
@@ -255,7 +260,8 @@ class _Checker:
         self._check_whole(transaction, states_seen)
 
     def _check_whole(self, transaction: Transaction, seen: Mapping[str, int]) -> None:
-        """Of a transaction that wrote several rows all are seen, or none."""
+        """Check that of the rows that another transaction wrote, all were seen as it wrote them
+        or later, or none."""
         for row, number in seen.items():
             writer = self.rows[transaction.tenant, row].states[number].writer
             for other, other_number in seen.items():
@@ -271,8 +277,8 @@ class _Checker:
     # P5: write skew
 
     def _check_write_skew(self) -> None:
-        """Of two that each read, through properties, what the other one wrote: not both
-        missed the other's write."""
+        """Check all pairs of transactions that each read, through properties, what the other one
+        wrote: at least one of the two must have seen the other's write."""
         longest = max(
             (one.sent - one.began for one in self.transactions.values() if one.sent < math.inf),
             default=0,
@@ -285,7 +291,7 @@ class _Checker:
                 for state in self.rows[one.tenant, row].states[number + 1 :]:
                     other = state.writer
                     if other.sent > one.returned + longest:
-                        break  # it began later, and so did all that come after it
+                        break  # this writer began after `one` returned, and so did all later ones
                     if one.name < other.name and other.name not in found:
                         found.add(other.name)
                         self._check_pair(one, event, other)

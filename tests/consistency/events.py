@@ -1,4 +1,4 @@
-"""What a process of the history test records: one event per operation, one line per event."""
+"""The events that a process of the history test records: one per operation, one line each."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Event(NamedTuple):
     ``write``       new values are about to be written
     ``undo``        these values were undone, by the rollback of a savepoint
     ``commit``      COMMIT is about to be sent
-    ``committed``   it has returned
+    ``committed``   COMMIT has returned
     ``rolled back`` the transaction has ended, and it is known that it did not commit
-    ``failed``      an error (``name``) ended it; unless ``commit`` came before, it did
-                    not commit, otherwise nobody has heard
+    ``failed``      an error (``name``) ended it; the outcome is unknown if ``commit`` came
+                    before, otherwise it did not commit
     ``error``       an error (``name``) that no transaction may end with
     ``quiet``       a property was found cached when all was quiet
-    ``never``       it was not, in as many reads as there were
+    ``never``       a property was not found cached when all was quiet, in many reads
     ==============  ===================================================================
 
-    Events of other kinds are shown with the violations, and say nothing to the checker.
+    Events of other kinds are shown with the violations; the checker makes no use of them.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Event(NamedTuple):
     until: int = 0
     #: By row: its version and value as they were read, or 0 and the value to write.
     rows: Mapping[str, tuple[int, str]] = {}
-    #: Whether the value came from a cache: its creator did not run in this transaction.
+    #: True if the value came from a cache: its creator did not run in this transaction.
     cached: bool = False
     #: Rows that should have been in the value and were not.
     missing: Sequence[str] = ()
@@ -56,7 +56,7 @@ class Event(NamedTuple):
 
 
 def events_of(lines: Iterable[bytes]) -> Iterable[Event]:
-    """The events of a file; a last line that its writer did not live to end is left out."""
+    """Give the events of a file; a last line that was cut off by a kill is left out."""
     for line in lines:
         if line.endswith(b'\n'):
             yield Event(**json.loads(line))

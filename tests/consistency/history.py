@@ -1,4 +1,4 @@
-"""Runs a random workload in several processes, breaks things meanwhile, and has it judged.
+"""Runs a random workload in several processes, breaks things meanwhile, and checks the record.
 
     python -m tests.consistency.history --minutes 5 --isolation 'REPEATABLE READ'
 
@@ -6,7 +6,7 @@ Each process (`worker.py`) has an application of its own (`workload.py`) on one 
 and one Redis, and several threads that read cached properties and write what they depend
 on. Processes are killed at random moments and steps, the tag store is flushed, killed and
 restarted from old dumps, and connections are cut. Every operation is recorded; `checker.py`
-judges what was recorded by what the database has in the end.
+compares the record with what the database has in the end.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SECOND = 1_000_000_000
 
 @dataclass
 class Plan:
-    """How much is done, and how much of it is broken."""
+    """The size of a run, and how often things are broken."""
 
     isolation: str = LEVELS[0]
     seconds: float = 60
@@ -61,10 +61,10 @@ class Plan:
 
 
 class Outcome(NamedTuple):
-    """What a run has shown."""
+    """The result of a run."""
 
     report: Report
-    #: What was broken, and how often.
+    #: The things that were broken, and how often each of them was.
     broken: Counter[str]
     conflicts: int
     failures: int
@@ -106,7 +106,7 @@ class Parent:
     """Starts workers, breaks what they use, and replaces those that were killed.
 
     :param dsn: the SQLAlchemy URL of a PostgreSQL server.
-    :param store: a Redis server of the run's own.
+    :param store: a Redis server that only this run uses.
     """
 
     def __init__(self, plan: Plan, dsn: str, store: RedisServer, folder: Path) -> None:
@@ -137,7 +137,7 @@ class Parent:
     # workers
 
     def start(self, *options: str) -> subprocess.Popen[str]:
-        """Start a worker; it ends with the pipe to its parent at the latest."""
+        """Start a worker. It ends at the latest when the pipe from this process is closed."""
         arguments = [str(self.started), json.dumps(asdict(self.settings)), *options]
         with (self.folder / f'errors.{self.started}').open('wb') as errors:
             worker = subprocess.Popen(
@@ -159,7 +159,10 @@ class Parent:
                 self.start()
 
     def gone(self, worker: subprocess.Popen[str]) -> None:
-        """A worker has ended; only by a kill may it do so before its time."""
+        """Forget a worker that has ended; raise RuntimeError if it ended with an error.
+
+        An end by SIGKILL is no error.
+        """
         self.workers.remove(worker)
         hang_up(worker)
         if worker.returncode == -signal.SIGKILL:
@@ -177,7 +180,7 @@ class Parent:
             hang_up(worker)
         self.workers.clear()
 
-    # what is broken
+    # breaking things
 
     def kill(self) -> None:
         self.random.choice(self.workers).kill()
@@ -189,7 +192,7 @@ class Parent:
             stdin.write(self.random.choice([*Step, *CRITICAL, *CRITICAL]).value + '\n')
             stdin.flush()
         except BrokenPipeError:
-            pass  # it has just died of something else
+            pass  # the worker has just died for another reason
 
     def flush(self) -> None:
         with closing(self.store.client()) as client:
@@ -234,7 +237,10 @@ class Parent:
                 self.broken['connection to store'] += 1
 
     def schedule(self) -> list[tuple[float, Callable[[], None]]]:
-        """What is broken when, in seconds from the begin; of each kind once at least."""
+        """Return what is broken when, in seconds from the begin.
+
+        Each of the groups of actions below occurs at least once, unless its rate is 0.
+        """
         plan, at = self.plan, []
         kinds: tuple[tuple[float, list[Callable[[], None]]], ...] = (
             (plan.kills_per_minute, [self.kill, self.kill_at_step, self.kill_at_step]),
@@ -255,7 +261,7 @@ class Parent:
     # the run
 
     def prepare(self) -> None:
-        """Make the tenants, so that their journals are there from the first write on."""
+        """Create the tenants before any worker starts, so that their journals have every write."""
         for tenant in self.settings.tenants:
             self.connection.execute(f'CREATE SCHEMA {tenant}')
             self.connection.execute(f'SET search_path = {tenant}')
@@ -268,7 +274,7 @@ class Parent:
                         self.connection.execute(statement, wanted)
 
     def run(self) -> Outcome:
-        """Run the plan, and judge what has happened."""
+        """Run the plan, and check what was recorded."""
         try:
             self.prepare()
             begin = time.monotonic_ns()
@@ -291,7 +297,7 @@ class Parent:
             drop_schemas(self.settings.dsn, self.settings.prefix)
 
     def record(self, name: str) -> None:
-        """Something was broken."""
+        """Record that something was broken."""
         with (self.folder / 'events.parent').open('ab') as file:
             file.write(Event('broken', '', time.monotonic_ns(), name=name).line())
 
@@ -323,14 +329,14 @@ def hang_up(worker: subprocess.Popen[str]) -> None:
     try:
         worker.stdin.close()
     except BrokenPipeError:
-        pass  # an order that it did not live to read
+        pass  # the worker died before it had read the last order
 
 
 def run(plan: Plan, dsn: str | None = None, keep: str | None = None) -> Outcome:
-    """Run the plan on a database, or on one of its own.
+    """Run the plan on the given PostgreSQL server, or on one that is started for it.
 
     :param dsn: the SQLAlchemy URL of a PostgreSQL server; its other schemas are left alone.
-    :param keep: a folder for what is recorded; by default it is removed in the end.
+    :param keep: a new folder for the recorded events; by default they are removed in the end.
     """
     with ExitStack() as stack:
         if keep is None:
@@ -344,7 +350,7 @@ def run(plan: Plan, dsn: str | None = None, keep: str | None = None) -> Outcome:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """What the command line does; returns the exit status."""
+    """Run the command line; return the exit status, 1 if there were violations."""
     parser = argparse.ArgumentParser('python -m tests.consistency.history', description=__doc__)
     parser.add_argument('--minutes', type=float, default=1)
     parser.add_argument('--seconds', type=float, help='instead of --minutes')

@@ -1,4 +1,4 @@
-"""What a number of trials without a violation, or with a few, says about the true rate."""
+"""The bound on the true rate of violations, from trials with no violation or with a few."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bisect import bisect_left
 
 
 def upper_bound(violations: int, trials: int, confidence: float = 0.95) -> float:
-    """The rate that the true rate of violations lies below, with this confidence.
+    """Return an upper bound on the true rate of violations, with this confidence.
 
     The one-sided bound of Clopper and Pearson (1934); for no violations it is about
     3 / trials, the rule of three.

@@ -49,7 +49,7 @@ class History:
             del self.undecided[transaction][row]
 
     def has(self, **rows: str) -> None:
-        """The database has committed these values."""
+        """Write into the journal that the database has committed these values."""
         for row, value in rows.items():
             version = sum(written.row == row for written in self.journal)
             self.journal.append(Written(row, version, value))
@@ -70,7 +70,7 @@ class History:
         self.commit(transaction)
 
     def promises(self, isolation: str = RC) -> list[str]:
-        """Which parts of the promise are broken."""
+        """Return the promises that the checker finds broken."""
         report = check(self.events, {'town': self.journal}, isolation)
         return [violation.promise for violation in report.violations]
 
@@ -115,7 +115,8 @@ def test_old_value_beside_commit(history: History) -> None:
 
 
 def test_unheard_commit_shown_by_a_later_one(history: History) -> None:
-    """A commit of which nobody heard had happened before a later one of the same row."""
+    """A commit whose answer was lost counts as returned once a later commit of the same row has
+    returned: the value before both is then too old."""
     history.begin('lost', 'w')
     history.write('lost', a='a1')
     history.send('lost')
@@ -128,7 +129,7 @@ def test_unheard_commit_shown_by_a_later_one(history: History) -> None:
 
 
 def test_missing_row(history: History) -> None:
-    """A value without a row that it must have is no value of this property."""
+    """A value that lacks a row of its property breaks P1."""
     history.begin('r')
     history.add('read', 'r', name='prop', missing=['b'])
     assert history.promises() == ['P1']
@@ -138,8 +139,8 @@ def test_missing_row(history: History) -> None:
 
 
 def test_old_value_after_it_was_seen_to_be_old(history: History) -> None:
-    """Its writer has died after the COMMIT: whoever begins after somebody has seen the new
-    value sees it too."""
+    """If a writer has died after its COMMIT, a transaction must see the new value if it begins
+    after another one has seen it."""
     history.begin('dead', 'beside')
     history.write('dead', a='a1')
     history.send('dead')
@@ -159,7 +160,7 @@ def test_old_value_after_it_was_seen_to_be_old(history: History) -> None:
 
 @pytest.mark.parametrize('end', ['rolled back', 'failed', 'killed'])
 def test_value_of_an_aborted_transaction(history: History, end: str) -> None:
-    """What was never committed is seen by nobody else."""
+    """A value that was never committed must not be seen by another transaction."""
     history.begin('w', 'r')
     history.write('w', a='a1')
     if end != 'killed':
@@ -170,7 +171,7 @@ def test_value_of_an_aborted_transaction(history: History, end: str) -> None:
 
 @pytest.mark.parametrize('happened', [True, False])
 def test_value_of_a_commit_that_was_lost(history: History, happened: bool) -> None:
-    """Of a COMMIT without an answer the value may be seen if the database has it."""
+    """The value of a COMMIT without an answer may be seen only if the database has it."""
     history.begin('w')
     history.write('w', a='a1')
     history.send('w')
@@ -194,7 +195,7 @@ def test_value_before_its_commit(history: History) -> None:
 
 
 def test_value_between_two_of_one_transaction(history: History) -> None:
-    """Of two writes of one transaction others see the second alone."""
+    """If a transaction writes a row twice, others must see only the second value."""
     history.begin('w')
     history.write('w', a='a1')
     history.write('w', a='a2')
@@ -210,7 +211,8 @@ def test_value_between_two_of_one_transaction(history: History) -> None:
 
 
 def test_value_of_a_lost_savepoint(history: History) -> None:
-    """What a savepoint's rollback undid is seen by nobody, its own transaction included."""
+    """A value that a savepoint's rollback undid must not be seen, not even by its own
+    transaction."""
     history.begin('w')
     history.write('w', a='a1')
     history.read('w', cached=False, a='a1')
@@ -235,7 +237,7 @@ def test_value_of_another_tenant(history: History) -> None:
 
 
 def test_commit_without_effect(history: History) -> None:
-    """A COMMIT that has returned has happened."""
+    """If a COMMIT has returned, the database must have its values."""
     history.begin('w')
     history.write('w', a='a1')
     history.send('w')
@@ -245,7 +247,7 @@ def test_commit_without_effect(history: History) -> None:
 
 @pytest.mark.parametrize('kind', ['rolled back', 'failed', 'killed'])
 def test_effect_without_commit(history: History, kind: str) -> None:
-    """What was rolled back, or never sent, has not happened."""
+    """The database must have no values of a transaction that was rolled back or sent no COMMIT."""
     history.begin('w')
     history.write('w', a='a1')
     if kind != 'killed':
@@ -272,7 +274,7 @@ def test_own_change_not_seen(history: History) -> None:
 
 @pytest.mark.parametrize(('level', 'found'), [(RC, ['P4']), (RR, ['P4']), (SERIALIZABLE, ['P4'])])
 def test_half_of_a_transaction(history: History, level: str, found: list[str]) -> None:
-    """Two rows that one transaction wrote come together, if both come from the cache."""
+    """If two rows come from the cache and one transaction wrote both, both are new or neither."""
     history.begin('r', 'w')
     history.write('w', a='a1', b='b1')
     history.read('r', a='a0')
@@ -283,7 +285,8 @@ def test_half_of_a_transaction(history: History, level: str, found: list[str]) -
 
 
 def test_half_of_a_transaction_from_the_database(history: History) -> None:
-    """Under READ COMMITTED the database itself shows one statement more than another."""
+    """Under READ COMMITTED a later statement may see newer rows in the database; under REPEATABLE
+    READ that is a violation."""
     history.begin('r')
     history.read('r', cached=False, a='a0')
     history.committed('w', a='a1', b='b1')
@@ -294,7 +297,8 @@ def test_half_of_a_transaction_from_the_database(history: History) -> None:
 
 
 def test_new_beside_old(history: History) -> None:
-    """Who sees a commit sees all that had returned before it was sent."""
+    """A transaction that sees a commit must see all commits that had returned before that one was
+    sent."""
     history.begin('r')
     history.committed('w', a='a1')
     history.committed('v', b='b1')
@@ -303,7 +307,7 @@ def test_new_beside_old(history: History) -> None:
 
 
 def test_old_beside_new(history: History) -> None:
-    """A snapshot between two commits has the first of them alone."""
+    """A snapshot between two commits has only the first of them."""
     history.begin('r')
     history.committed('w', a='a1')
     history.read('r', a='a1', b='b0')
@@ -314,7 +318,7 @@ def test_old_beside_new(history: History) -> None:
 
 @pytest.mark.parametrize(('level', 'found'), [(RC, []), (RR, ['P4'])])
 def test_cache_and_database_differ(history: History, level: str, found: list[str]) -> None:
-    """Where the view lasts, a cached value is what the view would give."""
+    """If a transaction keeps one view, a cached value must be what the view would give."""
     history.begin('r')
     history.read('r', a='a0')
     history.committed('w', a='a1')
@@ -335,7 +339,8 @@ def skew(history: History, cached: bool = True) -> None:
 
 @pytest.mark.parametrize('cached', [True, False])
 def test_write_skew(history: History, cached: bool) -> None:
-    """Of two that read what the other one writes, both commit."""
+    """Two SERIALIZABLE transactions that each read what the other one writes must not both
+    commit."""
     skew(history, cached)
     history.commit('one', 'other')
     assert history.promises(SERIALIZABLE) == ['P5']
@@ -343,7 +348,7 @@ def test_write_skew(history: History, cached: bool) -> None:
 
 
 def test_write_skew_prevented(history: History) -> None:
-    """One of the two fails, and the other commits."""
+    """If one of the two fails, the other one may commit."""
     skew(history)
     history.commit('one')
     history.send('other')
@@ -352,7 +357,7 @@ def test_write_skew_prevented(history: History) -> None:
 
 
 def test_one_after_the_other(history: History) -> None:
-    """The second has seen the first one's write."""
+    """Both may commit if the second has seen the first one's write."""
     history.begin('one')
     history.read('one', b='b0')
     history.write('one', a='a1')
@@ -388,7 +393,7 @@ def test_a_violation_shows_its_events(history: History) -> None:
 
 
 def test_lines() -> None:
-    """An event is one line; half a line, cut off by a kill, is none."""
+    """An event is one line; a line that was cut off by a kill is ignored."""
     event = Event('read', 't', 1, rows={'a': (0, 'a0')}, cached=True)
     lines = [event.line(), event.line()[:-5]]
     (read,) = events_of(lines)

@@ -12,7 +12,7 @@ from tests.support.models import Document, Group, User, membership
 
 
 class Row(NamedTuple):
-    """One user, with what hangs on it."""
+    """One user, with its document, if it has one, and its membership."""
 
     name: str
     title: str | None = None
@@ -25,7 +25,7 @@ State = dict[int, Row]
 
 
 class Identity(NamedTuple):
-    """Who asks."""
+    """The identity of the user who reads."""
 
     role: str
 
@@ -71,7 +71,7 @@ class Town(OrmCacheApp):
         return ['framed', *self.kept]
 
 
-#: What each property must give, by the state of the database and the role.
+#: The value that each property must give, by the state of the database and the role.
 EXPECTED: dict[str, Callable[[State, str], Any]] = {
     'users': lambda s, role: [s[i].name for i in sorted(s)],
     'people': lambda s, role: [(s[i].name, s[i].title) for i in sorted(s) if s[i].title],
@@ -81,7 +81,7 @@ EXPECTED: dict[str, Callable[[State, str], Any]] = {
     'framed': lambda s, role: ['framed', *(s[i].name for i in sorted(s))],
 }
 
-#: The parts of a property that are read each for itself.
+#: Properties that are made of other properties; each part is checked by itself.
 PARTS = {'nested': ('users', 'public')}
 
 PROPERTIES = (*EXPECTED, *PARTS)
@@ -96,7 +96,7 @@ def parts_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-# what can be done to a row
+# changes of a row
 
 
 def possible(row: Row | None) -> dict[str, Callable[[Any, int, Any, str], Row | None]]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tests.consistency.events import Event
 
-#: What wrote the value that a row had before the first transaction.
+#: The name of the writer of the values that rows had before the first transaction.
 NOBODY = ''
 
 
@@ -24,27 +24,28 @@ class Written(NamedTuple):
 
 @dataclass
 class Transaction:
-    """What one transaction did, in its own order."""
+    """One transaction: its events in its own order, and what they show."""
 
     name: str
     tenant: str
     began: int
     events: list[Event] = field(default_factory=list)
-    #: When COMMIT was sent; never, if it was not.
+    #: When COMMIT was sent; infinite if it was not.
     sent: float = math.inf
-    #: When it had returned.
+    #: When COMMIT had returned; infinite if it had not.
     returned: float = math.inf
-    #: Whether it is known not to have committed.
+    #: True if it is known that it did not commit.
     failed: bool = False
-    #: By row, the values that it has now, the last one last.
+    #: By row, the values that it has written and not undone, oldest first.
     own: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     #: The values that a savepoint's rollback undid.
     undone: set[str] = field(default_factory=set)
-    #: What it saw of rows that it had not written itself, through properties and directly.
+    #: The states that it saw, through properties and directly, of rows that it had not written
+    #: itself: the event, the row, and the state's number.
     seen: list[tuple[Event, str, int]] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
-        """The transaction's next event."""
+        """Add the transaction's next event."""
         self.events.append(event)
         if event.kind == 'commit':
             self.sent = event.at
@@ -75,17 +76,21 @@ class Row:
     def __init__(self, states: list[State]) -> None:
         self.states = states
         self.number = {state.value: number for number, state in enumerate(states)}
-        #: When a later write's COMMIT had returned.
+        #: By state, when a later write's COMMIT had returned.
         self.replaced = [math.inf] * len(states)
         for number in range(len(states) - 2, -1, -1):
             successor = number + 1
             returned = states[successor].writer.returned
             self.replaced[number] = min(self.replaced[successor], returned)
-        #: When the state was gone at the latest: a later one had also been seen by then.
+        #: By state, when it was certainly gone: a later write's COMMIT had returned, or a later
+        #: state had been seen.
         self.gone = list(self.replaced)
 
     def show(self, seen: Iterable[tuple[int, int]]) -> None:
-        """These states were seen, each until some moment: older ones were gone by then."""
+        """Note that older states were gone by the moment at which a state had been seen.
+
+        :param seen: the numbers of states, each with the moment by which it had been seen.
+        """
         for number, until in sorted(seen, reverse=True):
             if number:
                 self.gone[number - 1] = min(self.gone[number - 1], until)
@@ -93,5 +98,5 @@ class Row:
             self.gone[number] = min(self.gone[number], self.gone[number + 1])
 
     def after(self, number: int) -> State | None:
-        """The state that came next."""
+        """Return the state that came next; None if there is none."""
         return self.states[number + 1] if number + 1 < len(self.states) else None

@@ -39,16 +39,16 @@ from tests.consistency.workload import (
     rows_of,
 )
 
-#: How often a property that is quiet may be computed before it is taken for never cached.
+#: How often a property may be computed when all is quiet, before it counts as never cached.
 MISSES = 40
 
-#: Steps before which there is something to get wrong by being slow, or by dying.
+#: Steps before which a pause or a death is most likely to bring a mistake to light.
 CRITICAL = (Step.COMMIT, Step.PUBLISH, Step.FILL, Step.CREATOR, Step.SECOND_SNAPSHOT)
 
 
 @dataclass
 class Settings:
-    """What the workers must know."""
+    """The settings of a run, which each worker gets from its parent."""
 
     dsn: str
     redis_url: str
@@ -85,7 +85,7 @@ class Worker:
         os.write(self.file, Event(kind, transaction, at or time.monotonic_ns(), **fields).line())
 
     def step(self, step: Step) -> None:
-        """Takes its time before a step, or never takes it."""
+        """Pause at random before a step, or kill the process if the step is `fatal`."""
         client: Client | None = getattr(self.here, 'client', None)
         if self.settings.trace:
             self.record('step', client.transaction if client else '', name=step.value)
@@ -96,7 +96,7 @@ class Worker:
             time.sleep(client.random.expovariate(1 / 0.01))
 
     def obey(self) -> None:
-        """Take orders until the parent is gone."""
+        """Read from the parent at which step to die; end the process when the parent is gone."""
         for line in sys.stdin:
             self.fatal = line.strip()
         os._exit(1)
@@ -113,7 +113,8 @@ class Worker:
             thread.join()
 
     def set_up(self) -> bool:
-        """Set the application up, if its servers can be reached before the end."""
+        """Set up the application; return False if its servers can't be reached before the
+        deadline."""
         while time.monotonic_ns() < self.settings.deadline:
             try:
                 self.app.setup_orm_cache()
@@ -124,7 +125,7 @@ class Worker:
         return False
 
     def find_quiet(self) -> None:
-        """See that every property is cached again, now that nothing happens any more."""
+        """Record for every property if it is cached again, now that nothing happens any more."""
         self.app.setup_orm_cache()
         client = Client(self, 0)
         for tenant in self.settings.tenants:
@@ -135,7 +136,7 @@ class Worker:
 
 
 class Client:
-    """One thread of a worker: a transaction after the other."""
+    """One thread of a worker, which does one transaction after the other."""
 
     def __init__(self, worker: Worker, number: int) -> None:
         self.worker = worker
@@ -145,9 +146,9 @@ class Client:
         self.count = 0
         self.transaction = ''
         self.tenant = ''
-        #: Whether the request scope has had no other transaction and no change.
+        #: True as long as the request scope has had no other transaction and no change.
         self.fresh = True
-        #: Whether COMMIT was sent.
+        #: True once COMMIT was sent.
         self.sent = False
 
     def run(self) -> None:
@@ -182,7 +183,10 @@ class Client:
 
     @contextmanager
     def expected(self) -> Iterator[None]:
-        """Record how a transaction fails; an error that should not happen goes on."""
+        """Record how a transaction fails; raise Failure in place of an expected error.
+
+        An error that is not expected is raised again.
+        """
         try:
             yield
         except Failure:
@@ -202,7 +206,7 @@ class Client:
             raise Failure from error
 
     def transact(self, scope: Any) -> None:
-        """One transaction, in which anything may happen."""
+        """Do one transaction, in which anything may happen."""
         self.begin()
         chance = self.random.random
         writes = chance() < 0.3
@@ -225,7 +229,7 @@ class Client:
             self.record('rolled back')
         self.transaction = ''
 
-    # what happens in a transaction
+    # the operations of a transaction
 
     def read(self, scope: Any) -> None:
         name = self.random.choice(list(SHOWS))
@@ -276,10 +280,10 @@ class Client:
             self.read(scope)
 
     def change(self, session: Session) -> dict[str, tuple[int, str]]:
-        """Write one row or several; they may wait for a flush."""
+        """Write one row or several, some of them at the next flush only; return the values."""
         chosen = self.random.sample(ALL, self.random.choice((1, 1, 2, 2, 3)))
         if self.random.random() < 0.9:
-            chosen.sort()  # otherwise deadlocks would be all that happens
+            chosen.sort()  # without an order there would be little else than deadlocks
         rows = {}
         for row in chosen:
             self.count += 1
@@ -290,10 +294,10 @@ class Client:
             table = TABLES[ALL.index(row) // len(ROWS)]
             way = self.random.choice(WAYS)
             if way is not by_object:
-                session.flush()  # or an older value of an object would follow
+                session.flush()  # or a later flush would write an object's older value
             way(session, table, row.split('.')[1], value)
             if way is not by_object:
-                session.expire_all()  # the session does not know
+                session.expire_all()  # the session does not know of the change
         return rows
 
     def savepoint(self, scope: Any) -> None:
@@ -311,7 +315,7 @@ class Client:
             self.read(scope)
 
     def elsewhere(self, scope: Any) -> None:
-        """Another request scope reads, while this one has uncommitted changes."""
+        """Read in another request scope, while this one has uncommitted changes."""
         here = self.app.here
         kept = self.transaction, self.fresh, here.ran
         try:
@@ -338,7 +342,7 @@ class Client:
                 getattr(self.app, name)
             if not here.runs:
                 return True
-            time.sleep(0.05)  # doubts are asked about no more often than that
+            time.sleep(0.05)  # the database is asked about a doubt no more often than that
         return False
 
 
@@ -347,7 +351,7 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether a conflict, a lost connection or a lost store explains the error."""
+    """Return whether a conflict, a lost connection or a lost store explains the error."""
     if is_conflict(error) or isinstance(error, StoreUnreachable):
         return True
     if not isinstance(error, DBAPIError):
@@ -356,7 +360,7 @@ def is_expected(error: BaseException) -> bool:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether it went wrong because of another transaction."""
+    """Return whether another transaction caused the error."""
     return isinstance(error, RetryableConflict) or sqlstate(error) in ('40001', '40P01', '55P03')
 
 
@@ -390,7 +394,10 @@ def application(settings: Settings) -> Town:
 
 
 def work(settings: Settings, number: int, quiet: bool) -> None:
-    """What a worker process does."""
+    """Run a worker process.
+
+    :param quiet: True to see if all properties are cached again; False to do transactions.
+    """
     with ExitStack() as stack:
         if settings.mutant:
             from tests.consistency.mutants import MUTANTS
@@ -405,5 +412,5 @@ def work(settings: Settings, number: int, quiet: bool) -> None:
 
 
 if __name__ == '__main__':
-    # a number, the settings as JSON, and `--quiet` for the last one
+    # the arguments: the worker's number, the settings as JSON, `--quiet` for the last worker
     work(Settings(**json.loads(sys.argv[2])), int(sys.argv[1]), '--quiet' in sys.argv)

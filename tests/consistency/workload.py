@@ -1,7 +1,6 @@
-"""The application whose history is judged: its tables, its properties, its ways to write.
+"""The application whose history is checked: its tables, its properties, its ways to write.
 
-Its rows number their writes, and a journal that the database keeps has all that were
-committed.
+The database numbers the writes of each row, and keeps a journal of all that were committed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from onegov_ormcache import OrmCacheApp, orm_cached, request_cached
 
-#: The names of each table's rows, which are the roles, too.
+#: The names of the rows in each table. The roles have the same names.
 ROWS = ('0', '1', '2')
 
 
@@ -35,7 +34,7 @@ class Page(Base):
 
 
 class Ticket(Base):
-    """Another one, in another table."""
+    """A row of the same kind, in another table."""
 
     __tablename__ = 'tickets'
 
@@ -46,7 +45,8 @@ class Ticket(Base):
 
 TABLES: tuple[Any, ...] = (Page, Ticket)
 
-#: In each tenant's schema: numbers the writes of a row, and keeps all that are committed.
+#: SQL for each tenant's schema. It makes a journal of all committed writes, and the functions
+#: that number the writes of a row and note them in the journal.
 JOURNAL = """
 CREATE TABLE journal ("row" text, version int, value text);
 CREATE FUNCTION number() RETURNS trigger LANGUAGE plpgsql AS
@@ -74,7 +74,7 @@ def rows_of(table: Any) -> Select[Any]:
 
 
 class Role(NamedTuple):
-    """Who reads; `by_role` properties show each role the row of its name."""
+    """The role of the reader; `by_role` properties show each role the row of its name."""
 
     role: str
 
@@ -89,7 +89,7 @@ class Town(OrmCacheApp):
         return Role(self.here.role)
 
     def runs(self, name: str) -> None:
-        """A creator runs."""
+        """Note that a creator runs."""
         self.here.ran.add(name)
         self.here.runs += 1
 
@@ -148,7 +148,7 @@ class Town(OrmCacheApp):
 
 ALL = [f'{table.__tablename__}.{name}' for table in TABLES for name in ROWS]
 
-#: What each property shows; `by_role` properties a row for each role.
+#: The rows that each property shows, by role; a `by_role` property shows each role one row.
 SHOWS: dict[str, Callable[[str], Sequence[str]]] = {
     'pages': lambda role: ALL[: len(ROWS)],
     'tickets': lambda role: ALL[len(ROWS) :],

@@ -17,8 +17,8 @@ from tests.support.models import User
 def test_auto_that_can_not_be_known_is_not_stored(
     applications: Applications, tenant: str, runs: Runs, caplog: Any
 ) -> None:
-    """A run that read nothing, a function or an unknown relation is not stored, and that is
-    said once, with the reason."""
+    """A run that read no table, or an unknown relation, is not stored; that is logged once,
+    with the reason."""
 
     class App(OrmCacheApp):
         @orm_cached(policy='auto')
@@ -43,7 +43,7 @@ def test_auto_that_can_not_be_known_is_not_stored(
     assert 'no table of the metadata' in messages[1]
 
 
-#: Reads a table; its names are like others of the database or of sqlglot.
+#: A function that reads a table; its names are also names of the database or of sqlglot.
 READING = """
 CREATE FUNCTION {}(wanted int) RETURNS text STABLE LANGUAGE plpgsql AS
     'BEGIN RETURN (SELECT title FROM documents WHERE owner_id = wanted); END'
@@ -76,8 +76,8 @@ FUNCTIONS = (
 def test_auto_that_calls_functions(
     on_servers: Applications, tenant: str, runs: Runs, caplog: Any, query: str, is_stored: bool
 ) -> None:
-    """What a function reads is not known, wherever it is called: the run is not stored, if it
-    may read at all."""
+    """A run that calls a function which may read tables is not stored, wherever in the
+    statement the function is called."""
 
     class App(OrmCacheApp):
         @orm_cached(policy='auto')
@@ -101,7 +101,7 @@ def test_auto_that_calls_functions(
 def test_auto_that_calls_a_function_that_is_replaced(
     on_servers: Applications, tenant: str, runs: Runs
 ) -> None:
-    """A function that may read from now on is asked about anew."""
+    """If a function is replaced by one that may read, runs that call it are not stored."""
 
     class App(OrmCacheApp):
         @orm_cached(policy='auto')
@@ -123,7 +123,7 @@ def test_auto_that_calls_a_function_that_is_replaced(
 
 
 def test_auto_that_catches_a_failed_query(on_servers: Applications, tenant: str) -> None:
-    """A creator may give something else if a query fails; that is not stored."""
+    """A creator may catch the error of a query and return another value, which is not stored."""
 
     class App(OrmCacheApp):
         @orm_cached(policy='auto')
@@ -140,7 +140,7 @@ def test_auto_that_catches_a_failed_query(on_servers: Applications, tenant: str)
 
 
 def test_auto_knows_what_was_in_memory(applications: Applications, tenant: str) -> None:
-    """An automatic property that reads from the session's memory depends on those tables."""
+    """An automatic property depends on the table of an object that was already in memory."""
 
     class App(OrmCacheApp):
         @orm_cached(policy='auto')

@@ -62,7 +62,7 @@ def test_by_role(cache: OrmCache, tenant: str) -> None:
 
 
 def test_scopes_of_two_caches(backend: Backend, stack: ExitStack, tenant: str) -> None:
-    """An object is read in the scope of its own cache, also within one of another."""
+    """A property is read in the scope of its own cache, also within a scope of another."""
     folder = f'{backend.settings["dsn"]}/other' if backend.name == 'embedded' else None
     other_settings = {**backend.settings, 'namespace': f'{backend.settings["namespace"]}-other'}
     if folder:
@@ -95,8 +95,8 @@ def retried(cache: OrmCache, tenant: str, work: Callable[[], object]) -> int:
 
 
 def test_conflicts_are_told(backend: Backend, stack: ExitStack, tenant: str) -> None:
-    """Whatever another attempt may resolve is a conflict, also if it is an error of the
-    database; nothing else is."""
+    """An error that another attempt may resolve is a conflict, also if the database raised
+    it; no other error is one."""
     settings = dict(backend.settings)
     if backend.name == 'servers':
         settings['engine_options'] = {'isolation_level': 'SERIALIZABLE'}
@@ -134,21 +134,21 @@ def test_settings_are_typed() -> None:
 
 
 def test_public_names_are_listed() -> None:
-    """`dir` has each public name, before it was used too."""
+    """`dir` lists each public name, also before its first use."""
     assert set(onegov_ormcache.__all__) <= set(dir(onegov_ormcache))
 
 
 def test_first_function_policy_beside_a_writer(
     servers_backend: Backend, stack: ExitStack, tenant: str
 ) -> None:
-    """A transaction that begins while the first function policy is bound has either asked it
-    about all its changes, or evicts its property unasked."""
+    """A transaction that begins while the first function policy is being bound either asks it
+    about all changes, or evicts its property without asking."""
     cache = stack.enter_context(OrmCache(base=Base, **servers_backend.settings))
     names = Names(cache)
     connect = cache.registry.connect
 
     def connect_late() -> None:
-        # another thread's transaction, at the moment before the policy is asked
+        # another thread's transaction begins just before the policy begins to be asked
         with ThreadPoolExecutor(1) as pool:
             writing = pool.submit(begin_and_flush)
             writers.append(writing.result())
@@ -174,7 +174,7 @@ def test_first_function_policy_beside_a_writer(
 
 
 def test_prefetch(servers_backend: Backend, stack: ExitStack, tenant: str, redis_ops: Any) -> None:
-    """What another process has computed comes in one command, beside the snapshot's."""
+    """`prefetch` gets what another process has computed in one command, besides the snapshot's."""
     settings = servers_backend.settings
     caches = [stack.enter_context(OrmCache(base=Base, **settings)) for _ in range(2)]
     for cache in caches:
@@ -191,7 +191,7 @@ def test_prefetch(servers_backend: Backend, stack: ExitStack, tenant: str, redis
 
 
 def test_recording(cache: OrmCache, tenant: str) -> None:
-    """What the cache does is told with the class's name and the tier."""
+    """Each event names what the cache did, the property with its class, and the tier."""
     with cache.recording() as events:
         for _ in range(2):
             with cache.scope(tenant):
@@ -206,7 +206,7 @@ def test_recording(cache: OrmCache, tenant: str) -> None:
 
 
 def test_representations_say_the_state(cache: OrmCache, tenant: str) -> None:
-    """What a debugger shows of a cache, a scope, a snapshot and a transaction."""
+    """The `repr` of a cache, a scope, a snapshot and a transaction says its state."""
     namespace = cache.settings.namespace
     with cache.scope(tenant) as scope:
         assert f"'{namespace}'" in repr(cache)

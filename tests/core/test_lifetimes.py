@@ -1,4 +1,4 @@
-"""How long a value lives: until its scope, its time, its release or its schema has ended."""
+"""A value lives until its scope, its time, its release or its schema has ended."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_releases_are_apart(on_servers: Applications, tenant: str, runs: Runs) -
     for app in old, new, old, new:
         assert value(app, tenant, lambda app: app.count) == 0
     assert runs.count('count') == 2
-    # the old one's code does not judge the new one's policy: any change evicts it
+    # the old release cannot ask the new release's policy, so any change evicts it
     change(old, tenant, Document(kind='document', title='a'))
     for app in old, new:
         assert value(app, tenant, lambda app: app.count) == 0
@@ -81,7 +81,7 @@ def test_releases_are_apart(on_servers: Applications, tenant: str, runs: Runs) -
 
 
 def test_schema_that_is_dropped_and_made_again(applications: Applications, tenant: str) -> None:
-    """What was cached of a schema that was dropped is not valid for its successor."""
+    """If a schema is dropped and made again, values cached before the drop are not valid."""
 
     class App(OrmCacheApp):
         @orm_cached(policy=User)

@@ -53,7 +53,7 @@ def states(heard: Heard, look: Callable[[Any, Any], object]) -> None:
 def test_before_and_after_an_update(
     scope: FakeScope, heard: Heard, db_queries: CountQueries
 ) -> None:
-    """An update shows what an attribute was and what it is, and all that follows from it."""
+    """The two states show an attribute before and after an update, and what depends on it."""
     session = scope.session()
     person = Person(name='anna', nick='a')
     session.add(person)
@@ -82,7 +82,7 @@ def test_before_and_after_an_update(
 def test_inserts_have_no_attribute_before(
     scope: FakeScope, heard: Heard, db_queries: CountQueries
 ) -> None:
-    """After an insert its values are known; what the database made up is not asked for."""
+    """Before an insert nothing is known; after it, all but values that the database generated."""
     seen: list[object] = []
 
     def look(before: Page, after: Page) -> None:
@@ -103,7 +103,7 @@ def test_inserts_have_no_attribute_before(
 def test_deleted_objects_are_as_they_were(
     scope: FakeScope, heard: Heard, db_queries: CountQueries
 ) -> None:
-    """A deleted object is judged by what it last was in the database."""
+    """The state of a deleted object has the values that were last in the database."""
     session = scope.session()
     page = Page(title='a')
     session.add(page)
@@ -120,14 +120,14 @@ def test_deleted_objects_are_as_they_were(
 def test_expired_attributes_are_not_loaded(
     scope: FakeScope, heard: Heard, db_queries: CountQueries
 ) -> None:
-    """An attribute that would have to be loaded is unknown, and nothing is asked for it."""
+    """An attribute that would have to be loaded is unknown, and no query is sent for it."""
     session = scope.session()
     person = Person(name='anna', nick='a')
     session.add(person)
     session.commit()
     assert person.id
     session.expire(person, ['name', 'nick'])
-    person.nick = 'b'  # what it was is not known
+    person.nick = 'b'  # its old value is not known
     seen: list[str] = []
 
     def look(before: Person, after: Person) -> None:
@@ -175,7 +175,7 @@ def test_relationships(scope: FakeScope, heard: Heard, db_queries: CountQueries)
 
 
 def test_collections(scope: FakeScope, heard: Heard) -> None:
-    """A collection that is in memory is as it was before, and as it is after."""
+    """The two states show a collection that is in memory before and after its change."""
     session = scope.session()
     page = Page(title='a')
     person = Person(name='anna', likes=[page])
@@ -196,7 +196,7 @@ def test_collections(scope: FakeScope, heard: Heard) -> None:
 
 
 def test_states_look_like_their_object(scope: FakeScope) -> None:
-    """What a policy usually asks of an object, it can ask of its state."""
+    """A state has its object's class, equality, hash and methods, so a policy can ask it."""
     form = Form(title='a', fields='x')
     state: Any = ObjectState(form, False)
     assert isinstance(state, Form)
@@ -214,7 +214,7 @@ def test_states_look_like_their_object(scope: FakeScope) -> None:
 
 
 def test_states_can_not_be_changed(scope: FakeScope) -> None:
-    """A policy only looks."""
+    """A policy can't change an object through its state."""
     person = Person(name='anna')
     state: Any = ObjectState(person, False)
     with pytest.raises(AttributeError, match='name'):
@@ -223,5 +223,5 @@ def test_states_can_not_be_changed(scope: FakeScope) -> None:
 
 
 def test_unknown_state_is_nobodys_error() -> None:
-    """A policy that catches errors does not catch that a value is unknown."""
+    """A policy that catches Exception does not catch UnknownState."""
     assert not issubclass(UnknownState, Exception)

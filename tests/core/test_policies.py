@@ -73,7 +73,7 @@ def test_policy_of_an_inherited_class(
 def test_dependencies_are_inherited(
     applications: Applications, tenant: str, runs: Runs
 ) -> None:
-    """What a creator reads of other properties, at any depth, evicts it as well."""
+    """A property is evicted together with the properties that its creator reads, at any depth."""
 
     class App(OrmCacheApp):
         @orm_cached(policy='on-table-change:users')
@@ -110,8 +110,8 @@ def test_dependencies_are_inherited(
 def test_audit_of_policies(
     applications: Applications, tenant: str, caplog: Any, audit: str
 ) -> None:
-    """A creator that reads a table that its policy does not mention is told of, by name, or
-    refused; one whose policy is right is not."""
+    """A creator that reads a table which its policy does not mention is logged by name, or
+    refused with an error; a creator whose policy is right is neither."""
 
     class App(OrmCacheApp):
         @orm_cached(policy='on-table-change:users')

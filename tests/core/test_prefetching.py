@@ -1,4 +1,4 @@
-"""Several values at once: one round trip for all that the process does not have."""
+"""Prefetching gets all values that the process does not have in one round trip."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_view_option(on_servers: Applications, tenant: str, redis_ops: Any) -> N
     assert Client(OrmCacheMiddleware(app, schema=tenant)).get('/').json == expected
     new = on_servers.elsewhere(app)
     with new.request_scope(tenant):
-        pass  # it has looked the schema up
+        pass  # the scope has looked the schema up
     client = Client(OrmCacheMiddleware(new, schema=tenant))
     with redis_ops(2):
         assert client.get('/').json == expected
@@ -75,7 +75,7 @@ def test_view_option(on_servers: Applications, tenant: str, redis_ops: Any) -> N
 
 
 def test_prefetch_computes_nothing(applications: Applications, tenant: str) -> None:
-    """What is not there is computed when it is read, and not before."""
+    """Prefetching computes nothing: a value that no tier has is computed when it is read."""
     App.runs = Runs()
     app = applications.start(App)
     with app.request_scope(tenant) as scope:
@@ -89,7 +89,7 @@ def test_prefetch_computes_nothing(applications: Applications, tenant: str) -> N
 
 
 def test_unknown_names(applications: Applications, tenant: str) -> None:
-    """A name of no orm-cached property is an error that says where it was looked for."""
+    """A name that is no orm-cached property raises an error that names the class without it."""
     app = applications.start(App)
     with app.request_scope(tenant), pytest.raises(PropertyError, match=r"App has no .*'runs'"):
         app.prefetch('p1', 'runs')

@@ -1,4 +1,4 @@
-"""What a reader is given: fetched rows, a copy of its own, or a frozen value that all share."""
+"""A reader gets fetched rows, a copy of its own, or a frozen value that all readers share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_query_and_select_are_fetched(applications: Applications, tenant: str) -
 
 
 def test_creators_get_fresh_copies(applications: Applications, tenant: str) -> None:
-    """What a view did to its copy of a value is not stored within another for all."""
+    """A creator gets fresh copies of other values, without changes that a view made to its own."""
 
     class App(OrmCacheApp):
         @orm_cached(policy=User)
@@ -60,8 +60,8 @@ def test_creators_get_fresh_copies(applications: Applications, tenant: str) -> N
 def test_frozen_in_one_release_alone(
     on_servers: Applications, tenant: str, first: bool
 ) -> None:
-    """What a release with `frozen` has stored is mutable in one without it, for each request
-    its own, and the other way around."""
+    """A value stored by a release with `frozen` is mutable in a release without it, a copy for
+    each request; a value stored without `frozen` is frozen in a release with it."""
 
     def start(frozen: bool) -> Any:
         class Town(OrmCacheApp):

@@ -85,7 +85,7 @@ def test_vary(applications: Applications, tenant: str, runs: Runs) -> None:
 
 
 def test_vary_that_gives_no_key(applications: Applications, tenant: str) -> None:
-    """What has no text that all processes agree on can't be a variant."""
+    """A key without a text that is the same in all processes can't be a variant."""
 
     class App(OrmCacheApp):
         @orm_cached(policy=User, vary=lambda app: (1, object()))
@@ -100,8 +100,8 @@ def test_vary_that_gives_no_key(applications: Applications, tenant: str) -> None
 
 
 def test_variants_are_not_hidden(applications: Applications, tenant: str) -> None:
-    """A property can't read one that varies by something it does not vary by itself, also
-    not through a request-cached one."""
+    """A property that reads another one must vary by all that the other one varies by, also if
+    a request-cached property is in between."""
 
     def language(app: Any) -> str:
         return 'de'

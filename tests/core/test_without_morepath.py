@@ -1,4 +1,4 @@
-"""The core serves any program that uses SQLAlchemy, where there is no Morepath at all."""
+"""The core serves any program that uses SQLAlchemy, also if Morepath is not installed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.environments import make_environment
 
 ROOT = Path(__file__).parents[2]
 
-#: What the web layer needs, and the core does not.
+#: Packages that the web layer needs and the core does not.
 ABSENT = ('morepath', 'dectate', 'reg', 'webob', 'webtest', 'waitress')
 
 
@@ -35,20 +35,20 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(python: Path, *arguments: str) -> dict[str, Any]:
-    """What starts Python with these arguments in the repository's root folder."""
+    """Return the arguments of `subprocess.run` that start Python in the repository's root."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
     return {'args': [str(python), *arguments], 'cwd': ROOT, 'env': environment, 'text': True}
 
 
 def output(python: Path, *arguments: str) -> str:
-    """What Python prints."""
+    """Run Python with these arguments, and return what it prints."""
     done = subprocess.run(**command(python, *arguments), capture_output=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_there_is_no_morepath(python: Path) -> None:
-    """The environment has what the core needs, and nothing of what it must not need."""
+    """The environment of these tests has none of the packages that only the web layer needs."""
     code = f'from importlib.util import find_spec; print([n for n in {ABSENT} if find_spec(n)])'
     assert output(python, '-c', code).strip() == '[]'
 
@@ -69,7 +69,7 @@ print(hasattr(onegov_ormcache, 'nothing'))
 
 
 def test_script(python: Path, backend: Backend, tenant: str) -> None:
-    """A script reads values, sees its own changes, and nothing that was not committed."""
+    """A script reads values and its own changes; a change that it does not commit is gone."""
     settings = json.dumps(backend.settings)
     result = json.loads(output(python, '-m', 'fixtures.library', 'script', settings, tenant))
     empty = {'titles': [], 'by_author': {}, 'latest': None}
@@ -87,7 +87,7 @@ def test_script(python: Path, backend: Backend, tenant: str) -> None:
 
 @contextmanager
 def served(python: Path, backend: Backend, tenant: str) -> Iterator[str]:
-    """The URL of the WSGI callable, served by a process of its own."""
+    """Serve the WSGI callable in a process of its own, and yield its URL."""
     settings = json.dumps(backend.settings)
     arguments = ('-m', 'fixtures.library', 'serve', settings, tenant)
     server = subprocess.Popen(**command(python, *arguments), stdout=subprocess.PIPE)
@@ -100,15 +100,15 @@ def served(python: Path, backend: Backend, tenant: str) -> Iterator[str]:
 
 
 def ask(url: str, **form: str) -> Any:
-    """The answer to a GET, or to a POST of a form."""
+    """Return the answer to a GET, or to a POST if a form is given."""
     data = urlencode(form).encode() if form else None
     with urllib.request.urlopen(url, data, timeout=30) as response:
         return json.load(response)
 
 
 def test_wsgi_callable(python: Path, backend: Backend, tenant: str) -> None:
-    """A WSGI callable without a framework serves threads, and processes where there can be
-    several: what one has committed, the next request sees, wherever it goes."""
+    """A WSGI callable without a framework serves several threads, and on servers several
+    processes: each request sees the commits before it, whichever process serves it."""
     with ExitStack() as stack:
         number = 1 if backend.name == 'embedded' else 2
         urls = [stack.enter_context(served(python, backend, tenant)) for _ in range(number)]

@@ -1,4 +1,4 @@
-"""Runs the analyzer of statements, and writes down briefly what a statement should touch."""
+"""Helpers that run the statement analyzer, and make the statements that its tests expect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def touching(reads: str = '', writes: str = '', deletes: str = '', updates: str 
 
 
 def analyzed(dialect: str, sql: str) -> Statement:
-    """What a statement touches, without the functions that it calls."""
+    """Return what a statement touches, without the functions that it calls."""
     return without_calls(StatementAnalyzer(dialect).analyze(sql, None))
 
 

@@ -33,7 +33,7 @@ class Item(Base):
 
 
 class Part(Base):
-    """Refers to an item; that there is one is looked at by COMMIT."""
+    """Refers to an item; the database checks at COMMIT that the item exists."""
 
     __tablename__ = 'parts'
 
@@ -87,8 +87,8 @@ class FakeListener:
 class FakeScope:
     """A scope with a session, as the session manager wants one.
 
-    `hooks` are called when a listener of this scope hears of something; what they
-    raise goes through it.
+    `hooks` maps the name of a listener's method to a function, which is called when a
+    listener of this scope hears that call; an error that it raises is not caught.
     """
 
     def __init__(self, manager: SessionManager, schema: str) -> None:
@@ -105,7 +105,7 @@ class FakeScope:
 
     @property
     def heard(self) -> list[list[str]]:
-        """What each transaction's listener heard, without the statements."""
+        """The calls that each transaction's listener heard, without the statements."""
         return [[c for c in one.calls if c != 'executing'] for one in self.listeners]
 
     @property
@@ -134,7 +134,7 @@ class FakeScope:
 
 @contextmanager
 def open_scope(manager: SessionManager, schema: str) -> Iterator[FakeScope]:
-    """Make a scope of this tenant the current one of the block, and close its session."""
+    """Make a scope of this tenant current while the block runs, then close its session."""
     scope = FakeScope(manager, schema)
     scope.outer = current_scope.get()
     token = current_scope.set(scope)
@@ -153,12 +153,12 @@ def names(manager: SessionManager, schema: str) -> set[str]:
 
 
 def watch_of(engine: Engine) -> Watch:
-    """Who watches the engine."""
+    """Return the Watch of the engine."""
     watch: Watch = engine.dialect.do_commit.__self__  # type: ignore[attr-defined]
     return watch
 
 
-# what other processes do
+# functions that other processes run
 
 
 def create_tenant(dsn: str, schema: str, meeting: Any, results: Any) -> None:
@@ -186,7 +186,7 @@ def claim_database(dsn: str, results: Any) -> None:
 
 
 def files(folder: Path) -> set[str]:
-    """The names of all files in the folder and above it, one level."""
+    """Return the names of all files in the folder, at any depth, and in its parent folder."""
     return {path.name for path in folder.parent.iterdir()} | {
         path.name for path in folder.glob('**/*')
     }

@@ -32,7 +32,7 @@ likes = Table(
 
 
 class Named:
-    """What a mixin brings must be found too."""
+    """A mixin, whose attributes and methods must be found too."""
 
     name: Mapped[str]
 
@@ -106,7 +106,7 @@ class Form(Page):
 
 
 class Heard:
-    """What the signals said."""
+    """Listens to a manager's signals, and notes each change, its object and its schema."""
 
     def __init__(self, manager: SessionManager) -> None:
         self.objects: list[tuple[str, object]] = []

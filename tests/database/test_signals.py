@@ -1,4 +1,6 @@
-"""A manager's signals tell each object that a flush changed, and the tables it changed besides."""
+"""A manager's signals report each object that a flush changed; the scope hears of tables that
+were changed without an object.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def heard(manager: SessionManager) -> Heard:
 
 
 def test_inserts_updates_deletes(scope: FakeScope, heard: Heard) -> None:
-    """Each object of a flush is told once, with the tenant as the sender."""
+    """One signal is sent for each object that a flush changed, with the tenant as its sender."""
     session = scope.session()
     person = Person(name='anna')
     session.add(person)
@@ -84,7 +86,7 @@ def test_objects_of_one_flush(scope: FakeScope, heard: Heard) -> None:
 
 
 def test_unmodified_objects_send_nothing(scope: FakeScope, heard: Heard) -> None:
-    """An attribute that was set to what it is already is no change."""
+    """Setting an attribute to the value that it already has is no change."""
     session = scope.session()
     person = Person(name='anna')
     session.add(person)
@@ -98,7 +100,7 @@ def test_unmodified_objects_send_nothing(scope: FakeScope, heard: Heard) -> None
 
 
 def test_cascades_are_told(scope: FakeScope, heard: Heard) -> None:
-    """Objects that are deleted with others are told like these."""
+    """A signal is also sent for each object that is deleted by a cascade."""
     session = scope.session()
     pages = [Page(title='a'), Form(title='b', fields='x')]
     person = Person(name='anna', pages=list(pages))
@@ -113,7 +115,7 @@ def test_cascades_are_told(scope: FakeScope, heard: Heard) -> None:
 
 
 def test_orphans_are_told(scope: FakeScope, heard: Heard) -> None:
-    """An object that lost its owner, and is deleted for that, is told as one that changed."""
+    """A signal is also sent for an object that is deleted because it lost its owner."""
     session = scope.session()
     page = Page(title='a')
     person = Person(name='anna', pages=[page])
@@ -148,14 +150,14 @@ def test_failing_handler_fails_the_flush(scope: FakeScope, heard: Heard) -> None
 
 
 def test_tables_of_a_class() -> None:
-    """A class stands for its tables, those it inherits, and those between it and others."""
+    """A class stands for its own tables, inherited tables, and secondary tables."""
     assert set(mapped_tables(Person)) == {'people'}
     assert set(tables_of(Person)) == {'people', 'likes'}
     assert set(mapped_tables(Form)) == set(tables_of(Form)) == {'pages', 'forms'}
 
 
 def note_flushed_tables(scope: FakeScope) -> Callable[[], None]:
-    """What a scope does in earnest: collect the tables that a flush writes to."""
+    """Return a hook that collects the tables that a flush writes to, as a real scope does."""
 
     def note() -> None:
         if scope.flushed_tables is not None:
@@ -165,7 +167,7 @@ def note_flushed_tables(scope: FakeScope) -> Callable[[], None]:
 
 
 def test_changes_that_objects_stand_for(scope: FakeScope, heard: Heard) -> None:
-    """Tables that a flush wrote for its objects are judged by these objects."""
+    """Tables that a flush writes for its objects do not count as changed without objects."""
     scope.hooks['executing'] = note_flushed_tables(scope)
     session = scope.session()
     session.add(Person(name='anna', likes=[Form(title='a', fields='x')]))
@@ -175,7 +177,7 @@ def test_changes_that_objects_stand_for(scope: FakeScope, heard: Heard) -> None:
 
 
 def test_changes_that_no_object_stands_for(scope: FakeScope, heard: Heard) -> None:
-    """What listeners of a flush do to other tables is told, as no object shows it."""
+    """The scope hears of a table that a listener of the flush changed, as no object shows it."""
     scope.hooks['executing'] = note_flushed_tables(scope)
     session = scope.session()
 
@@ -192,7 +194,7 @@ def test_changes_that_no_object_stands_for(scope: FakeScope, heard: Heard) -> No
 
 
 def test_bulk_statements_tell_no_object(scope: FakeScope, heard: Heard) -> None:
-    """Statements that change rows at once are told by their tables, not by objects."""
+    """Bulk statements send no signal for objects; the listener hears of their tables."""
     session = scope.session()
     session.execute(insert(Person), [{'name': 'anna'}, {'name': 'berta'}])
     session.execute(update(Person).values(nick='x'))
@@ -202,7 +204,7 @@ def test_bulk_statements_tell_no_object(scope: FakeScope, heard: Heard) -> None:
 
 
 def test_on_table_change_is_a_signal(manager: SessionManager) -> None:
-    """Whoever wants to know of tables is told the tenant and their names."""
+    """A handler of `on_table_change` gets the tenant and the names of the tables."""
     told: list[tuple[str, frozenset[str]]] = []
 
     def handler(schema: str, tables: frozenset[str]) -> None:
@@ -215,7 +217,7 @@ def test_on_table_change_is_a_signal(manager: SessionManager) -> None:
 
 
 def test_signals_are_the_managers_own(manager: SessionManager, tmp_path: Path) -> None:
-    """Two managers have no handler in common."""
+    """Each manager has signals of its own, so two managers have no handler in common."""
     other = SessionManager(f'sqlite:///{tmp_path}/other', Base)
     for name in ('on_insert', 'on_update', 'on_delete', 'on_table_change'):
         assert getattr(manager, name) is not getattr(other, name)

@@ -27,7 +27,7 @@ BOTH: list[tuple[str, Statement]] = [
     ('SELECT count(*) FROM a GROUP BY x HAVING count(*) > (SELECT 1 FROM b)', touching('a b')),
     ('SELECT CASE WHEN EXISTS (SELECT 1 FROM a) THEN 1 END', touching('a')),
     ('VALUES (1), ((SELECT 2 FROM a))', touching('a')),
-    # What looks like SQL and is none
+    # Strings and comments that look like SQL
     ("SELECT 'DELETE FROM b; -- ' FROM users -- ; DELETE FROM c", touching('users')),
     ("SELECT 'it''s; DELETE FROM b' FROM users", touching('users')),
     ('/* DELETE FROM b; */ SELECT "DELETE FROM c" FROM users', touching('users')),
@@ -125,7 +125,7 @@ ONLY_POSTGRESQL: list[tuple[str, Statement]] = [
     ('SELECT $x$; DELETE FROM users; $x$', touching()),
     ('/* /* */ DELETE FROM b; */ SELECT * FROM users', touching('users')),
     ("SELECT a ? 'b', c @> '{}', d #>> '{a}' FROM users", touching('users')),
-    # A CTE's name is a table inside of itself, unless it is recursive
+    # Within a CTE that is not recursive, its own name stands for the table of that name
     ('WITH users AS (SELECT * FROM users) SELECT * FROM users', touching('users')),
     ('WITH x AS (SELECT * FROM y), y AS (SELECT 1) SELECT * FROM x', touching('y')),
     # Functions
@@ -285,13 +285,13 @@ def test_text(dialect: str, sql: str, expected: Statement) -> None:
     ],
 )
 def test_control(dialect: str, sql: str, control: str | None) -> None:
-    """A text that begins or ends a transaction, or undoes a savepoint, says so."""
+    """`control` says if a text begins or ends a transaction, or undoes a savepoint."""
     assert analyzed(dialect, sql).control == control
 
 
 @pytest.mark.parametrize(('dialect', 'sql'), UNKNOWN)
 def test_unknown(dialect: str, sql: str) -> None:
-    """What cannot be told is unknown, with a reason that shows the statement."""
+    """A statement whose tables cannot be told is unknown, with a reason that shows its text."""
     found = analyzed(dialect, sql)
     assert found.unknown is not None
     assert found.unknown.endswith(f': {sql[:80]}')
@@ -311,7 +311,7 @@ def test_unknown(dialect: str, sql: str) -> None:
     ],
 )  # fmt: skip
 def test_functions_called_for_a_value(sql: str, calls: str) -> None:
-    """Whatever may be a function of the application is told, wherever it is called."""
+    """`calls` has each function called for a value that may be one of the application's."""
     assert StatementAnalyzer(POSTGRESQL).analyze(sql).calls >= frozenset(calls.split())
     assert 'found' not in StatementAnalyzer(POSTGRESQL).analyze(sql).calls
     assert not StatementAnalyzer(SQLITE).analyze(sql).calls

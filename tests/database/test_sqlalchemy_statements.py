@@ -109,7 +109,7 @@ class Seen(list[Statement]):
 
     @property
     def union(self) -> Statement:
-        """All that they touched."""
+        """All that these statements touched, as one statement."""
         assert not [each.unknown for each in self if each.unknown]
         reads, writes, deletes, updates, *_ = zip(*self, strict=True)
         empty: frozenset[Any] = frozenset()
@@ -252,7 +252,7 @@ def test_upsert_and_insert_from_select(db: Sqlite) -> None:
 
 
 def test_defaults_that_select(db: Sqlite) -> None:
-    """Defaults of columns read, executed inside of the INSERT or before it."""
+    """A column's default that selects is a read, within the INSERT or before it."""
     with db.engine.begin() as connection:
         connection.execute(insert(numbered))
     assert db.seen == [touching('mails'), touching('groups', 'numbered')]
@@ -343,7 +343,7 @@ def laterals() -> Any:
     ],
 )
 def test_compiled_for_postgresql(statement: Any, expected: Statement) -> None:
-    """What SQLAlchemy compiles for psycopg is understood."""
+    """Statements that SQLAlchemy compiles for psycopg are understood."""
     assert compiled(statement) == expected
 
 
@@ -356,7 +356,7 @@ def test_compiled_with_schema_translate_map() -> None:
 
 
 def test_compiled_statements_are_parsed_once(db: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the parameters and however many rows, a repeated statement is only looked up."""
+    """A repeated statement is not parsed again, whatever its parameters and number of rows."""
     parsers = Parsers(db.analyzer, monkeypatch)
     for size in (1, 2, 3, 500):
         with db.session() as session:
@@ -366,7 +366,7 @@ def test_compiled_statements_are_parsed_once(db: Sqlite, monkeypatch: pytest.Mon
 
 
 def test_compiled_statements_are_forgotten() -> None:
-    """What was compiled and is gone leaves nothing behind."""
+    """The analyzer forgets a compiled statement that is garbage-collected."""
     analyzer = StatementAnalyzer(SQLITE)
     context: Any = SimpleNamespace(compiled=select(User).compile(), statement='')
     analyzer.analyze('', context)

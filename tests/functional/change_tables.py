@@ -13,7 +13,7 @@ class Base(DeclarativeBase):
 
 
 class Person(Base):
-    """The base of joined inheritance; single-table inheritance as well."""
+    """The base class of joined and of single-table inheritance."""
 
     __tablename__ = 'persons'
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -24,7 +24,7 @@ class Person(Base):
 
 
 class Employee(Person):
-    """Joined."""
+    """Inherits with a table of its own (joined inheritance)."""
 
     __tablename__ = 'employees'
     id: Mapped[int] = mapped_column(ForeignKey('persons.id'), primary_key=True)
@@ -33,13 +33,13 @@ class Employee(Person):
 
 
 class Guest(Person):
-    """Single-table."""
+    """Inherits without a table of its own (single-table inheritance)."""
 
     __mapper_args__ = {'polymorphic_identity': 'guest'}
 
 
 class Team(Base):
-    """What the others refer to, in each way that a database cascades."""
+    """The other tables refer to this one, with each kind of cascade that a database has."""
 
     __tablename__ = 'teams'
     id: Mapped[int] = mapped_column(primary_key=True)

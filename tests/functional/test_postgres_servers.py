@@ -20,7 +20,7 @@ from tests.support.models import User
 from tests.support.outside import until
 from tests.support.servers import POSTGRES_VARIABLE, PostgresServer, libpq_url
 
-#: Connections that a restart has cut are found out when they are taken from the pool.
+#: Engine options: a connection that a restart has cut is detected when it leaves the pool.
 PING = {'pool_pre_ping': True}
 
 
@@ -61,7 +61,8 @@ def standby(postgres_dsn: str) -> Iterator[str]:
 def test_crash_around_a_commit(
     on_servers: Applications, own_postgres: PostgresServer, step: Step, expected: list[str]
 ) -> None:
-    """Whatever became of a COMMIT that the server did not survive is what is read after it."""
+    """After the server has crashed just before or after a COMMIT, all applications read what
+    the database then has."""
     app = on_servers.start(Town, dsn=own_postgres.dsn, engine_options=PING)
     other = on_servers.elsewhere(app)
     change(app, 'town', User(name='a'))
@@ -98,7 +99,7 @@ def test_cut_connections(on_servers: Applications, own_postgres: PostgresServer)
 def test_replica_fills_nothing(
     on_servers: Applications, postgres_dsn: str, standby: str, tenant: str
 ) -> None:
-    """What an application reads from a replica that lags behind is shown to nobody else."""
+    """A value read from a replica that lags behind is shown to no other application."""
     app = on_servers.start(Town)
     change(app, tenant, User(name='a'))
     reader: Any = on_servers.start(Town, dsn=standby)
@@ -115,8 +116,8 @@ def test_replica_fills_nothing(
 def test_replica_is_no_witness(
     on_servers: Applications, postgres_dsn: str, standby: str, tenant: str
 ) -> None:
-    """A reader on a replica settles no doubt: a transaction that it does not know yet may
-    be committed at any moment."""
+    """A reader on a replica settles no doubt: a transaction that the replica does not know yet
+    may be committed at any moment."""
     app = on_servers.start(Town)
     change(app, tenant, User(name='a'))
     reader = on_servers.start(Town, dsn=standby)
@@ -137,7 +138,7 @@ def test_replica_is_no_witness(
 
 
 class paused:
-    """The standby has all that is committed, and gets nothing more while the block runs."""
+    """Lets the standby catch up with the primary, then keeps it there while the block runs."""
 
     def __init__(self, standby: str, primary: str) -> None:
         self._primary = libpq_url(primary)
@@ -158,11 +159,11 @@ class paused:
 
 
 def has_replayed(standby: psycopg.Connection[Any], position: str) -> bool:
-    """Whether the standby has come as far as that position."""
+    """Return whether the standby has replayed up to that position."""
     query = 'SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn'
     return bool(standby.execute(query, [position]).fetchone() == (True,))
 
 
 def one(connection: psycopg.Connection[Any], query: str) -> Any:
-    """The only row of a query."""
+    """Return the only row of a query."""
     return connection.execute(query).fetchone()

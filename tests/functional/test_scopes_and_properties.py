@@ -34,8 +34,8 @@ class App(OrmCacheApp):
 def test_objects_in_memory_outlive_another_connection(
     on_servers: Applications, tenant: str
 ) -> None:
-    """What a session has in memory is a view that lasts: a Core connection of the scope that
-    ends gives it no newer snapshot."""
+    """A scope whose session has objects in memory gets no newer snapshot when one of its Core
+    connections ends: the objects are a view that lasts."""
     app = on_servers.start(App)
     other = on_servers.elsewhere(app)
     change(app, tenant, User(id=1, name='old'))
@@ -53,7 +53,7 @@ def test_objects_in_memory_outlive_another_connection(
 def test_enclosing_scope_made_current_within_another(
     on_servers: Applications, tenant: str
 ) -> None:
-    """Each application finds its own scope, or none, whichever is made current within which."""
+    """Each application finds its own scope or none, in whatever order scopes are made current."""
     app = on_servers.start(App)
     other = on_servers.elsewhere(app)
     change(app, tenant, User(name='a'))
@@ -72,7 +72,7 @@ def test_enclosing_scope_made_current_within_another(
 
 
 def test_commit_of_a_scope_without_a_session(applications: Applications, tenant: str) -> None:
-    """What a scope reads after its commit is not older than it, also if it only reads."""
+    """After `commit()` a scope reads nothing older than this commit, also if it only reads."""
     app = applications.start(App)
     other = applications.elsewhere(app)
     assert value(app, tenant, lambda app: app.names) == []
@@ -85,7 +85,8 @@ def test_commit_of_a_scope_without_a_session(applications: Applications, tenant:
 
 
 def test_super_is_another_property(applications: Applications, tenant: str, runs: Runs) -> None:
-    """A property that reads what it overrides has a value of its own, and does not wait."""
+    """A property that reads the one it overrides has a value of its own, and does not wait for
+    its own lock."""
 
     class Derived(App):
         @orm_cached(policy=User)
@@ -101,7 +102,8 @@ def test_super_is_another_property(applications: Applications, tenant: str, runs
 
 
 def test_super_of_a_request(applications: Applications, tenant: str) -> None:
-    """What a request class overrides is another property, too, and no cycle."""
+    """In a request class, too, an overridden property is another property, and to read it by
+    `super()` is no cycle."""
 
     class Request(OrmCacheApp.request_class):  # type: ignore[misc, name-defined]
         @orm_cached(policy=User)
@@ -125,8 +127,8 @@ def test_super_of_a_request(applications: Applications, tenant: str) -> None:
 
 
 def mounted(policy: Any, runs: Runs) -> Any:
-    """An app with another one in it, and a third one in that; the second one's requests have
-    a property, which those of the third one find."""
+    """Return the outermost of three apps, each mounted in the one before; the second one's
+    requests have a property, which the third one's requests find, too."""
 
     class Outer(OrmCacheApp):
         pass
@@ -155,7 +157,7 @@ def mounted(policy: Any, runs: Runs) -> Any:
 def test_request_property_of_an_app_in_between(
     applications: Applications, tenant: str, runs: Runs
 ) -> None:
-    """A property of requests has one value, whichever app of those below reads it."""
+    """A request property of an app has one value, also for the apps mounted below that app."""
     app = applications.start(mounted(User, runs))
     client = Client(OrmCacheMiddleware(app, schema=tenant))
     change(app, tenant, User(name='a'))
@@ -171,7 +173,7 @@ def in_another_thread(do: Callable[[], object]) -> None:
 def test_property_that_is_read_first_after_a_flush(
     applications: Applications, tenant: str, runs: Runs
 ) -> None:
-    """A function policy that nobody knew when an object was judged is evicted by its commit."""
+    """A commit evicts a function policy that was not yet known when its objects were flushed."""
     app = applications.start(mounted(lambda obj: True, runs))
     client = Client(OrmCacheMiddleware(app, schema=tenant))
     change(app, tenant, User(name='a'))
@@ -183,7 +185,7 @@ def test_property_that_is_read_first_after_a_flush(
 
 
 def test_super_that_is_read_first_after_a_flush(applications: Applications, tenant: str) -> None:
-    """The same for a property that only `super()` reads."""
+    """A commit evicts such a policy, too, if only `super()` reads its property."""
 
     class Judging(OrmCacheApp):
         @orm_cached(policy=lambda obj: True)
@@ -205,7 +207,8 @@ def test_super_that_is_read_first_after_a_flush(applications: Applications, tena
 
 
 def test_a_debt_is_paid_for_the_last_commit(applications: Applications, tenant: str) -> None:
-    """A commit that could not be published while an older debt was being paid is still owed."""
+    """If a renewal fails while an earlier one of the same tenant is running, the next snapshot
+    makes up for it."""
     app = applications.start(App)
     change(app, tenant, User(name='a'))
     cache = app.orm_cache
@@ -215,7 +218,7 @@ def test_a_debt_is_paid_for_the_last_commit(applications: Applications, tenant: 
         paid.append(schema)
         if len(paid) == 1:
             renew(schema)
-            cache.renew_later(schema)  # meanwhile, another thread
+            cache.renew_later(schema)  # as another thread may do meanwhile
         elif len(paid) == 2:
             raise StoreUnreachable
         else:
@@ -272,8 +275,8 @@ def test_request_cached_values_of_short_lived_apps(
 
 
 def test_cascade_in_a_flush_of_the_same_table(applications: Applications, tenant: str) -> None:
-    """Rows that the database deletes by itself evict function policies, also if the flush
-    has another object of their table, which the policy does not concern."""
+    """Rows that the database deletes by a cascade evict function policies, even if the flush
+    has another object of the same table, for which the policy returns false."""
 
     class Judging(OrmCacheApp):
         @orm_cached(policy=lambda obj: isinstance(obj, Document) and obj.title == 't')
@@ -291,7 +294,7 @@ def test_cascade_in_a_flush_of_the_same_table(applications: Applications, tenant
 
 
 def test_creator_that_commits(applications: Applications, tenant: str) -> None:
-    """A value whose creator ended the transaction is not remembered beyond it."""
+    """A value whose creator ended the transaction is not kept for the next transaction."""
 
     class Committing(OrmCacheApp):
         @orm_cached(policy=User)
@@ -309,7 +312,7 @@ def test_creator_that_commits(applications: Applications, tenant: str) -> None:
 
 
 def test_flush_that_a_listener_refuses(applications: Applications, tenant: str) -> None:
-    """A listener that keeps a flush from its end leaves nothing behind."""
+    """A flush that a listener refuses leaves nothing behind: later statements evict as usual."""
     app = applications.start(App)
     assert value(app, tenant, lambda app: app.documents) == 0
     with committed(app, tenant) as scope:
@@ -355,7 +358,7 @@ def test_prefetch_in_a_mounted_app(applications: Applications, tenant: str) -> N
 def test_a_hosts_own_values_in_the_request_cache(
     applications: Applications, tenant: str
 ) -> None:
-    """What a host keeps in request_cache stays there, and harms nobody."""
+    """A value that a host keeps in `request_cache` stays there, and does no harm."""
     app = applications.start(App)
     with app.request_scope(tenant) as scope:
         app.request_cache['mine'] = 1

@@ -1,7 +1,7 @@
 """Defects of the seed by which a request read a stale value: one test each.
 
 The seed is the module that this package re-implements. Each test holds on both back ends, and
-would fail on that module; so do those in the other files called test_seed_*.
+would fail on that module. The same is true of the other files called test_seed_*.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from tests.support.servers import RedisServer
 
 
 def test_fill_between_flush_and_commit(applications: Applications, tenant: str) -> None:
-    """What another process caches between a flush and its commit is gone after the commit."""
+    """A value that another process caches between a flush and its commit is not valid after the
+    commit."""
     app = applications.start(Library)
     other = applications.elsewhere(app)
     change(app, tenant, User(name='old'))
@@ -94,7 +95,7 @@ def test_writer_that_never_read_evicts(on_servers: Applications, tenant: str) ->
 def test_value_and_stamp_are_one_key(
     on_servers: Applications, tenant: str, own_redis: RedisServer
 ) -> None:
-    """A property is one key, so that no eviction can come between two fetches."""
+    """A value and its stamp are one key, so that no eviction can come between two fetches."""
     app = on_servers.start(Library, redis_url=own_redis.url)
     value(app, tenant, names)
     keys = own_redis.client().keys('*')
@@ -102,7 +103,7 @@ def test_value_and_stamp_are_one_key(
 
 
 def test_function_policy_sees_the_state_before(applications: Applications, tenant: str) -> None:
-    """An object that leaves or enters what a function policy looks for evicts."""
+    """A change evicts if the function policy is true of the object before or after it."""
     app = applications.start(Library)
     read = lambda app: [row.title for row in app.public]  # noqa: E731
     change(app, tenant, Document(kind='document', title='a', state='public'))
@@ -202,7 +203,7 @@ CHANGES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 
 @pytest.mark.parametrize('kind', CHANGES)
 def test_every_kind_of_change_evicts(applications: Applications, tenant: str, kind: str) -> None:
-    """Changes that no signal of the unit of work tells by table are seen all the same."""
+    """Changes evict also if no signal of the unit of work reports the changed table."""
     make, read = CHANGES[kind]
     app = applications.start(Library)
     other = applications.elsewhere(app)
@@ -242,7 +243,7 @@ def test_textual_transaction_control(applications: Applications, tenant: str, sq
 
 
 def test_textual_savepoint(applications: Applications, tenant: str) -> None:
-    """What a savepoint undoes by its text is not seen any more."""
+    """Changes that a textual ROLLBACK TO SAVEPOINT undoes are not seen any more."""
     app = applications.start(Library)
     with app.request_scope(tenant) as scope:
         session = scope.session()

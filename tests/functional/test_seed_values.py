@@ -54,7 +54,7 @@ def test_properties_of_one_qualified_name_are_apart(
 
 
 def test_mutable_values_are_each_requests_own(applications: Applications, tenant: str) -> None:
-    """What a request does to a value is seen by itself alone."""
+    """A change that a request makes to a mutable value is seen by this request alone."""
 
     class Lists(OrmCacheApp):
         @orm_cached(policy='on-table-change:users')

@@ -84,15 +84,15 @@ def world(on_servers: Applications, make_tenant: Callable[[str], str]) -> World:
 
 
 def settled(app: Any, tenant: str, read: Callable[[Any], Any]) -> Any:
-    """What is read when the quarantines of all births have ended."""
+    """Return what is read when the quarantines of all births have ended."""
     for _ in range(3):
         found = value(app, tenant, read)
     return found
 
 
 def test_change_by_one_tenant_evicts_for_all(world: World) -> None:
-    """A change of a shared table, by any tenant and process, evicts for all; one of a
-    tenant's own table for that tenant alone."""
+    """A change of a shared table, by any tenant and process, evicts for all tenants; a change of
+    a tenant's own table evicts for that tenant alone."""
     app, other = world.start()
     for tenant in world.one, world.two:
         for reader in app, other:
@@ -122,7 +122,7 @@ def test_change_by_one_tenant_evicts_for_all(world: World) -> None:
 
 
 def test_cascade_into_other_tenants(world: World) -> None:
-    """A row of a shared table that is deleted takes rows of all tenants with it."""
+    """If a deleted row of a shared table cascades to rows of all tenants, all are evicted."""
     app, other = world.start()
     change(app, world.one, world.country(id=1, name='a'))
     for tenant in world.one, world.two:
@@ -146,7 +146,7 @@ def test_warm_request_asks_for_both_snapshots(
 
 @pytest.mark.parametrize('step', [Step.COMMIT, Step.PUBLISH])
 def test_dead_writer_of_a_shared_table(world: World, step: Step) -> None:
-    """A writer's doubt of a shared table is settled by whichever tenant meets it."""
+    """Any tenant that meets a dead writer's doubt about a shared table settles it."""
     app, other = world.start()
     settled(other, world.two, lambda a: a.countries)
     with app.request_scope(world.one) as scope:
@@ -181,7 +181,8 @@ def test_lost_store_and_shared_tables(world: World, own_redis: RedisServer) -> N
 
 @pytest.mark.parametrize('first', [0, 1])
 def test_write_skew_over_shared_tables(world: World, first: int) -> None:
-    """Of two SERIALIZABLE writers of two tables, one shared, one must try again."""
+    """Two SERIALIZABLE writers each read through the cache the table that the other changes:
+    one must try again, also if one of the tables is shared."""
     apps = world.start(engine_options={'isolation_level': 'SERIALIZABLE'})
     for app in apps:
         settled(app, world.one, lambda a: (a.countries, a.notes))

@@ -69,7 +69,7 @@ def test_organisation_is_an_object_of_the_request(hall: TownHall) -> None:
 
 
 def test_unknown_paths_are_404(hall: TownHall) -> None:
-    """What is not there is answered with 404, in the application's own words."""
+    """A path that does not exist is answered with 404, in the application's own words."""
     for path in '/nothing', '/pages/999', '/pages/x', '/wiki/articles/999', '/wiki/nothing':
         assert hall.visitor().get(path, status=404).json == {'error': 'Not Found'}
 
@@ -133,7 +133,7 @@ def test_mounted_app_has_its_own_properties(hall: TownHall) -> None:
 
 
 def test_mounted_app_changes_and_sees_its_change(hall: TownHall) -> None:
-    """What the wiki changes it sees at once, and its properties alone are evicted."""
+    """The wiki sees its own change at once, and only the wiki's properties are evicted."""
     hall.everything()
     renamed = hall.post('/wiki/articles/1/rename', {'title': 'Surface'}).json
     assert 'Surface' in renamed['articles']
@@ -141,7 +141,7 @@ def test_mounted_app_changes_and_sees_its_change(hall: TownHall) -> None:
     assert 'Surface' in hall.get('/wiki')['articles']
 
 
-# what it costs
+# costs
 
 
 def test_warm_request_costs_one_round_trip(
@@ -173,7 +173,7 @@ def test_without_cache_the_answers_are_the_same(hall: TownHall, backend: Backend
 def test_wsgi_module_reads_the_environment(
     backend: Backend, make_tenant: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The factory's application uses what the environment variables name."""
+    """The application of the WSGI module uses the settings in the environment variables."""
     prefix = make_tenant('x')[:-1]
     variables = {
         'TOWNHALL_DSN': backend.settings['dsn'],

@@ -1,7 +1,7 @@
 """Visitors of the town hall: what they look at, and what they change.
 
-What a test calls fresh is what the same views answer after all cached values were
-made worthless, so that each comes from the database.
+Answers are called fresh if the views gave them just after all cached values were made
+invalid, so that each answer comes from the database.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from onegov_ormcache import OrmCacheMiddleware
 
 Change = tuple[str, dict[str, str] | str]
 
-#: What shows all that can be changed: paths and who looks at them.
+#: The views that together show all that can be changed: path and user (None is anonymous).
 VIEWS = (
     ('/', None),
     ('/', 'admin'),
@@ -92,11 +92,11 @@ class TownHall:
         return self.visitor('is', user).post(path, form, status=status)
 
     def everything(self, tenant: str = 'is') -> dict[tuple[str, str | None], Any]:
-        """What all views show."""
+        """Return what all views show, by path and user."""
         return {(path, user): self.get(path, user, tenant) for path, user in VIEWS}
 
     def fresh(self, tenant: str = 'is') -> dict[tuple[str, str | None], Any]:
-        """What all views show when nothing is cached."""
+        """Return what all views show after all cached values were made invalid."""
         self.application.app.orm_cache.tags.renew(self.prefix + tenant)
         with self.application.app.recording() as events:
             seen = self.everything(tenant)
@@ -104,13 +104,13 @@ class TownHall:
         return seen
 
     def computed(self, tenant: str = 'is') -> set[str]:
-        """The properties that all views together have to compute now."""
+        """Return the names of the properties that all views together have to compute now."""
         with self.application.app.recording() as events:
             self.everything(tenant)
         return {e.name.rpartition('.')[2] for e in events if e.tier == 'creator'}
 
     def titles(self, user: str | None = None, tenant: str = 'is') -> list[str]:
-        """The titles of the page tree that a user sees."""
+        """Return the titles of the page tree that a user sees."""
         return titles(self.get('/tree', user, tenant))
 
 

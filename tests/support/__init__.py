@@ -1,5 +1,5 @@
-"""What tests stand on: real servers, and counters of what really happened.
+"""Helpers of the tests: real servers, counters of what really happened, and applications.
 
-Nothing here imports onegov_ormcache, so that benchmarks and child processes can
-use it too, and so that a mistake of the package cannot hide itself here.
+The servers and the counters import nothing of onegov_ormcache, so that benchmarks and child
+processes can use them too, and so that a mistake of the package cannot hide itself there.
 """

@@ -23,7 +23,7 @@ class Applications:
         self._stack = stack
 
     def configure(self, app_class: type[AppT], **settings: Any) -> type[AppT]:
-        """A subclass with the back end's settings, and these."""
+        """Return a subclass with the settings of the back end and those that are given."""
         names = {'__module__': app_class.__module__, '__qualname__': app_class.__qualname__}
         configured: Any = type(app_class)(app_class.__name__, (app_class,), names)  # type: ignore[misc]
         chosen = {'base': Base, **self.backend.settings, **settings}
@@ -32,24 +32,25 @@ class Applications:
         return made
 
     def start(self, app_class: type[AppT], **settings: Any) -> AppT:
-        """A root app of the class, configured and set up."""
+        """Return a root app of the class, configured and set up."""
         return self.again(self.configure(app_class, **settings))
 
     def again(self, app_class: type[AppT]) -> AppT:
-        """A root app of a class that is configured: on servers, as good as a process."""
+        """Return a root app of a class that is configured; on servers it stands for a process."""
         app = app_class()
         app.setup_orm_cache()
         self._stack.callback(app.close_orm_cache)
         return app
 
     def elsewhere(self, app: AppT) -> AppT:
-        """Another process's app where there can be one; else the same."""
+        """Return an app that stands for another process; the same app if the back end allows no
+        other process."""
         return app if self.backend.name == 'embedded' else self.again(type(app))
 
 
 @contextmanager
 def committed(app: OrmCacheApp, schema: str) -> Iterator[RequestScope]:
-    """A scope of its own that commits at the end of the block."""
+    """Open a request scope that commits at the end of the block."""
     with app.request_scope(schema) as scope:
         yield scope
         scope.session().commit()
@@ -62,6 +63,6 @@ def change(app: OrmCacheApp, schema: str, *objects: object) -> None:
 
 
 def value(app: OrmCacheApp, schema: str, read: Callable[[Any], Any]) -> Any:
-    """What a request of its own reads."""
+    """Return what `read` reads in a request scope of its own."""
     with app.request_scope(schema):
         return read(app)

@@ -1,4 +1,4 @@
-"""What an application under test keeps its data and its cached values in."""
+"""The back ends in which an application under test keeps its data and its cached values."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Counters of what really happened: Redis commands, SQL statements, creator runs.
 
-They count at the last place that is still in reach: what the Redis server says it
-received, and what is handed to the database driver. A counter that looked at the
-package's own calls would believe them.
+They count as far from the package as they can: the commands that the Redis server says it
+received, and the statements that are handed to the database driver. A counter of the
+package's own calls would have to trust the package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sqlalchemy.pool import Pool
 
 Command = tuple[str, ...]
 
-# What a client says when it connects, by command and, for CLIENT, by subcommand
+# Commands that a client sends only to connect; of CLIENT, the subcommands
 SETUP_COMMANDS = {'AUTH', 'HELLO', 'PING', 'SELECT'}
 SETUP_CLIENT_COMMANDS = {'MAINT_NOTIFICATIONS', 'SETINFO', 'SETNAME'}
 
@@ -43,11 +43,11 @@ class RedisCommands:
 
     Made by a test for one server, or for none (`url` is None: the embedded backend),
     and then it counts nothing. Commands that Lua scripts run are part of their script
-    and not counted. What MONITOR does not show is not counted either: administrative
-    commands such as CONFIG and DEBUG, AUTH and HELLO.
+    and not counted. Commands that MONITOR does not show are not counted either:
+    administrative ones such as CONFIG and DEBUG, AUTH and HELLO.
 
-    Begin and end are exact for whoever uses Redis in the same thread, or has ended
-    its use: a marker sent by another client is awaited in the server's stream.
+    Begin and end are exact for commands of the same thread, and of other threads that have
+    finished: at both ends the counter sends a marker, and waits for it in the server's stream.
     """
 
     def __init__(self, url: str | None) -> None:
@@ -70,13 +70,13 @@ class RedisCommands:
             monitor = client.connection_pool.get_connection()
             stack.callback(client.connection_pool.release, monitor)
             stack.callback(monitor.disconnect)
-            # Connects before the stream begins, so that its set-up is not in it
+            # Connect before the stream begins, so that this client's set-up is not in it
             client.ping()
             monitor.send_command('MONITOR')  # type: ignore[no-untyped-call]
             monitor.read_response()
 
             self._client, self._monitor = client, monitor
-            # What other clients sent before the block began is not of interest
+            # Drop the commands that other clients sent before the block began
             self._read_to_marker()
             self._commands.clear()
             self._setup.clear()
@@ -128,8 +128,8 @@ class RedisCommands:
 def parse_monitor_line(line: str | bytes) -> tuple[bool, Command]:
     """Take one line of MONITOR's stream apart.
 
-    :return: whether a client sent the command (a Lua script did otherwise), and the
-        command with its arguments, its name in capitals.
+    :return: True if a client sent the command, False if a Lua script did; and the command
+        with its arguments, its name in capitals.
     """
 
     raw = line.encode('utf-8', 'surrogateescape') if isinstance(line, str) else line
@@ -162,11 +162,11 @@ def is_setup(command: Command) -> bool:
 
 @dataclass
 class SqlStatements:
-    """What all SQLAlchemy engines of this process had of their databases.
+    """The statements, checkouts, commits and rollbacks of all SQLAlchemy engines of this process.
 
     Made by `sql_statements`. A call of a cursor's `execute` or `executemany` is one
-    statement, however many rows it carries. What goes past SQLAlchemy's connections,
-    to a driver's own cursor, is not seen; neither are the BEGIN that drivers send
+    statement, however many rows it carries. Statements that go past SQLAlchemy's connections,
+    to a driver's own cursor, are not seen; neither are the BEGIN that drivers send
     by themselves and the rollback of a connection that returns to its pool.
     """
 
@@ -243,7 +243,7 @@ def db_queries(expected: int) -> Iterator[SqlStatements]:
 
 
 def assert_count(what: str, expected: int, seen: list[str]) -> None:
-    """Fail with a list of what was seen, if that is not as much as expected."""
+    """Fail with a list of what was seen, if its length is not the expected number."""
 
     if len(seen) != expected:
         lines = [f'  {number}. {one}' for number, one in enumerate(seen, 1)] or ['  none']

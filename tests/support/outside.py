@@ -1,4 +1,4 @@
-"""Other programs on the database, and an ear for what its triggers tell."""
+"""Connections of other programs to the database, and a listener for what its triggers notify."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def install(dsn: str, schema: str, tables: Collection[str] | None = None) -> lis
 
 
 class Ear:
-    """Hears the notifications of one schema, and of what it is told besides."""
+    """Listens for the notifications about one schema; ends with `close`."""
 
     def __init__(self, dsn: str, schema: str) -> None:
         self._schema = schema
@@ -45,7 +45,7 @@ class Ear:
         self._listener.execute('LISTEN orm_cache')
 
     def heard(self) -> list[str]:
-        """What was notified since the last call, by transactions that have ended."""
+        """Return the notifications since the last call, of transactions that have ended."""
         marker = f'marker-{uuid4().hex}'
         self._marker.execute("SELECT pg_notify('orm_cache', %s)", [marker])
         heard: list[str] = []

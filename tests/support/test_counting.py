@@ -88,7 +88,7 @@ def test_commands_of_all_clients_are_counted(
 def test_a_script_is_one_command(
     client: redis.Redis, namespace: str, redis_commands: CountCommands
 ) -> None:
-    """What a Lua script runs belongs to the script and is not counted."""
+    """Commands that a Lua script runs are part of the script and not counted."""
     source = "redis.call('SET', KEYS[1], 1) return redis.call('GET', KEYS[1])"
     script = client.register_script(source)
     script(keys=[namespace])
@@ -100,7 +100,7 @@ def test_a_script_is_one_command(
 def test_a_transaction_is_all_its_commands(
     client: redis.Redis, namespace: str, redis_commands: CountCommands
 ) -> None:
-    """MULTI and EXEC count, and what is between them counts once."""
+    """MULTI, EXEC and the commands between them count once each."""
     with redis_commands() as seen:
         pipeline = client.pipeline(transaction=True)
         pipeline.set(namespace, 1)
@@ -112,7 +112,7 @@ def test_a_transaction_is_all_its_commands(
 def test_connection_setup_is_listed_apart(
     redis_url: str, namespace: str, redis_commands: CountCommands
 ) -> None:
-    """What a client says only to connect does not count."""
+    """Commands that a client sends only to connect do not count."""
     with redis_commands() as seen:
         with closing(redis.Redis.from_url(redis_url, client_name='me')) as client:
             client.ping()
@@ -123,7 +123,7 @@ def test_connection_setup_is_listed_apart(
 
 
 def test_other_client_commands_count(client: redis.Redis, redis_commands: CountCommands) -> None:
-    """CLIENT is set-up only with the subcommands that are."""
+    """CLIENT counts, unless its subcommand only sets up the connection."""
     with redis_commands() as seen:
         client.client_id()
     assert seen.commands == [('CLIENT', 'ID')]
@@ -151,7 +151,7 @@ def test_bytes_that_are_no_text_can_be_listed(
 
 
 def test_a_strange_line_is_refused() -> None:
-    """A line that is not understood is an error, never a command less."""
+    """A line that is not understood is an error, so that no command is missed."""
     with pytest.raises(ValueError, match='no line of MONITOR'):
         parse_monitor_line(b'something else')
 
@@ -159,7 +159,7 @@ def test_a_strange_line_is_refused() -> None:
 def test_the_embedded_backend_has_no_commands(
     embedded_backend: Backend, redis_commands: CountCommands, redis_ops: AssertCommands
 ) -> None:
-    """Without a Redis server nothing is counted, and no number of commands is asked for."""
+    """Without a Redis server nothing is counted, and `redis_ops` accepts every number."""
     with redis_commands() as seen:
         pass
     assert (seen.count, seen.commands, seen.setup) == (0, [], [])
@@ -181,7 +181,7 @@ def test_commands_of_the_backend_are_counted(
 def test_redis_ops_passes_on_the_exact_number(
     client: redis.Redis, namespace: str, redis_ops: AssertCommands
 ) -> None:
-    """The exact number passes, none too."""
+    """The exact number passes, also if it is 0."""
     with redis_ops(2):
         client.get(namespace)
         client.get(namespace)
@@ -203,7 +203,7 @@ def test_redis_ops_fails_on_any_other(
 def test_an_error_in_the_block_is_not_hidden(
     client: redis.Redis, namespace: str, redis_ops: AssertCommands, db_queries: AssertStatements
 ) -> None:
-    """What a block raises comes through, not the count that is wrong because of it."""
+    """An error in a block is raised, not the failed assertion of a count that it made wrong."""
     with pytest.raises(ZeroDivisionError), redis_ops(5), db_queries(5):
         1 / 0
     with redis_ops(1):
@@ -225,7 +225,7 @@ def test_statements_are_counted(engine: Engine, sql_statements: CountStatements)
 def test_statements_of_any_engine_are_counted(
     postgres_dsn: str, engine: Engine, sql_statements: CountStatements
 ) -> None:
-    """Engines from before the block and from within it are seen, of any database."""
+    """Engines of any database are seen, also those that are made within the block."""
     with sql_statements() as seen:
         for each in (engine, create_engine(postgres_dsn, poolclass=NullPool)):
             with each.connect() as connection:
@@ -264,7 +264,7 @@ def test_ends_of_transactions_are_counted(engine: Engine, sql_statements: CountS
 def test_ends_of_prepared_transactions_are_counted(
     postgres_dsn: str, sql_statements: CountStatements, end: str
 ) -> None:
-    """The end of a two-phase transaction counts once, PREPARE is none."""
+    """The end of a two-phase transaction counts once; PREPARE does not count as an end."""
     engine = create_engine(postgres_dsn, poolclass=NullPool)
     with engine.connect() as connection, sql_statements() as seen:
         transaction = connection.begin_twophase()

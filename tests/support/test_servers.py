@@ -46,7 +46,7 @@ def ended(process: psutil.Process) -> bool:
     try:
         process.wait(timeout=1)
     except psutil.TimeoutExpired:
-        # Whoever inherited it may never ask how it ended
+        # The process that inherited it may never ask for its exit status
         return process.status() == psutil.STATUS_ZOMBIE
     return True
 
@@ -113,7 +113,7 @@ def test_redis_allows_config_and_saves_nothing(own_redis: RedisServer) -> None:
 
 
 def test_redis_restarts_with_its_data(own_redis: RedisServer) -> None:
-    """A restart that keeps the data has it again, in a new process at the same address."""
+    """A restart can keep the data; the server is then a new process at the same address."""
     pid, url = own_redis.pid, own_redis.url
     with closing(own_redis.client()) as client:
         client.set('key', 'value')
@@ -124,7 +124,7 @@ def test_redis_restarts_with_its_data(own_redis: RedisServer) -> None:
 
 
 def test_redis_restarts_empty(own_redis: RedisServer) -> None:
-    """A restart that does not keep the data has none of it, not even what was saved."""
+    """After a restart that does not keep the data nothing is left, not even what was saved."""
     with closing(own_redis.client()) as client:
         client.set('key', 'value')
         own_redis.save()
@@ -133,7 +133,7 @@ def test_redis_restarts_empty(own_redis: RedisServer) -> None:
 
 
 def test_killed_redis_serves_an_older_dump(own_redis: RedisServer) -> None:
-    """What was written after the last save is lost when the server is killed."""
+    """If the server is killed, everything that was written after the last save is lost."""
     with closing(own_redis.client()) as client:
         client.set('key', 'older')
         own_redis.save()
@@ -171,7 +171,7 @@ def test_paused_redis_can_be_stopped(own_redis: RedisServer) -> None:
 
 
 def test_a_stopped_redis_has_no_process(own_redis: RedisServer) -> None:
-    """What needs a running server says so when there is none; a second start is refused."""
+    """Starting a server that runs is refused, and so is pausing one that does not run."""
     with pytest.raises(RuntimeError, match='runs already'):
         own_redis.start()
     own_redis.stop()
@@ -249,7 +249,7 @@ def test_tenants_are_of_one_test_and_dropped_after_it(
 
 @pytest.mark.parametrize('name', ['Main', 'main-2', 'x' * 60, 'größe', 'a b'])
 def test_unfit_tenant_names_are_refused(make_tenant: Callable[[str], str], name: str) -> None:
-    """A name that would need quoting, or that PostgreSQL would cut, is no tenant's."""
+    """A tenant's name that would need quoting, or that PostgreSQL would cut, is refused."""
     with pytest.raises(ValueError, match=r'too long|Only'):
         make_tenant(name)
 
@@ -257,7 +257,8 @@ def test_unfit_tenant_names_are_refused(make_tenant: Callable[[str], str], name:
 def test_backends_have_what_they_are_named_for(
     backend: Backend, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """The embedded backend names files and no Redis, the other one both servers."""
+    """The settings of the embedded backend name files and no Redis; the other one's name both
+    servers."""
     assert backend.settings['namespace'].startswith('test-')
     if backend.name == 'embedded':
         assert backend.settings['dsn'] == f'sqlite:///{tmp_path}/tenants'

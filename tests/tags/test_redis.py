@@ -1,7 +1,7 @@
 """The tag store on Redis does what every tag store must, in one command each.
 
-What it does when the server loses its data is in test_redis_losses.py, and when it does not
-answer in test_redis_outages.py.
+test_redis_losses.py tests it with a server that loses its data, test_redis_outages.py with a
+server that does not answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.tags.redis_store import KEY, NAMESPACE, VALUE, commit, fill
 
 
 class TestRedisTagStore(TagStoreConformance):
-    """All that holds for tag stores in general."""
+    """Runs the tests that every tag store must pass."""
 
     @pytest.fixture
     def store(self, redis_url: str, namespace: str) -> Iterator[RedisTagStore]:
@@ -34,12 +34,12 @@ class TestRedisTagStore(TagStoreConformance):
 
     @pytest.fixture
     def other(self, redis_url: str, namespace: str) -> Iterator[RedisTagStore]:
-        """Another process would have the like."""
+        """A second store on the same namespace, as another process would have."""
         with closing(connect(redis_url, 10)) as client:
             yield RedisTagStore(client, namespace, quarantined=False)
 
     def fill(self, store: RedisTagStore, schema: str, stamp: Stamp) -> bool:
-        """Store a value, and look whether it is there."""
+        """Store a value; return whether it was allowed, and assert that it is there only then."""
         key = f'{hash_tag(store._namespace, schema)}:value:{id(stamp)}'
         store.client.delete(key)
         allowed = store.fill(schema, stamp, key, b'value', None)
@@ -48,15 +48,15 @@ class TestRedisTagStore(TagStoreConformance):
 
 
 def test_is_of_many_processes(store: RedisTagStore) -> None:
-    """Nobody has to be refused."""
+    """The store serves several processes, so that no second one has to be refused."""
     assert not store.single_process
 
 
-# what it costs
+# costs
 
 
 def test_unchanged_tenant_costs_one_command(store: RedisTagStore, client: redis.Redis) -> None:
-    """A snapshot that is known is one command with an empty answer."""
+    """A snapshot that is known and still current costs one command with an empty answer."""
     known = store.snapshot('main')
     answers: list[Any] = []
     script = store._scripts['snapshot']
@@ -77,9 +77,9 @@ def test_unchanged_tenant_costs_one_command(store: RedisTagStore, client: redis.
 
 
 def test_every_method_costs_one_command(store: RedisTagStore, own_redis: RedisServer) -> None:
-    """A round trip each, whatever the number of tags."""
+    """Each method costs one round trip, whatever the number of tags."""
     for _ in range(2):
-        # the first time, scripts are loaded
+        # the first round loads the scripts, so only the second one is counted
         with RedisCommands(own_redis.url) as seen:
             store.register('main', [TREE])
             stamp = store.snapshot('main').stamp([USERS, PAGES, TREE])
@@ -105,7 +105,7 @@ def test_forgets_tenants_it_can_not_keep(
     assert {schema: store.snapshot(schema) for schema in first} == first
 
 
-# what it keeps, and where
+# keys and values
 
 
 def test_keys_of_a_tenant_lie_together(store: RedisTagStore, client: redis.Redis) -> None:
@@ -151,7 +151,7 @@ def test_names_of_all_kinds(store: RedisTagStore, tag: str, schema: str) -> None
 
 
 def test_values_live_as_long_as_told(store: RedisTagStore, client: redis.Redis) -> None:
-    """A value has the life that fill gives it: milliseconds if need be, or no end."""
+    """A value lives as long as `fill` says: down to milliseconds, or without end."""
     stamp = store.snapshot('main').stamp([USERS])
     assert store.fill('main', stamp, VALUE, b'1', 100)
     assert 0 < int(client.pttl(VALUE)) <= 100_000
@@ -163,7 +163,7 @@ def test_values_live_as_long_as_told(store: RedisTagStore, client: redis.Redis) 
 
 
 def test_refused_values_leave_the_old_one(store: RedisTagStore, client: redis.Redis) -> None:
-    """What is not stored does not harm what is."""
+    """A value that is refused leaves the stored one as it is."""
     stamp = store.snapshot('main').stamp([USERS])
     assert store.fill('main', stamp, VALUE, b'old', None)
     commit(store, USERS)

@@ -1,4 +1,4 @@
-"""After Redis lost its data no old value is valid, and none is stored before a quarantine ends."""
+"""After Redis has lost its data no old value is valid, and no value is stored in quarantine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def test_restart_from_an_older_dump(store: RedisTagStore, own_redis: RedisServer
 def test_whoever_comes_first_after_a_restart(
     store: RedisTagStore, own_redis: RedisServer, first: str
 ) -> None:
-    """Whatever is asked of a restarted server first: it is a new birth, and no fill."""
+    """The first command after a restart, of any kind, makes a new birth, and no fill with an
+    old stamp is accepted."""
     stamp = store.snapshot('main').stamp([USERS])
     put_in_doubt(store, 'main', 'w', PAGES)
     own_redis.restart(keep_data=True)
@@ -77,7 +78,7 @@ LOSSES: dict[str, Callable[[redis.Redis], object]] = {
 def test_lost_key(
     quarantined: RedisTagStore, client: redis.Redis, loss: str, moment: str
 ) -> None:
-    """At whatever moment the key is lost: a new birth in quarantine, and no fill."""
+    """At whatever moment the key is lost, a new birth begins a quarantine that refuses fills."""
     before = settle_down(quarantined)
     stamp = before.stamp([USERS, PAGES])
     assert fill(quarantined, stamp)
@@ -139,7 +140,7 @@ def test_quarantine_from_birth_to_end(quarantined: RedisTagStore) -> None:
 
 
 def test_quarantine_of_another_birth(quarantined: RedisTagStore, client: redis.Redis) -> None:
-    """Who speaks of an earlier birth ends nobody's quarantine."""
+    """A call that names an earlier birth does not change the quarantine of the present one."""
     born = quarantined.snapshot('main')
     client.delete(KEY)
     again = quarantined.snapshot('main')
@@ -150,7 +151,7 @@ def test_quarantine_of_another_birth(quarantined: RedisTagStore, client: redis.R
 
 
 def test_quarantine_that_has_ended(quarantined: RedisTagStore) -> None:
-    """The second one to end a quarantine changes nothing, and none begins one."""
+    """After the end of a quarantine, a call to end it again or to begin one changes nothing."""
     ended = settle_down(quarantined)
     quarantined.quarantine('main', ended.birth, [])
     quarantined.quarantine('main', ended.birth, ['7'])
@@ -169,7 +170,7 @@ def test_doubts_outlive_a_quarantine(quarantined: RedisTagStore) -> None:
 
 
 def test_renew_does_not_end_a_quarantine(quarantined: RedisTagStore) -> None:
-    """A new birth on purpose says nothing of the writers that are awaited."""
+    """A renewal does not end a quarantine, as it says nothing of the writers that are awaited."""
     quarantined.snapshot('main')
     quarantined.renew('main')
     after = quarantined.snapshot('main')

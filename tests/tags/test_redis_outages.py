@@ -80,20 +80,20 @@ def test_forgotten_scripts(store: RedisTagStore, client: redis.Redis) -> None:
     'url', ['http://localhost', 'localhost:6379', '', 'redis://localhost:port/0']
 )
 def test_wrong_url(url: str) -> None:
-    """A URL of no known kind is told before anybody tries it."""
+    """A URL of no known kind is refused before anything connects to it."""
     with pytest.raises(StoreUnreachable, match='redis_url'):
         connect(url, 1)
 
 
 def test_wrong_url_keeps_its_password() -> None:
-    """What is told of a wrong URL can be logged."""
+    """The error about a wrong URL can be logged, as it does not show the password."""
     with pytest.raises(StoreUnreachable) as raised:
         connect('http://user:secret@localhost', 1)
     assert 'secret' not in str(raised.value)
 
 
 def test_nobody_listens() -> None:
-    """A URL that leads nowhere is told by the first look."""
+    """`check` raises StoreUnreachable if nothing listens at the URL."""
     with closing(connect('redis://127.0.0.1:1/0', 1)) as client:
         with pytest.raises(StoreUnreachable):
             RedisTagStore(client, NAMESPACE, quarantined=True).check()

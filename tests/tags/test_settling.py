@@ -1,4 +1,4 @@
-"""What writers leave behind is settled: not too often, not too early, by whoever comes."""
+"""Doubts and quarantines are ended by any reader, not too early, and without asking too often."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEASE = 10.0
 
 
 class Clock:
-    """Goes on when told to."""
+    """A clock that goes on only when a test sets it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -122,7 +122,7 @@ def test_asks_at_most_every_50_ms(store: NotedStore, settler: Settler, clock: Cl
 
 
 def test_patience_is_per_doubt(store: NotedStore, settler: Settler) -> None:
-    """Two doubts do not wait for each other's turn."""
+    """The 50 ms are counted per doubt: a question about one does not delay another."""
     put_in_doubt(store, 'main', 'w', USERS, transaction_id='7')
     settler.settle('main', store.snapshot('main'), [USERS], oracle := FakeOracle('7', '8'))
     put_in_doubt(store, 'main', 'v', USERS, transaction_id='8')
@@ -131,7 +131,7 @@ def test_patience_is_per_doubt(store: NotedStore, settler: Settler) -> None:
 
 
 def test_leaves_other_tags_alone(store: NotedStore, settler: Settler) -> None:
-    """Nobody is asked about a doubt of tags that are not needed."""
+    """The oracle is not asked about a doubt whose tags are not needed."""
     put_in_doubt(store, 'main', 'w', USERS, transaction_id='7')
     put_in_doubt(store, 'main', 'v', PAGES, transaction_id='8')
     oracle = FakeOracle()
@@ -144,7 +144,7 @@ def test_leaves_other_tags_alone(store: NotedStore, settler: Settler) -> None:
 def test_lease_where_there_is_no_id(
     store: NotedStore, settler: Settler, has_oracle: bool
 ) -> None:
-    """A doubt without a transaction id is left to its lease, and nobody asked."""
+    """A doubt without a transaction id is left to its lease, and the oracle is not asked."""
     put_in_doubt(store, 'main', 'w', USERS, transaction_id='')
     oracle = FakeOracle()
     snapshot = store.snapshot('main')
@@ -155,7 +155,7 @@ def test_lease_where_there_is_no_id(
 
 
 def test_lease_where_nobody_knows_ids(store: NotedStore, settler: Settler) -> None:
-    """Without anybody to ask, an id is of no use: the lease decides."""
+    """Without an oracle a transaction id is of no use: the lease decides."""
     put_in_doubt(store, 'main', 'w', USERS, transaction_id='7')
     settler.settle('main', store.snapshot('main'), [USERS], None)
     assert store.settled == [('w', LEASE)]
@@ -174,7 +174,7 @@ def test_nothing_to_settle(store: NotedStore, settler: Settler) -> None:
 
 
 def test_quarantine_without_writers_ends_at_once(store: NotedStore, settler: Settler) -> None:
-    """If no transaction writes, there is nobody to wait for."""
+    """If no transaction writes, a quarantine ends at once."""
     settler.end_quarantine('main', quarantined(), FakeOracle())
     assert store.waiting == [('birth', ())]
 
@@ -182,7 +182,8 @@ def test_quarantine_without_writers_ends_at_once(store: NotedStore, settler: Set
 def test_quarantine_waits_for_the_writers_of_its_birth(
     store: NotedStore, settler: Settler, clock: Clock
 ) -> None:
-    """Who wrote at the birth is noted once, and awaited; later writers are not."""
+    """Transactions that were writing at the birth are noted once and awaited; later writers
+    are not."""
     oracle = FakeOracle('7', '9')
     settler.end_quarantine('main', quarantined(), oracle)
     assert store.waiting == [('birth', ('7', '9'))]
@@ -221,7 +222,7 @@ def test_quarantine_is_asked_for_every_50_ms(
 def test_quarantine_lasts_a_lease_where_there_are_no_ids(
     store: NotedStore, settler: Settler, clock: Clock
 ) -> None:
-    """Without anybody to ask, a quarantine ends a lease after it was first seen."""
+    """Without an oracle a quarantine ends one lease after it was first seen."""
     settler.end_quarantine('main', quarantined(), None)
     assert store.waiting == [('birth', ('lease',))]
     clock.now += LEASE - 0.1
@@ -237,7 +238,7 @@ def test_quarantine_lasts_a_lease_where_there_are_no_ids(
 
 @pytest.fixture
 def engine(postgres_dsn: str) -> Iterator[Engine]:
-    """Plain connections, each of its own."""
+    """An engine without a pool: each connection is a new one."""
     made = create_engine(postgres_dsn, poolclass=NullPool)
     yield made
     made.dispose()
@@ -259,7 +260,7 @@ def writer(engine: Engine) -> Iterator[Connection]:
 
 @pytest.fixture
 def oracle(connection: Connection) -> PostgresOracle:
-    """Asks through the first connection."""
+    """An oracle that asks through `connection`."""
     return PostgresOracle(connection)
 
 
@@ -293,7 +294,7 @@ ENDS: dict[str, Callable[[Connection, Connection], None]] = {
 def test_postgres_knows_ended_transactions(
     writer: Connection, connection: Connection, oracle: PostgresOracle, end: str
 ) -> None:
-    """Committed, rolled back or dead: it is not in progress any more."""
+    """A transaction that was committed, rolled back or killed is not in progress any more."""
     number = transaction_id(writer)
     ENDS[end](writer, connection)
     assert oracle.in_progress(number) is False
@@ -315,7 +316,7 @@ def test_postgres_knows_prepared_transactions(
 
 
 def test_postgres_and_readers(writer: Connection, oracle: PostgresOracle) -> None:
-    """Who only reads is nobody to wait for, and neither is who asks."""
+    """A transaction that only reads is not awaited, nor is the one of the asking connection."""
     writer.execute(text('SELECT 1'))
     own = transaction_id(oracle._connection)
     waiting = list(oracle.writers_in_progress())
@@ -329,7 +330,7 @@ def test_postgres_and_unknown_ids(
 ) -> None:
     """Ids that are too old, from the future or no ids at all are not in progress.
 
-    What the asking connection did before stays.
+    The asking connection keeps its transaction.
     """
     connection.execute(text('CREATE TEMPORARY TABLE kept (id int) ON COMMIT DROP'))
     assert oracle.in_progress(number) is False
@@ -339,7 +340,7 @@ def test_postgres_and_unknown_ids(
 def test_postgres_lost_while_asked(
     writer: Connection, connection: Connection, oracle: PostgresOracle
 ) -> None:
-    """A connection that is lost is no answer."""
+    """If its connection is lost, the oracle raises an error instead of answering."""
     number = transaction_id(writer)
     oracle.in_progress(number)
     terminate(writer, connection)

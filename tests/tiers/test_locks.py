@@ -58,7 +58,7 @@ def make(
 
 
 def test_one_holder(make: Callable[[float], CacheMutex]) -> None:
-    """Who holds it is the only one, until it is given back."""
+    """A lock has one holder at a time, until it is released."""
     first, second = make(LONG), make(LONG)
     assert not first.locked()
     assert first.acquire()
@@ -73,7 +73,7 @@ def test_one_holder(make: Callable[[float], CacheMutex]) -> None:
 
 
 def test_releasing_what_is_not_held(make: Callable[[float], CacheMutex]) -> None:
-    """Who could not have it gives nothing back, least of all another's."""
+    """Releasing a lock that is not held does nothing, also if another mutex holds it."""
     first, second = make(LONG), make(LONG)
     first.release()
     assert first.acquire()
@@ -88,7 +88,7 @@ def test_releasing_what_is_not_held(make: Callable[[float], CacheMutex]) -> None
 
 
 def test_nobody_waits_for_ever(make: Callable[[float], CacheMutex]) -> None:
-    """Who waits goes on without it after its timeout, and gives nothing back then."""
+    """A caller goes on without the lock after its timeout, and its release then does nothing."""
     first, second = make(LONG), make(0.02)
     assert first.acquire()
     assert not second.acquire()
@@ -98,7 +98,7 @@ def test_nobody_waits_for_ever(make: Callable[[float], CacheMutex]) -> None:
 
 
 def test_one_holder_over_threads(make: Callable[[float], CacheMutex]) -> None:
-    """Of many threads, one at a time holds it, and each has its turn."""
+    """One of many threads at a time holds the lock, and each has its turn."""
     holders: list[int] = []
     most: list[int] = []
 
@@ -118,7 +118,8 @@ def test_one_holder_over_threads(make: Callable[[float], CacheMutex]) -> None:
 
 
 def hold_in_turn(url: str, name: str, meeting: Any, results: Any) -> None:
-    """Take the lock a few times, and look whether somebody else had it meanwhile."""
+    """Take the lock ten times, and put each time how many processes have it into `results`, or
+    None if it was not acquired."""
     with closing(connect(url, 10)) as client:
         meeting.wait()
         for _ in range(10):
@@ -133,7 +134,7 @@ def hold_in_turn(url: str, name: str, meeting: Any, results: Any) -> None:
 
 
 def test_one_holder_over_processes(redis_url: str, namespace: str) -> None:
-    """On Redis, one holder at a time is one over all processes."""
+    """On Redis, a lock has one holder at a time over all processes."""
     meeting, results = spawn.Barrier(3), spawn.Queue()
     processes = [
         spawn.Process(target=hold_in_turn, args=(redis_url, namespace, meeting, results))
@@ -151,7 +152,8 @@ def test_one_holder_over_processes(redis_url: str, namespace: str) -> None:
 
 
 def test_lost_locks(client: redis.Redis, namespace: str) -> None:
-    """A lock that went with its server is another's to take, and giving it back is harmless."""
+    """A lock that Redis has lost can be acquired by another holder, and its release by the
+    first one is harmless."""
     first, second = RedisMutex(client, namespace, LONG), RedisMutex(client, namespace, LONG)
     assert first.acquire()
     client.delete(namespace)
@@ -162,7 +164,7 @@ def test_lost_locks(client: redis.Redis, namespace: str) -> None:
 
 
 def test_expired_locks(client: redis.Redis, namespace: str) -> None:
-    """A lock whose holder takes too long passes on; the holder hears of no error."""
+    """An expired lock can be acquired by another holder; the first one's release is no error."""
     first, second = RedisMutex(client, namespace, 100), RedisMutex(client, namespace, LONG)
     assert first.acquire()
     assert 0 < int(client.pttl(namespace)) <= 100_000
@@ -173,7 +175,7 @@ def test_expired_locks(client: redis.Redis, namespace: str) -> None:
 
 
 def has_been_renewed(client: redis.Redis, name: str) -> Callable[[], bool]:
-    """A question that is answered by yes once the lock's time has gone up."""
+    """Return a function that returns true once the lock's remaining time has gone up."""
     last = [int(client.pttl(name))]
 
     def ask() -> bool:
@@ -186,7 +188,7 @@ def has_been_renewed(client: redis.Redis, name: str) -> Callable[[], bool]:
 def test_living_holder_keeps_its_lock(
     client: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lock is short, and yet lasts as long as its holder computes."""
+    """A lock expires soon, but is renewed as long as its holder computes."""
     monkeypatch.setattr(locks, 'SHORT', 6.0)  # a busy machine may be late
     holder, other = RedisMutex(client, namespace, LONG), RedisMutex(client, namespace, LONG)
     assert holder.acquire()
@@ -219,7 +221,7 @@ def test_dead_holder_passes_its_lock_on(
 
 
 class Broken:
-    """A lock that can't be renewed, for a reason that nobody has thought of."""
+    """A lock whose renewal raises an unexpected error."""
 
     def __init__(self) -> None:
         self.was_asked = threading.Event()
@@ -230,7 +232,7 @@ class Broken:
 
 
 def test_a_broken_lock_harms_no_other(client: redis.Redis, namespace: str) -> None:
-    """All locks of a process are renewed, also beside one that can't be."""
+    """A lock that can't be renewed does not keep the process's other locks from being renewed."""
     broken, holder = Broken(), RedisMutex(client, namespace, LONG)
     RENEWER.add(broken, 0.03, time.monotonic() + LONG)
     assert broken.was_asked.wait(30)
@@ -240,7 +242,7 @@ def test_a_broken_lock_harms_no_other(client: redis.Redis, namespace: str) -> No
 
 
 def test_a_lock_that_comes_as_the_thread_is_about_to_end() -> None:
-    """The thread that renews locks does not end beside one that was added just then."""
+    """The thread that renews locks does not end if a lock was added just before its end."""
     renewer, last = Renewer(), Broken()
     wait = renewer._changed.wait
 
@@ -276,19 +278,19 @@ raise SystemExit(status)
 
 
 def renewed_in_child() -> bool:
-    """Whether a lock that is held here is renewed."""
+    """Return whether a lock that is held in this process is renewed."""
     lock = Broken()
     RENEWER.add(lock, 0.03, time.monotonic() + LONG)
     return lock.was_asked.wait(30)
 
 
 def test_renewing_in_a_forked_child() -> None:
-    """What a thread of the parent held at the fork holds nobody up in the child."""
+    """The renewer's internal lock, held by the parent at the fork, does not block the child."""
     subprocess.run([sys.executable, '-W', 'ignore', '-c', FORK], check=True, timeout=60)
 
 
 def test_unreachable_server(own_redis: RedisServer) -> None:
-    """Without a server nobody holds a lock, and nobody hears of an error."""
+    """Without a server no lock is held, and no error is raised."""
     with closing(connect(own_redis.url, 1)) as client:
         held, other = RedisMutex(client, 'name', LONG), RedisMutex(client, 'name', LONG)
         assert held.acquire()
@@ -313,7 +315,7 @@ def test_stalling_server(own_redis: RedisServer) -> None:
 
 
 def test_named_locks_live_while_used() -> None:
-    """A name's lock is the same for all who use it, and gone when nobody does."""
+    """A name's lock is the same for all its users, and gone when it has no user."""
     locks = named_locks()
     one = locks.get('a')
     assert locks.get('a') is one

@@ -40,7 +40,7 @@ def test_newer_values_replace_older_ones() -> None:
 
 
 def test_immutable_values_count_for_more() -> None:
-    """A value that is kept beside its bytes takes memory too."""
+    """A value that is kept beside its bytes counts as memory, too."""
     tier = ProcessTier(100_000)
     tier.put('mutable', slot(1000))
     assert tier.bytes_held == OVERHEAD + 1000
@@ -58,7 +58,7 @@ def test_is_bounded() -> None:
 
 
 def test_small_values_are_bounded_too() -> None:
-    """Values without size take their bookkeeping's room."""
+    """A value without bytes counts with the memory of its bookkeeping."""
     tier = ProcessTier(10 * OVERHEAD)
     for number in range(100):
         tier.put(f'key{number}', slot(0))
@@ -66,7 +66,7 @@ def test_small_values_are_bounded_too() -> None:
 
 
 def test_least_recently_used_goes_first() -> None:
-    """What was read lately stays."""
+    """The least recently used value is removed first; a value that was just read stays."""
     tier = ProcessTier(3 * (OVERHEAD + 100))
     for key in 'abc':
         tier.put(key, slot())
@@ -84,7 +84,7 @@ def test_too_large_values(size: int) -> None:
 
 
 def test_too_large_value_ends_the_older_one() -> None:
-    """A value that can't be kept leaves no older one of its key, and the others alone."""
+    """A value that is too large to be kept removes the older value of its key, and no other."""
     tier = ProcessTier(2 * (OVERHEAD + 100))
     tier.put('key', slot())
     tier.put('other', slot())

@@ -134,7 +134,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: rows((1, 2), keys=('id', 'id'))[0], r"columns are called \['id', 'id'\].*label"),
 ]
 
-#: Where a part can stand, and how the message says so.
+#: Functions that put a part into a value, and how the message names the part's place.
 PLACES: list[tuple[Callable[[Any], object], str]] = [
     (lambda part: part, 'users'),
     (lambda part: [1, 2, part], 'users[2]'),
@@ -160,7 +160,7 @@ PLACES: list[tuple[Callable[[Any], object], str]] = [
 def test_a_refusal_says_what_it_found_and_what_to_do(
     serializer: Serializer, make: Callable[[], object], message: str
 ) -> None:
-    """What can't come back exactly is refused with its type and advice, at any depth."""
+    """A value that can't come back exactly is refused with its type and advice, at any depth."""
     for value, place in ((make(), 'users'), ([{'a': make()}], r"users\[0\]\['a'\]")):
         pattern = f"^users can't be cached: {place} .*{message}"
         with pytest.raises(ValueNotCacheable, match=pattern):
@@ -171,7 +171,7 @@ def test_a_refusal_says_what_it_found_and_what_to_do(
 def test_a_refusal_names_the_place(
     serializer: Serializer, wrap: Callable[[Any], object], place: str
 ) -> None:
-    """The message names where in the value the part is that can't be cached."""
+    """The message names the place of the part that can't be cached."""
     for part in (bytearray(), User(id=1)):
         with pytest.raises(ValueNotCacheable) as refusal:
             serializer.encode(wrap(part), 'users')
@@ -274,7 +274,7 @@ def nested(levels: int, wrap: Callable[[Any], Any]) -> Any:
 def test_depth_has_a_limit(
     serializer: Serializer, wrap: Callable[[Any], Any], levels: int
 ) -> None:
-    """What is nested up to the limit comes back; what is nested deeper is refused."""
+    """A value that is nested up to the limit comes back; a more deeply nested one is refused."""
     deep = nested(MAX_DEPTH // levels - 1, wrap)
     assert form(serializer.decode(serializer.encode(deep).data)) == form(deep)
     for too_many in (MAX_DEPTH // levels + 1, 10 * MAX_DEPTH):
@@ -295,7 +295,7 @@ def at_the_end_of_the_stack(call: Callable[[], object]) -> object:
 
 
 def test_a_full_stack_is_no_other_error(serializer: Serializer) -> None:
-    """With too little stack left a value is refused, or is a miss; nothing else is raised."""
+    """With too little stack left, encoding refuses a value, decoding is a miss; no other error."""
     deep = nested(MAX_DEPTH, lambda value: (value,))
     data = serializer.encode(deep).data
     with pytest.raises(ValueNotCacheable, match='nested too deeply'):

@@ -1,7 +1,7 @@
 """The serializer gives every value back exactly as it was.
 
-Which values it refuses is in test_refusals.py, what it makes of damaged bytes in
-test_decoding.py.
+test_refusals.py tests the values that it refuses, test_decoding.py what it makes of damaged
+bytes.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def test_a_value_comes_back_exactly(serializer: Serializer, value: object) -> No
 def test_a_value_comes_back_exactly_beside_text_that_is_no_utf8(
     serializer: Serializer, value: object
 ) -> None:
-    """The slower way, taken for lone surrogates and large integers, is as exact."""
+    """The slower encoding, used for lone surrogates and large integers, is as exact."""
     both = [value, {'also': value}, '\ud800', 2**70]
     assert form(serializer.decode(serializer.encode(both).data)) == form(both)
 
@@ -133,7 +133,7 @@ def test_a_mutable_value_may_not_be_shared(serializer: Serializer, value: object
 
 
 def test_each_decoding_makes_a_value_of_its_own(serializer: Serializer) -> None:
-    """What one reader does to a mutable value, another does not see."""
+    """A reader does not see changes that another reader makes to a mutable value."""
     data = serializer.encode({'a': [1]}).data
     serializer.decode(data)['a'].append(2)
     assert serializer.decode(data) == {'a': [1]}
@@ -170,7 +170,7 @@ def test_instances_of_one_class_share_its_name(serializer: Serializer) -> None:
 
 
 def test_a_cached_property_of_a_dataclass_is_computed_again(serializer: Serializer) -> None:
-    """What a cached property computed from the fields is no reason to refuse, nor kept."""
+    """A dataclass with a computed cached property is not refused, and the result is not kept."""
     node = Node('a')
     assert node.label == '<a>'
     decoded = serializer.decode(serializer.encode(node).data)
@@ -186,7 +186,7 @@ def test_a_dataclass_comes_back_without_running_its_code(serializer: Serializer)
 
 
 def test_the_first_byte_is_the_version(serializer: Serializer) -> None:
-    """The format's version is the first byte, and another one is a miss."""
+    """The first byte is the version of the format, and data of another version is a miss."""
     data = serializer.encode('x').data
     assert data[0] == VERSION
     with pytest.raises(UndecodableValue, match='format 2'):
@@ -196,7 +196,7 @@ def test_the_first_byte_is_the_version(serializer: Serializer) -> None:
 @examples(300)
 @given(ANY_VALUE)
 def test_any_value_comes_back_exactly(value: object) -> None:
-    """Whatever is made of the supported kinds comes back with every type and detail."""
+    """A value made of the supported kinds comes back with every type and detail."""
     serializer = Serializer(TYPES)
     assert form(serializer.decode(serializer.encode(value).data)) == form(value)
 

@@ -87,7 +87,7 @@ def on_redis(redis_url: str, namespace: str) -> Iterator[Both]:
 
 @pytest.fixture(params=['in_memory', 'on_redis'])
 def both(request: pytest.FixtureRequest) -> Both:
-    """Each in turn."""
+    """The shared tier in memory, then on Redis."""
     found: Both = request.getfixturevalue(request.param)
     return found
 
@@ -180,7 +180,7 @@ def test_values_expire_on_redis(on_redis: Both) -> None:
     ],
 )
 def test_undecodable_bytes_are_a_miss(on_redis: Both, data: bytes) -> None:
-    """Whatever lies under a value's key: it is a value, or it is none."""
+    """Undecodable bytes under a value's key are a miss."""
     tier = on_redis.tier
     assert isinstance(tier, RedisTier)
     on_redis.tags.client.set(tier._name('main', 'users'), data)
@@ -197,7 +197,7 @@ PACKABLE = st.recursive(
 
 @given(st.binary() | st.lists(PACKABLE, min_size=4, max_size=4).map(ormsgpack.packb))
 def test_any_bytes_are_a_value_or_none(data: bytes) -> None:
-    """No bytes raise an error, and what is taken for a value has a value's parts."""
+    """No bytes raise an error, and bytes that are taken for a value have all its parts."""
     stored = _unpack(data)
     if stored is not None:
         assert isinstance(stored.stamp, dict)
@@ -235,7 +235,7 @@ def test_regions_keep_values(both: Both, value: object) -> None:
 
 
 def test_regions_set_get_delete(both: Both) -> None:
-    """A region is dogpile's: what is not there is NO_VALUE, and deleting is harmless."""
+    """As in dogpile, a missing value is NO_VALUE, and deleting it is harmless."""
     region: Any = both.tier.region('main')
     assert region.get('key') is NO_VALUE
     region.delete('key')
@@ -249,7 +249,7 @@ def test_regions_set_get_delete(both: Both) -> None:
 
 
 def test_regions_in_memory_are_bounded(in_memory: Both) -> None:
-    """What applications cache by hand takes no more memory than values of properties."""
+    """Values that applications cache by hand are bounded like values of properties."""
     region = in_memory.tier.region('main')
     for number in range(100):
         region.set(f'key{number}', b'x' * (SIZE // 10))
@@ -272,7 +272,7 @@ def test_regions_create_once(both: Both) -> None:
 
 
 def test_regions_hand_out_copies(both: Both) -> None:
-    """What one caller does to a value is not seen by the next."""
+    """A caller does not see changes that another caller makes to the same value."""
     region = both.tier.region('main')
     value = [1]
     region.set('key', value)
@@ -335,7 +335,7 @@ def test_regions_expire(both: Both) -> None:
 
 
 def test_undecodable_values_of_regions(on_redis: Both) -> None:
-    """What a region can't read is created again."""
+    """A value that a region can't decode is created again."""
     region: Any = on_redis.tier.region('main')
     client: redis.Redis = on_redis.tags.client
     region.set('key', 1)

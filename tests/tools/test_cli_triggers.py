@@ -52,7 +52,7 @@ def program(postgres_dsn: str, tenant: str) -> Iterator[psycopg.Connection[Any]]
 
 @pytest.fixture
 def own_database(postgres_dsn: str) -> Iterator[str]:
-    """The URL of a database of the test's own, whose tenants are all."""
+    """The URL of a database of the test's own, in which `--all` finds only the test's schemas."""
     name = f'd{uuid4().hex[:12]}'
     with closing(psycopg.connect(libpq_url(postgres_dsn), autocommit=True)) as connection:
         connection.execute(f'CREATE DATABASE {name}')
@@ -94,7 +94,7 @@ def test_install_status_remove(
 def test_installed_triggers_notify(
     run: Run, program: psycopg.Connection[Any], postgres_dsn: str, tenant: str
 ) -> None:
-    """What the command installs is committed, and works."""
+    """The command commits the triggers that it installs, and they notify of changes."""
     assert run('install', '--dsn', postgres_dsn, '--schema', tenant, '--table', 'users')[0] == 0
     ear = Ear(postgres_dsn, tenant)
     program.execute('INSERT INTO users DEFAULT VALUES; INSERT INTO pages DEFAULT VALUES')
@@ -109,7 +109,7 @@ def test_several_schemas(
     tenant: str,
     make_tenant: Callable[[str], str],
 ) -> None:
-    """Each schema that is named is done, once."""
+    """A command handles each schema that is named once."""
     other = make_tenant('other')
     program.execute(f'CREATE SCHEMA {other}; CREATE TABLE {other}.users ()')
     named = ('--schema', other, '--schema', tenant, '--schema', other)
@@ -118,7 +118,7 @@ def test_several_schemas(
 
 
 def test_all_schemas(run: Run, own_database: str) -> None:
-    """With --all every schema that may be a tenant is done, and no other."""
+    """With --all a command handles every schema that may be a tenant's, and no other."""
     assert run('install', '--dsn', own_database, '--all') == (0, '', '')
     with outside(own_database, 'public') as program:
         for schema in ('one', 'two', '"No tenant"', 'public'):
@@ -141,8 +141,8 @@ def test_rights_are_missing(
     make_tenant: Callable[[str], str],
     role: str,
 ) -> None:
-    """Who does not own the tables is refused, in one line, and nothing is half done: not in
-    this schema, and not in one before it."""
+    """A user that does not own the tables is refused in one line, and nothing is changed,
+    neither in this schema nor in one named before it."""
     before = make_tenant('before')
     program.execute(f'CREATE SCHEMA {before} AUTHORIZATION {role}')
     dsn = make_url(postgres_dsn).set(username=role, password='secret')
@@ -166,7 +166,8 @@ def test_rights_are_missing(
 def test_right_to_create_is_missing(
     run: Run, program: psycopg.Connection[Any], postgres_dsn: str, tenant: str, role: str
 ) -> None:
-    """Who owns the tables, and may not create functions beside them, is refused as well."""
+    """A user that owns the tables, but may not create functions in the schema, is refused as
+    well."""
     program.execute(f'ALTER TABLE pages OWNER TO {role}; ALTER TABLE users OWNER TO {role}')
     program.execute(f'REVOKE CREATE ON SCHEMA {tenant} FROM {role}')
     dsn = make_url(postgres_dsn).set(username=role, password='secret')
@@ -179,7 +180,7 @@ def test_right_to_create_is_missing(
 def test_function_of_another_owner(
     run: Run, program: psycopg.Connection[Any], postgres_dsn: str, tenant: str, role: str
 ) -> None:
-    """What only the server can refuse is said in one line as well, and nothing is done."""
+    """A refusal by the server is also reported in one line, and nothing is changed."""
     program.execute(f'ALTER TABLE pages OWNER TO {role}; ALTER TABLE users OWNER TO {role}')
     program.execute(
         'CREATE FUNCTION orm_cache_notify() RETURNS trigger LANGUAGE plpgsql '
@@ -212,7 +213,7 @@ def test_function_of_another_owner(
 def test_schemas_that_can_not_be(
     run: Run, postgres_dsn: str, action: str, schema: str, expected: str
 ) -> None:
-    """A schema that there is not, or can not be, is refused in one line."""
+    """A schema that does not exist, or whose name is not allowed, is refused in one line."""
     code, out, err = run(action, '--dsn', postgres_dsn, '--schema', schema)
     assert (code, out) == (2, '')
     assert err.startswith(expected)
@@ -222,7 +223,7 @@ def test_schemas_that_can_not_be(
 def test_unknown_table(
     run: Run, program: psycopg.Connection[Any], postgres_dsn: str, tenant: str
 ) -> None:
-    """A table that there is not is refused, and nothing is installed on the others."""
+    """A table that does not exist is refused, and nothing is installed on the others."""
     named = ('--schema', tenant, '--table', 'users', '--table', 'nothing')
     assert run('install', '--dsn', postgres_dsn, *named) == (
         2,
@@ -265,7 +266,7 @@ def test_dsns_that_can_not_be(run: Run, dsn: str, expected: str) -> None:
     ],
 )
 def test_wrong_usage(run: Run, arguments: tuple[str, ...]) -> None:
-    """What is missing or too much is told by the usage."""
+    """Missing or superfluous arguments are answered with the usage."""
     code, out, err = run(*arguments)
     assert (code, out) == (2, '')
     assert err.startswith('usage: python -m onegov_ormcache triggers')

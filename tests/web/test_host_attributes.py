@@ -45,7 +45,7 @@ def test_defaults_of_host_attributes(applications: Applications, tenant: str) ->
 def test_cache_region_is_bound_to_the_tenant(
     applications: Applications, make_tenant: Any
 ) -> None:
-    """What an application caches by hand is one tenant's alone."""
+    """A value that an application caches by hand belongs to one tenant alone."""
     app = applications.start(OrmCacheApp)
     with app.request_scope(make_tenant('one')):
         app.cache.set('key', 1)

@@ -78,7 +78,7 @@ def nothing_left() -> Iterator[None]:
 
 
 def test_schema_is_bound(applications: Applications, make_tenant: Any) -> None:
-    """Each request sees its own tenant, from a function of the environment."""
+    """Each request sees the tenant that a function of the WSGI environment returns."""
     app = applications.start(App)
     one, two = make_tenant('one'), make_tenant('two')
     change(app, one, User(name='a'))
@@ -148,7 +148,7 @@ def test_failing_request_is_closed(applications: Applications, tenant: str, path
 
 
 def test_streamed_changes_are_rolled_back(applications: Applications, tenant: str) -> None:
-    """What a streamed body changes after the tween's commit is not committed."""
+    """Changes that a streamed body makes after the tween's commit are not committed."""
 
     class Late(App):
         pass

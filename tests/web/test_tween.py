@@ -30,7 +30,7 @@ class Root:
 
 
 class App(OrmCacheApp):
-    """Adds users, and then does what a test wants."""
+    """Shows the users' names; each test adds a view that changes users."""
 
     @orm_cached(policy=User)
     def names(self) -> Any:
@@ -65,7 +65,7 @@ def client_of(applications: Applications, tenant: str, view: Any, **settings: An
 
 
 def test_commits(applications: Applications, tenant: str) -> None:
-    """What a request did is committed when its response is made."""
+    """A request's changes are committed when its response is made."""
 
     def view(self: Root, request: Any) -> str:
         request.app.session().add(User(name=request.params['name']))
@@ -79,7 +79,7 @@ def test_commits(applications: Applications, tenant: str) -> None:
 
 @pytest.mark.parametrize('raised', [HTTPFound(location='/'), HTTPCreated()])
 def test_raised_success_commits(applications: Applications, tenant: str, raised: Any) -> None:
-    """A raised redirect or success is the response it is."""
+    """A raised redirect or success is sent as the response, and the changes are committed."""
 
     def view(self: Root, request: Any) -> str:
         request.app.session().add(User(name='a'))
@@ -135,8 +135,8 @@ def test_commit_veto(
 
 
 def test_each_attempt_begins_anew(applications: Applications, tenant: str, runs: Runs) -> None:
-    """An attempt finds an empty request tier, the body, and no attribute or header of the
-    attempt before; the response is the last one's."""
+    """Each attempt has an empty request tier, the whole body, and no attribute or environ key
+    of the attempt before; the last attempt gives the response."""
 
     def view(self: Root, request: Any) -> str:
         runs('view')
@@ -162,7 +162,7 @@ def test_each_attempt_begins_anew(applications: Applications, tenant: str, runs:
 def test_attempts_end(
     applications: Applications, tenant: str, runs: Runs, attempts: int
 ) -> None:
-    """After so many attempts the conflict is raised, and nothing is committed."""
+    """After `attempts` attempts the conflict is raised, and nothing is committed."""
 
     def view(self: Root, request: Any) -> str:
         runs('view')
@@ -195,7 +195,7 @@ def test_other_errors_are_not_tried_again(
 def test_wrapped_conflicts_are_tried_again(
     applications: Applications, tenant: str, runs: Runs
 ) -> None:
-    """A conflict that the application has wrapped in an error of its own is one."""
+    """A conflict that the application has wrapped in another error is tried again, too."""
 
     def view(self: Root, request: Any) -> str:
         runs('view')
@@ -302,7 +302,7 @@ def test_busy_sqlite_is_tried_again(embedded: Applications, tenant: str, runs: R
 def test_error_view_does_not_hide_conflicts(
     applications: Applications, tenant: str, runs: Runs
 ) -> None:
-    """A view for Exception comes after the last attempt, not before the second."""
+    """A view for Exception runs after the last attempt, so it hides no conflict before that."""
 
     class Hiding(App):
         pass
@@ -324,8 +324,8 @@ def test_error_view_does_not_hide_conflicts(
 
 
 def test_several_commits_in_one_request(applications: Applications, tenant: str) -> None:
-    """A view may commit by itself; what it reads afterwards is new, and what it does
-    afterwards is committed or rolled back with the request."""
+    """A view may commit by itself; its later reads see that commit, and its later changes are
+    committed or rolled back with the request."""
 
     def view(self: Root, request: Any) -> str:
         session = request.app.session()

@@ -1,4 +1,4 @@
-"""What scopes do: they open, read, change, commit and close; what they read is checked."""
+"""The actions of scopes: they open, read, change, commit and close. Each read is checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .promise import PromiseModel
 
 
 class Actions(PromiseModel):
-    """What can be done in a scope, or in a scope of its own."""
+    """Actions in an open scope, or in a scope that the action opens and closes itself."""
 
     def open(self, app: int, tenant: int, role: str) -> Open | None:
         name = self.world.tenants[tenant]
@@ -41,7 +41,11 @@ class Actions(PromiseModel):
                 opened.scope.close()
 
     def attempt(self, opened: Open, do: Callable[[], object]) -> bool:
-        """Do something in a scope; what fails is rolled back. False if it failed."""
+        """Do something in a scope. Return True if it succeeded; False if it failed, or if the
+        scope is closed.
+
+        An error rolls the scope back; the death of its process (`Died`) closes it.
+        """
         if opened.closed:
             return False
         self.touch(opened)
@@ -85,7 +89,7 @@ class Actions(PromiseModel):
 
     @staticmethod
     def is_kept(opened: Open, value: Any) -> bool:
-        """Whether a request-cached property of the scope holds the value."""
+        """Return whether a request-cached property of the scope holds the value."""
         return any(entry.encoded is None and entry.value == value for entry in tier_of(opened))
 
     def change(self, opened: Open, kind: int) -> None:
@@ -109,14 +113,14 @@ class Actions(PromiseModel):
             assert opened.row == row, 'what was committed is in the database'
 
     def write(self, app: int, tenant: int, kind: int) -> None:
-        """Another request, from its begin to its end."""
+        """Make another request, from its begin to its end, that changes a row and commits."""
         if opened := self.open(app, tenant, 'member'):
             self.change(opened, kind)
             self.commit(opened)
             self.close(opened)
 
     def look_in(self, app: int, tenant: int, *names: str) -> None:
-        """Another request that only reads."""
+        """Make another request that only reads."""
         if opened := self.open(app, tenant, 'member'):
             for name in names:
                 self.read(opened, name)

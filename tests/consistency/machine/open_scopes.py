@@ -1,4 +1,4 @@
-"""What the machine remembers of a request scope that is open, and of each value it was given."""
+"""The machine's notes about an open request scope, and about each value that it was given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from onegov_ormcache.core.scope import RequestScope
 from tests.consistency.town import Row, Town
 
-#: Rows that scopes of one tenant may have for their own, one each.
+#: The rows of a tenant. Each open scope of the tenant has one of them for itself.
 SLOTS = range(1, 6)
 
 
@@ -33,17 +33,18 @@ class Open:
     slot: int
     role: str
     lasts: bool
-    #: Its own row, as its transaction has it.
+    #: The scope's own row, as its transaction sees it.
     row: Row | None
     closed: bool = False
     savepoints: list[tuple[Any, Row | None]] = field(default_factory=list)
-    #: Which states of the database its transaction may see.
+    #: The first and the last state of the database that its transaction may see. `first` is None
+    #: before the transaction begins; `last` is None as long as new states may be seen.
     first: int | None = None
     last: int | None = None
-    #: Until which state its snapshot may have been taken.
+    #: The last state at which its snapshot may have been taken.
     snapshot: int | None = None
     seen: list[Seen] = field(default_factory=list)
-    #: What a request-cached property may have kept since the scope was opened.
+    #: Values that a request-cached property may have kept since the scope was opened.
     kept: list[Any] = field(default_factory=list)
 
 

@@ -21,7 +21,7 @@ class PromiseModel(RuleBasedStateMachine):
         self.history: dict[str, list[State]] = {}
 
     def look(self, tenant: str) -> int:
-        """The number of the state that the database has now."""
+        """Return the number of the state that the database has now; add the state if it is new."""
         states = self.history[tenant]
         truth = self.world.truth(tenant)
         if states[-1] != truth:
@@ -29,12 +29,14 @@ class PromiseModel(RuleBasedStateMachine):
         return len(states) - 1
 
     def touch(self, opened: Open) -> None:
-        """The scope is about to do something: its transaction has begun by then."""
+        """Note the present state before the first action of a transaction, which sees no older
+        state."""
         if opened.first is None:
             opened.first = self.look(opened.tenant)
 
     def done(self, opened: Open) -> None:
-        """The scope has done something: its snapshot or view may be taken by now."""
+        """Note that the scope has done something: a snapshot or view that it has by now was taken
+        at the present state at the latest."""
         if opened.closed or opened.first is None:
             return
         now = self.look(opened.tenant)
@@ -44,14 +46,15 @@ class PromiseModel(RuleBasedStateMachine):
             opened.last = now
 
     def ended(self, opened: Open) -> None:
-        """The scope's transaction has ended, one way or another."""
+        """Forget the scope's transaction, which has ended in whatever way."""
         opened.first = opened.last = opened.snapshot = None
         opened.seen.clear()
         opened.savepoints.clear()
         opened.row = self.history[opened.tenant][self.look(opened.tenant)].get(opened.slot)
 
     def could_see(self, seen: Seen, opened: Open, number: int) -> bool:
-        """Whether the value is that of the state with this number and the own change."""
+        """Return whether the value is that of the state with this number, with the scope's own
+        change."""
         state = dict(self.history[opened.tenant][number])
         state.pop(opened.slot, None)
         if seen.own is not None:
@@ -59,7 +62,7 @@ class PromiseModel(RuleBasedStateMachine):
         return bool(EXPECTED[seen.name](state, seen.role) == seen.value)
 
     def check(self, opened: Open) -> None:
-        """What the scope was given must be what was promised."""
+        """Check that the promises allow all values that the scope was given."""
         assert opened.first is not None
         now = self.look(opened.tenant)
         last = now if opened.last is None else opened.last
@@ -81,5 +84,6 @@ class PromiseModel(RuleBasedStateMachine):
 
     @staticmethod
     def was_kept(seen: Seen, opened: Open) -> bool:
-        """Whether a value was made of what a request-cached property keeps to the scope's end."""
+        """Return whether a value was made from one that a request-cached property keeps to the end
+        of the scope."""
         return seen.name == 'framed' and not seen.hit and seen.value[1:] in opened.kept

@@ -1,5 +1,5 @@
-"""What an example runs on: SQLite and memory with one application, or PostgreSQL and Redis
-with two, which stand for two processes.
+"""The worlds in which an example runs: SQLite and memory with one application, or PostgreSQL
+and Redis with two, which stand for two processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEVELS = ('READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE')
 
 
 class World:
-    """What an example runs on: applications, a database to look at, a store to lose."""
+    """The world of an example: its applications, its database, and a store that can be lost."""
 
     def __init__(self, tenants: list[str], apps: dict[str, list[Town]]) -> None:
         self.tenants = tenants
@@ -41,7 +41,7 @@ class World:
         return [app for apps in self.apps.values() for app in apps]
 
     def truth(self, tenant: str) -> State:
-        """What is committed, as the database itself says."""
+        """Return the committed rows, read from the database itself."""
         users = self.query(tenant, 'SELECT id, name FROM users')
         documents = self.query(tenant, 'SELECT owner_id, title, state FROM documents')
         found = {owner: (title, state == 'public') for owner, title, state in documents}
@@ -63,11 +63,14 @@ class World:
             app.orm_cache.tags.renew(tenant)
 
     def connection_ender(self, opened: Open) -> Callable[[], object]:
-        """What ends the connection that the scope has now, as far as there is one."""
+        """Return a function that ends the connection that the scope has now.
+
+        The function does nothing if there is no connection that can be ended.
+        """
         return lambda: None
 
     def lose_store(self, how: int) -> None:
-        """The store loses something."""
+        """Let the store lose something, in the way that `how` says; memory loses nothing."""
 
 
 class Embedded(World):
@@ -84,7 +87,7 @@ class Embedded(World):
 
 
 class OnServers(World):
-    """PostgreSQL and a Redis of its own: two applications, as good as processes."""
+    """PostgreSQL and a Redis of its own: two applications, which stand for two processes."""
 
     def __init__(
         self, dsn: str, redis: RedisServer, tenants: list[str], apps: dict[str, list[Town]]

@@ -18,7 +18,7 @@ class Beginning(Moves):
     """The moves from the snapshot to the view of the database."""
 
     def take_snapshot(self, s: State, process: int) -> tuple[Snapshot, dict[str, Any]]:
-        """What the store tells a process, and what the process then knows."""
+        """Return the snapshot that a process gets, and the change of what the processes know."""
         told = Snapshot(s.store.version, s.store.doubts, s.store.quarantine)
         if not self.scenario.epochs:
             return told, {}
@@ -63,7 +63,11 @@ class Beginning(Moves):
             yield self.move(s, i, World.END, self.next(scope), detail='of its begin')
 
     def with_view(self, i: int, scope: Scope) -> Scope:
-        """The scope once its transaction has begun; who reads looks again before it creates."""
+        """Return the scope after its transaction has begun.
+
+        If it reads, it looks into the shared tier again before its creator runs, unless it
+        must not use cached values.
+        """
         if not self.operation(i, scope).startswith('read'):
             return scope._replace(at='')
         again = scope.snapshot is not None and not self.blocks(scope)
@@ -75,7 +79,7 @@ class Beginning(Moves):
         return f'P4: a cached value was {scope.hit}, its view of the database gives {scope.view}'
 
     def second_snapshot(self, s: State, i: int, scope: Scope) -> Move:
-        if scope.snapshot is None:  # the guard that puts it first was removed
+        if scope.snapshot is None:  # SNAPSHOT_FIRST was removed: there was no first snapshot
             return self.snapshot(s, i, scope)
         told, changes = self.take_snapshot(s, self.scenario.programs[i].process)
         differs = told.version != scope.snapshot.version or bool(told.doubts)

@@ -20,7 +20,7 @@ from .store import StoreMoves
 
 @dataclass
 class Result:
-    """What an exploration has found."""
+    """The result of an exploration."""
 
     states: int
     broken: str | None = None
@@ -29,7 +29,7 @@ class Result:
 
 
 def explore(scenario: Scenario, removed: Guard | None = None) -> Result:
-    """Walk every order of the scenario's steps, without one of the guards."""
+    """Walk every order of the scenario's steps, without the guard `removed`, if one is given."""
     model = Model(scenario, removed)
     start = State(scopes=(Scope(),) * len(scenario.programs))
     came_from: dict[State, tuple[State, Label] | None] = {start: None}
@@ -67,12 +67,12 @@ def spoken(label: Label) -> str:
 
 
 class Model(Reading, Committing, StoreMoves):
-    """The moves of one scenario, with or without a guard."""
+    """The moves of one scenario, with all guards or with one of them removed."""
 
     def moves(self, s: State) -> Iterator[Move]:
         for i, scope in enumerate(s.scopes):
             if self.is_private(i, scope):
-                # nobody else can tell when it happens: one order stands for all
+                # no other scope can tell when this step happens: one order stands for all
                 yield from self.scope_moves(s, i, scope)
                 return
         yield from self.store_moves(s)
@@ -80,7 +80,7 @@ class Model(Reading, Committing, StoreMoves):
             yield from self.scope_moves(s, i, scope)
 
     def is_private(self, i: int, scope: Scope) -> bool:
-        """Whether the scope's next step neither shows nor sees anything of the others."""
+        """Return whether the next step shows nothing to other scopes and sees nothing of them."""
         program = self.scenario.programs[i]
         if self.is_over(scope, program) or scope.snapshot is None:
             return False
@@ -94,7 +94,7 @@ class Model(Reading, Committing, StoreMoves):
         return begins and not scope.begun and unquarantined
 
     def stuck(self, s: State) -> str | None:
-        """The broken promise of liveness, if nobody has anything left to do."""
+        """Return how liveness is broken in a state that has no moves; None if it is not."""
         if not any(program.late for program in self.scenario.programs):
             return None
         if s.store.doubts:
@@ -140,6 +140,7 @@ class Model(Reading, Committing, StoreMoves):
                 for other, others in zip(s.scopes, self.scenario.programs, strict=True)
                 if not others.late
             )
-        # scopes with one program in one process are the same: they start in their order
+        # scopes with the same program in the same process are alike, so that one order of
+        # their starts stands for all
         same = [j for j in range(i) if self.scenario.programs[j] == program]
         return all(s.scopes[j] != Scope() for j in same)

@@ -16,7 +16,7 @@ Label: TypeAlias = tuple[str, Step | World, str]
 
 
 class Move(NamedTuple):
-    """One step of somebody, what is after it, and which promise it breaks."""
+    """One step of a scope or of the store, the state after it, and the promise that it breaks."""
 
     label: Label
     after: State
@@ -24,7 +24,7 @@ class Move(NamedTuple):
 
 
 class Moves:
-    """What the moves of scopes and of the store have in common."""
+    """The common base of the moves of scopes and of the store."""
 
     def __init__(self, scenario: Scenario, removed: Guard | None) -> None:
         self.scenario = scenario
@@ -83,7 +83,10 @@ class Moves:
         return Scope(operation=len(operations), outcome=scope.outcome)
 
     def script(self, s: State, token: int | None = None, **change: Any) -> State:
-        """A script that changes something: with a new token, under a new epoch."""
+        """Return the state after a script that changes something, with a new epoch.
+
+        :param token: if given, the script uses up no token of the state.
+        """
         change.setdefault('epoch', self.epoch(s))
         if token is None:
             return s._replace(store=s.store._replace(**change), token=s.token + 1)

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Guard(StrEnum):
-    """What keeps the promise; each member is one thing that can be left out."""
+    """A check of the protocol that prevents a violation; the model can leave each of them out."""
 
     DOUBT = 'doubt'
     CHECK_ON_FILL = 'stamp check on fill'
@@ -28,7 +28,7 @@ class Guard(StrEnum):
 
 
 class World(StrEnum):
-    """What happens to the scopes, and is no step of theirs."""
+    """An event at a scope or at the store that is no step of the code."""
 
     REQUEST_TIER = 'is answered by its request tier'
     RETURN = 'returns what its creator made'
@@ -48,13 +48,13 @@ class World(StrEnum):
 
 @dataclass(frozen=True)
 class Program:
-    """What a request scope does, and where it runs."""
+    """The operations of a request scope, and the process in which it runs."""
 
     operations: tuple[str, ...]
     process: int = 0
-    #: Whether its transactions keep one view (REPEATABLE READ).
+    #: True if its transactions keep one view (REPEATABLE READ).
     lasts: bool = False
-    #: It comes when all others have ended: nobody is left to help.
+    #: True if it starts only after all others have ended, so that it gets no help from them.
     late: bool = False
 
 
@@ -65,11 +65,11 @@ class Scenario:
     name: str
     programs: tuple[Program, ...]
     shows: tuple[Guard, ...] = ()
-    #: What may become of a COMMIT, beside being answered.
+    #: The outcomes that a COMMIT may have, besides success.
     outcomes: frozenset[World] = frozenset()
-    #: What may happen to the store.
+    #: The events that may happen to the store.
     store: frozenset[World] = frozenset()
-    #: Whether processes remember the snapshot of an epoch.
+    #: True if processes remember the snapshot of an epoch.
     epochs: bool = False
 
 

@@ -11,7 +11,7 @@ Value: TypeAlias = int
 
 
 class Snapshot(NamedTuple):
-    """What the tag store told: version of the one tag, writers in doubt, quarantine."""
+    """The tag store's answer: version of the only tag, writers in doubt, quarantine."""
 
     version: int
     doubts: frozenset[int]
@@ -34,7 +34,8 @@ class Store(NamedTuple):
     version: int = 0
     epoch: int = 0
     doubts: frozenset[int] = frozenset()
-    #: None, or the writers that are waited for; empty: nobody has asked yet.
+    #: None if there is none; else the writers that it waits for, empty until somebody has
+    #: asked which these are.
     quarantine: frozenset[int] | None = None
     values: Tier = (None, None)
 
@@ -42,26 +43,27 @@ class Store(NamedTuple):
 class Scope(NamedTuple):
     """Where a request scope is in its program, and what it holds."""
 
-    #: Which operation of the program is next, and where in it the scope is.
+    #: The number of the program's operation that is next, and how far (`at`) the scope is in it.
     operation: int = 0
     at: str = ''
     snapshot: Snapshot | None = None
     #: The number of commits when its transaction began.
     since: int | None = None
     begun: bool = False
-    #: What its transaction sees, if it sees the same to its end.
+    #: The number of commits that its transaction sees, if it keeps one view to its end.
     view: int | None = None
     blocked: bool = False
     tier: tuple[Value | None, ...] = (None, None)
     #: The value that the tiers gave to this transaction.
     hit: Value | None = None
-    #: The value that the creator has made; the token of a script that is tried again.
+    #: The value that the creator has made, or the token of a script that is tried again.
     got: int | None = None
     asked: frozenset[int] = frozenset()
-    #: Whether it has changed something that is not undone, and whether it ever had.
+    #: `own`: it has a change that is not undone. `tags`: it has changed something, undone or not.
     own: bool = False
     tags: bool = False
-    #: What became of its COMMIT: '', 'flying', 'committed' or 'aborted'.
+    #: The outcome of its COMMIT: '' (none yet), 'flying' (the answer was lost, and the server
+    #: has not ended it yet), 'committed' or 'aborted'.
     outcome: str = ''
 
 

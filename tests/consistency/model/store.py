@@ -1,4 +1,4 @@
-"""What the store does by itself: it forgets, it saves a dump, it comes back from one."""
+"""The moves of the store itself: it forgets, it saves a dump, it is restarted from one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StoreMoves(Moves):
         may = self.scenario.store
         for scope, program in zip(s.scopes, self.scenario.programs, strict=True):
             if program.late and scope != Scope():
-                return  # what happens after the last reader came, nobody could end
+                return  # after a late scope has begun, nobody else could end a quarantine
         if World.LOSS in may and not s.lost:
             yield self.reborn(s, World.LOSS, s.store)
         if World.DUMP in may and s.dump is None:
@@ -29,7 +29,7 @@ class StoreMoves(Moves):
                 yield Move(('store', World.RESTORE, ''), after)
 
     def reborn(self, s: State, what: World, left: Store) -> Move:
-        """Versions and doubts are gone; the values may still be there."""
+        """Return the move that loses versions and doubts, and keeps the values of `left`."""
         quarantine = frozenset[int]() if self.has(Guard.QUARANTINE) else None
         store = Store(s.token, s.token, frozenset(), quarantine, left.values)
         after = s._replace(store=store, token=s.token + 1, lost=True)

@@ -15,7 +15,7 @@ from .world import World, differs
 
 
 def evict_before_commit(world: World) -> Iterator[str]:
-    """Another process caches between a writer's flush and its commit."""
+    """Another process fills the cache between a writer's flush and its commit."""
     writer, reader = world.start()
     with writer.request_scope(world.tenant) as scope:
         world.rename(scope)
@@ -25,7 +25,7 @@ def evict_before_commit(world: World) -> Iterator[str]:
 
 
 def fill_between_doubt_and_commit(world: World) -> Iterator[str]:
-    """Another process caches while the writer's COMMIT is on its way."""
+    """Another process fills the cache while the writer's COMMIT is on its way."""
     writer, reader = world.start()
     with (
         before(Step.COMMIT, lambda: world.names(reader)),
@@ -36,7 +36,7 @@ def fill_between_doubt_and_commit(world: World) -> Iterator[str]:
 
 
 def read_between_commit_and_publish(world: World) -> Iterator[str]:
-    """Another process asks after the database's COMMIT, before the new versions."""
+    """Another process reads after the database's COMMIT and before the tags get new versions."""
     writer, reader = world.start()
     world.names(reader)
     seen = []
@@ -64,7 +64,7 @@ def slow_fill_after_a_change(world: World) -> Iterator[str]:
 
 
 def after_commit_hook(world: World) -> Iterator[str]:
-    """What runs after the commit (mail, jobs) already finds the new value."""
+    """Code that runs after the commit, such as mail or jobs, already finds the new value."""
     writer, reader = world.start()
     world.names(reader)
     seen = []

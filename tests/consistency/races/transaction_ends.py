@@ -47,7 +47,7 @@ def request_cached_over_a_commit(world: World) -> Iterator[str]:
 
 
 def transaction_ends_in_a_creator(world: World) -> Iterator[str]:
-    """A creator's transaction ends between its read and its end."""
+    """The transaction ends while a creator runs, after the creator has read."""
     writer, reader = world.start()
 
     def commit_both() -> None:
@@ -62,7 +62,7 @@ def transaction_ends_in_a_creator(world: World) -> Iterator[str]:
 
 
 def mutation_carried_over(world: World) -> Iterator[str]:
-    """What a view did to its copy of a value is not stored within another property."""
+    """A view changes its copy of a value; the change is not stored within another property."""
     writer, reader = world.start()
     with reader.request_scope(world.tenant):
         reader.names.append('mine')

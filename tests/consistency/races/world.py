@@ -1,4 +1,4 @@
-"""What the races run on: an application in two processes, on one PostgreSQL and one Redis."""
+"""The world of the races: an application in two processes, on one PostgreSQL and one Redis."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.support.servers import RedisServer
 
 
 class App(OrmCacheApp):
-    """What the scenarios read."""
+    """The application that the scenarios read."""
 
     runs = Runs()
-    #: What a creator does between its read of the database and its end.
+    #: The creator of `names` calls it once, between its read of the database and its end.
     meanwhile: Callable[[], Any] | None = None
 
     @orm_cached(policy='on-table-change:users')
@@ -67,7 +67,7 @@ class World:
     redis: RedisServer
 
     def start(self, level: str = 'READ COMMITTED', **settings: Any) -> tuple[App, App]:
-        """Two apps, as good as two processes; the tenant has one user, 'old'."""
+        """Start two apps, which stand for two processes; the tenant has one user, 'old'."""
         settings = {
             'engine_options': {'isolation_level': level},
             'redis_url': self.redis.url,
@@ -82,10 +82,13 @@ class World:
         return one, two
 
     def is_quarantine_over(self, app: App) -> bool:
-        """Read once, which ends the quarantine of a new tenant unless other writers on the
-        server are in progress, and tell if it is over."""
+        """Return whether the quarantine of the new tenant is over.
+
+        A read comes first: it ends the quarantine, unless other writers on the server are in
+        progress.
+        """
         value(app, self.tenant, lambda app: app.titles)
-        # what a new process sees: a mutant may keep the app from ever seeing the end
+        # a new client asks the store, because a mutant may keep the app from ever seeing the end
         with closing(connect(self.redis.url, 10)) as client:
             namespace = app.orm_cache.settings.namespace
             store = RedisTagStore(client, namespace, quarantined=True)
@@ -103,7 +106,7 @@ class World:
 
 
 def driver_connection(scope: Any) -> Any:
-    """psycopg's connection, which commits without anybody hearing of it."""
+    """Return psycopg's connection: its ``commit()`` is not seen by the session."""
     return scope.session().connection().connection.dbapi_connection
 
 

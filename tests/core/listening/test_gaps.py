@@ -1,4 +1,4 @@
-"""Changes that nobody could hear are evicted as soon as an application listens again."""
+"""Changes that no application could hear evict as soon as an application listens again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.servers import RedisServer
 
 
 def test_start_sees_what_nobody_heard(apps: Applications, program: Program, tenant: str) -> None:
-    """What was changed while no application listened is seen when one starts."""
+    """An application that begins to listen evicts what was changed while none listened."""
     app = apps.start(Town)
     assert reads(app, tenant, 'names') == ['Ada']
     program.execute("UPDATE users SET name = 'Grace'")
@@ -41,7 +41,7 @@ def test_gap_after_a_lost_connection(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What is changed while the connection is lost is seen when there is one again."""
+    """A change made while the connection is lost is seen once there is a connection again."""
     assert reads(app, tenant, 'names') == ['Ada']
     own_connection = Postgres.own_connection
     attempts = []
@@ -69,13 +69,13 @@ def test_gap_after_an_outage_of_redis(
     own_redis: RedisServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What could not be published is made up for when the tag store answers again."""
+    """A change that could not be published evicts when the tag store answers again."""
     settings = {'redis_url': own_redis.url, 'redis_timeout': 0.1}
     app = listening(on_servers.start(Town, listen=True, **settings))
     change(app, tenant, User(id=1, name='Ada'))
     install(postgres_dsn, tenant)
     with outside(postgres_dsn, tenant) as program:
-        # the notification of the installation is worked off when this is seen
+        # once this change is seen, the notification of the installation is worked off, too
         program.execute("UPDATE users SET name = 'Alan'")
         becomes(app, tenant, 'names', ['Alan'])
         own_redis.pause()

@@ -52,7 +52,7 @@ def test_outside_changes_are_seen_within_a_second(
     name: str,
     expected: object,
 ) -> None:
-    """Whatever another program commits, the next second's requests see."""
+    """Within a second, requests see every change that another program has committed."""
     settings = {} if redis else {'redis_url': None}
     app = listening(apps.start(Town, listen=True, **settings))
     assert reads(app, tenant, name) != expected
@@ -63,7 +63,7 @@ def test_outside_changes_are_seen_within_a_second(
 def test_changes_are_stale_without_listener(
     apps: Applications, program: Program, tenant: str
 ) -> None:
-    """The test above shows something: without the setting nothing is evicted."""
+    """A check of the test above: without the setting `listen` nothing is evicted."""
     app = apps.start(Town)
     assert reads(app, tenant, 'names') == ['Ada']
     program.execute('DELETE FROM users')
@@ -118,7 +118,7 @@ def test_other_tenants_keep_their_values(
 def test_properties_of_other_releases_are_evicted(
     app: Town, program: Program, tenant: str
 ) -> None:
-    """A policy that is a function of code that nobody here has is evicted by any change."""
+    """Any change evicts a registered function policy that this application does not know."""
     store, stranger = app.orm_cache.tags, f'{PROPERTY_TAG}stranger'
     store.register(tenant, {stranger})
     before = store.snapshot(tenant).version(stranger)
@@ -129,7 +129,7 @@ def test_properties_of_other_releases_are_evicted(
 def test_new_triggers_begin_with_an_eviction(
     on_servers: Applications, tenant: str, postgres_dsn: str
 ) -> None:
-    """What was changed before a tenant had triggers is seen as soon as it has them."""
+    """A change made before a tenant had triggers is seen as soon as they are installed."""
     app = listening(on_servers.start(Town, listen=True))
     change(app, tenant, User(id=1, name='Ada'))
     assert reads(app, tenant, 'names') == ['Ada']
@@ -143,7 +143,7 @@ def test_new_triggers_begin_with_an_eviction(
 def test_what_comes_with_an_answer_is_heard_at_once(
     apps: Applications, program: Program, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A notification that the driver has read already does not wait for the next look."""
+    """A notification that the driver reads with an answer is handled in the same `look`."""
     app = apps.start(Town)
     with closing(psycopg.connect(program.info.dsn)) as connection:
         ear = Listening(app.orm_cache, connection)
@@ -166,7 +166,7 @@ def test_what_comes_with_an_answer_is_heard_at_once(
 def test_strange_notifications_are_told_and_ignored(
     app: Town, program: Program, tenant: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What no trigger has said harms nobody."""
+    """Notifications that no trigger has sent are logged and ignored."""
     assert reads(app, tenant, 'names') == ['Ada']
     program.execute("SELECT pg_notify('orm_cache', 'Hello: world'), pg_notify('orm_cache', '')")
     program.execute("UPDATE users SET name = 'Grace'")

@@ -8,7 +8,7 @@ from tests.database.tenants.work import spawn
 
 
 def claim_elsewhere(dsn: str) -> bool:
-    """What another process is told when it tries to take the database."""
+    """Return whether another process can claim the database."""
     results = spawn.Queue()
     process = spawn.Process(target=claim_database, args=(dsn, results))
     process.start()
@@ -21,7 +21,7 @@ def claim_elsewhere(dsn: str) -> bool:
 
 
 def test_claim(dsn: str) -> None:
-    """A database is of one process alone, from its claim to its end."""
+    """A claim keeps out all other managers and processes until its manager is disposed of."""
     manager = SessionManager(dsn, Base)
     manager.database.check()
     assert manager.database.claim()

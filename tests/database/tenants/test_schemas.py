@@ -82,14 +82,14 @@ BAD_NAMES: list[object] = [
 
 @pytest.mark.parametrize('name', GOOD_NAMES)
 def test_good_names(sqlite: SessionManager, name: str) -> None:
-    """Lower-case letters, digits, underscores and single hyphens, up to 63 of them."""
+    """A name has 1 to 63 lower-case letters, digits, underscores and single hyphens."""
     assert sqlite.is_valid_schema(name)
     sqlite.check_schema(name)
 
 
 @pytest.mark.parametrize('name', BAD_NAMES, ids=lambda name: ascii(name)[:20])
 def test_bad_names(sqlite: SessionManager, folder: Path, name: Any) -> None:
-    """No tenant has such a name: nothing is created, and the error says what would do."""
+    """A bad name is refused: nothing is created, and the error says which names are allowed."""
     before = files(folder)
     assert not sqlite.is_valid_schema(name)
     with pytest.raises(InvalidSchemaError, match='lower-case'):
@@ -105,7 +105,7 @@ def test_bad_names(sqlite: SessionManager, folder: Path, name: Any) -> None:
 def test_bad_names_reach_no_server(
     postgres: SessionManager, name: str, db_queries: Callable[[int], Any]
 ) -> None:
-    """A server is not even asked for such a name."""
+    """A bad name is refused without a query to the server."""
     with db_queries(0):
         assert not postgres.has_schema(name)
         with pytest.raises(InvalidSchemaError):
@@ -157,7 +157,7 @@ def test_has_schema_sees_what_others_made(dsn: str, tenant: str) -> None:
 
 
 def test_list_schemas(manager: SessionManager, make_tenant: Callable[[str], str]) -> None:
-    """All tenants are listed, sorted, or those with a prefix; what is no tenant is not."""
+    """All tenants are listed, or those with a prefix, sorted; other schemas are not listed."""
     tenants = sorted(make_tenant(name) for name in ('b', 'a', 'c'))
     prefix = make_tenant('')
     for tenant in tenants:
@@ -170,7 +170,7 @@ def test_list_schemas(manager: SessionManager, make_tenant: Callable[[str], str]
 
 
 def test_other_files_are_no_tenants(sqlite: SessionManager, folder: Path, tenant: str) -> None:
-    """What else lies in SQLite's folder is left alone."""
+    """Other files in SQLite's folder are not listed as tenants."""
     sqlite.ensure_schema_exists(tenant)
     for name in ('notes.txt', 'Town.sqlite', '.hidden.sqlite', 'public.sqlite'):
         (folder / name).touch()
@@ -178,7 +178,7 @@ def test_other_files_are_no_tenants(sqlite: SessionManager, folder: Path, tenant
 
 
 def test_many_threads_make_a_tenant(dsn: str, tenant: str) -> None:
-    """Threads that all need a new tenant get it, and it is new to one of them at least."""
+    """Threads that all need a new tenant at once get it, and it is new to one of them."""
     manager = SessionManager(dsn, Base)
     barrier = Barrier(8)
 

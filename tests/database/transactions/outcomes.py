@@ -1,4 +1,4 @@
-"""What a listener hears of each outcome, how to bring one about, and a check for leftovers."""
+"""The calls that a listener hears for each outcome, ways to cause one, and a leftover check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE_CONNECTION = {'pool_size': 1, 'max_overflow': 0, 'pool_timeout': 5}
 
 
 class Refusal(Exception):
-    """What a listener raises to prevent a commit."""
+    """Raised by a listener to prevent a commit."""
 
 
 def refuse() -> None:
@@ -36,9 +36,9 @@ def make_manager(dsn: str, tenant: str, **options: Any) -> SessionManager:
 
 
 def assert_nothing_left(scope: FakeScope, *, tracebacks: bool = False) -> None:
-    """No listener waits for an end any more, and the connections know of no scope.
+    """Assert that no listener waits for an outcome, and no connection refers to the scope.
 
-    :param tracebacks: errors were logged, whose tracebacks hold what was checked out.
+    :param tracebacks: true if errors were logged, whose tracebacks keep connections checked out.
     """
     scope.session().close()
     for connection in scope.connections:

@@ -38,7 +38,7 @@ def test_view_is_told(scope: FakeScope, manager: SessionManager) -> None:
 def test_view_by_isolation_level(
     postgres_dsn: str, tenant: str, level: str, lasts: bool, serializable: bool
 ) -> None:
-    """PostgreSQL says which view it has, however its level was set."""
+    """The listener learns which view PostgreSQL uses, however the isolation level was set."""
     manager = make_manager(postgres_dsn, tenant, isolation_level=level)
     with open_scope(manager, tenant) as scope:
         scope.session().query(Item).all()
@@ -49,7 +49,7 @@ def test_view_by_isolation_level(
 
 
 def test_view_is_taken_by_the_begin(scope: FakeScope, manager: SessionManager) -> None:
-    """What is committed after `begun` is not in a view that lasts."""
+    """A view that lasts does not have what is committed after `begun`."""
     engine = create_engine(manager.engine.url, poolclass=NullPool)
     path = f'SET LOCAL search_path TO {scope.schema}'
 
@@ -67,7 +67,7 @@ def test_view_is_taken_by_the_begin(scope: FakeScope, manager: SessionManager) -
 
 
 def test_error_at_begin(scope: FakeScope, manager: SessionManager, tenant: str) -> None:
-    """Who is told of a begin and refuses it leaves no transaction open, and no way around."""
+    """If a listener refuses a begin, no transaction stays open, and a second try fails, too."""
     scope.hooks['begun'] = refuse
     with manager.engine.connect() as connection:
         for _ in range(2):

@@ -44,7 +44,7 @@ def test_core_connections(scope: FakeScope, manager: SessionManager, tenant: str
 def test_core_connection_after_an_error_at_commit(
     scope: FakeScope, manager: SessionManager, tenant: str, kind: str
 ) -> None:
-    """What a connection could not commit is not committed with what it does next."""
+    """Changes whose commit failed are not committed by the connection's next commit."""
     with manager.engine.connect() as connection:
         if kind == 'prevented':
             scope.hooks['committing'] = refuse
@@ -66,7 +66,7 @@ def test_core_connection_after_an_error_at_commit(
 def test_core_connection_closed_after_a_prevented_commit(
     scope: FakeScope, manager: SessionManager, tenant: str
 ) -> None:
-    """A connection that goes back to its pool leaves nothing open there."""
+    """After a prevented commit, the connection goes back to its pool with nothing open."""
     scope.hooks['committing'] = refuse
     with pytest.raises(Refusal), manager.engine.begin() as connection:
         connection.execute(insert(Item).values(name='a'))
@@ -79,7 +79,7 @@ def test_core_connection_closed_after_a_prevented_commit(
 
 
 def test_swallowed_errors(postgres_scope: FakeScope, postgres: SessionManager) -> None:
-    """A transaction that PostgreSQL has given up is not told to be committed."""
+    """A transaction that PostgreSQL has aborted is reported as rolled back, not as committed."""
     with pytest.raises(DBAPIError), postgres.engine.begin() as connection:
         connection.execute(insert(Item).values(name='a'))
         with pytest.raises(DBAPIError):
@@ -90,7 +90,7 @@ def test_swallowed_errors(postgres_scope: FakeScope, postgres: SessionManager) -
 
 
 def test_own_statements_are_not_told(scope: FakeScope, manager: SessionManager) -> None:
-    """The package's own connections and statements are nobody's transactions."""
+    """No listener hears of the package's own connections and statements."""
     with manager.engine.connect().execution_options(**INTERNAL) as connection:
         connection.execute(text('SELECT 1'))
         connection.commit()
@@ -104,7 +104,7 @@ def test_own_statements_are_not_told(scope: FakeScope, manager: SessionManager) 
 
 
 def test_outside_of_a_scope(manager: SessionManager, tenant: str) -> None:
-    """Without a scope a connection has no tenant, however often it is tried."""
+    """Without a scope a connection has no tenant, and each attempt to use it fails."""
     with open_scope(manager, tenant):
         engine = manager.engine
     with engine.connect() as connection:
@@ -118,7 +118,7 @@ def test_outside_of_a_scope(manager: SessionManager, tenant: str) -> None:
 def test_scope_of_another_manager(
     manager: SessionManager, tenant: str, make_tenant: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """A connection belongs to the nearest scope that has its own session manager."""
+    """A connection belongs to the nearest scope that has the connection's session manager."""
     other = SessionManager(f'sqlite:///{tmp_path}/other', Base)
     other.ensure_schema_exists(make_tenant('other'))
     with open_scope(manager, tenant) as outer, open_scope(other, make_tenant('other')) as inner:

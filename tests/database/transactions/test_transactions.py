@@ -25,7 +25,7 @@ from tests.database.transactions.outcomes import (
 
 
 def test_commit(scope: FakeScope, manager: SessionManager, tenant: str) -> None:
-    """A commit is announced before it is sent, and told when it has returned."""
+    """A listener hears of a commit before it is sent, and again when it has returned."""
     scope.session().add(Item(name='a'))
     assert scope.listeners == [], 'no transaction without need'
     scope.session().commit()
@@ -80,7 +80,7 @@ def test_failed_flush(scope: FakeScope, manager: SessionManager, tenant: str) ->
 def test_refused_commit(
     scope: FakeScope, manager: SessionManager, tenant: str, end: str
 ) -> None:
-    """A constraint that fails at COMMIT: nothing was committed, and nothing is later."""
+    """If a constraint fails at COMMIT, nothing of the transaction is committed, then or later."""
     scope.session().add_all([Item(name='a'), Part(item_id=4711)])
     with pytest.raises(IntegrityError):
         scope.session().commit()
@@ -95,7 +95,7 @@ def test_refused_commit(
 
 
 def test_savepoints(scope: FakeScope, manager: SessionManager, tenant: str) -> None:
-    """What a savepoint loses is told; a savepoint that is released says nothing."""
+    """A listener hears if a savepoint is rolled back, and does not hear if it is released."""
     session = scope.session()
     with session.begin_nested():
         session.add(Item(name='kept'))
@@ -129,7 +129,7 @@ def test_failed_flush_in_a_savepoint(
 def test_prevented_commit(
     scope: FakeScope, manager: SessionManager, tenant: str, end: str
 ) -> None:
-    """An error before COMMIT rolls back, once; the connection's next user sees nothing."""
+    """An error before COMMIT rolls back once; the connection's next user sees nothing of it."""
     scope.hooks['committing'] = refuse
     scope.session().add(Item(name='a'))
     with pytest.raises(Refusal):
@@ -148,7 +148,7 @@ def test_prevented_commit(
 def test_prevented_commit_frees_its_locks(
     postgres_scope: FakeScope, postgres_dsn: str, tenant: str
 ) -> None:
-    """A transaction that was prevented has ended in the database, whoever keeps it open."""
+    """A prevented commit ends the transaction in the database, even if the session stays open."""
     postgres_scope.hooks['committing'] = refuse
     postgres_scope.session().add(Item(name='a'))
     with pytest.raises(Refusal):
@@ -160,7 +160,7 @@ def test_prevented_commit_frees_its_locks(
 
 @pytest.mark.parametrize('fails', ['items', 'parts'])
 def test_session_over_two_engines(dsn: str, tenant: str, fails: str) -> None:
-    """Of a session over two connections, each tells its own outcome."""
+    """Each listener of a session over two engines hears the outcome of its own connection."""
     first, second = make_manager(dsn, tenant), make_manager(dsn, tenant)
     with open_scope(first, tenant) as scope, open_scope(second, tenant) as other:
         binds: dict[Any, Any] = {
@@ -177,14 +177,15 @@ def test_session_over_two_engines(dsn: str, tenant: str, fails: str) -> None:
     (failed,) = scopes.pop(fails).heard
     ((rest,),) = (one.heard for one in scopes.values())
     assert failed == REFUSED
-    # which one comes first is SQLAlchemy's choice
+    # SQLAlchemy chooses which of the two commits first
     assert rest in (COMMITTED, ROLLED_BACK)
     for manager in (first, second):
         manager.dispose()
 
 
 def test_transaction_ids(scope: FakeScope, manager: SessionManager) -> None:
-    """PostgreSQL gives the id of who wrote, none to who only read; SQLite has none."""
+    """PostgreSQL gives an id for a transaction that wrote, and None for one that only read;
+    SQLite has no ids."""
     scope.session().query(Item).all()
     scope.session().commit()
     scope.session().add(Item(name='a'))

@@ -1,4 +1,4 @@
-"""A prepared transaction is told as committed when COMMIT PREPARED has returned."""
+"""A prepared transaction is reported as committed when COMMIT PREPARED has returned."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def xid(namespace: str) -> str:
 def test_two_phases(
     postgres_scope: FakeScope, postgres: SessionManager, tenant: str, xid: str
 ) -> None:
-    """PREPARE is announced; the transaction is committed when COMMIT PREPARED has returned."""
+    """A listener hears `committing` before PREPARE, and `committed` when COMMIT PREPARED has
+    returned."""
     with postgres.engine.connect() as connection:
         transaction = connection.begin_twophase(xid)
         connection.execute(insert(Item).values(name='a'))
@@ -48,7 +49,7 @@ def test_two_phases(
 def test_two_phases_in_a_session(
     postgres_dsn: str, tenant: str, make_tenant: Callable[[str], str]
 ) -> None:
-    """A session with two-phase commit has its tenant, and tells the same."""
+    """A two-phase session uses its tenant's schema, and its listener hears the same calls."""
     manager = SessionManager(postgres_dsn, Base, session_options={'twophase': True})
     manager.ensure_schema_exists(tenant)
     with open_scope(manager, tenant) as scope:
@@ -66,7 +67,7 @@ def test_two_phases_in_a_session(
 def test_prepared_and_rolled_back(
     postgres_scope: FakeScope, postgres: SessionManager, tenant: str, xid: str
 ) -> None:
-    """A prepared transaction that is rolled back is."""
+    """A prepared transaction that is rolled back is reported as rolled back."""
     with postgres.engine.connect() as connection:
         transaction = connection.begin_twophase(xid)
         connection.execute(insert(Item).values(name='a'))
@@ -80,7 +81,7 @@ def test_prepared_and_rolled_back(
 def test_two_phases_without_prepare(
     postgres_scope: FakeScope, postgres: SessionManager, tenant: str, xid: str
 ) -> None:
-    """A commit that was not prepared is announced like any other."""
+    """A listener hears of a two-phase commit without PREPARE as of any other commit."""
     with postgres.engine.connect() as connection:
         transaction = connection.begin_twophase(xid)
         connection.execute(insert(Item).values(name='a'))
@@ -94,7 +95,7 @@ def test_two_phases_without_prepare(
 def test_prevented_prepare(
     postgres_scope: FakeScope, postgres: SessionManager, tenant: str, xid: str, method: str
 ) -> None:
-    """An error before PREPARE, or before a COMMIT without one: nothing is prepared."""
+    """An error before PREPARE, or before a COMMIT without PREPARE, leaves nothing prepared."""
     with postgres.engine.connect() as connection:
         transaction = connection.begin_twophase(xid)
         connection.execute(insert(Item).values(name='a'))
@@ -110,7 +111,7 @@ def test_prevented_prepare(
 def test_refused_prepare(
     postgres_scope: FakeScope, postgres: SessionManager, tenant: str, xid: str
 ) -> None:
-    """A PREPARE that the server refused: the driver takes it for done, so nobody is sure."""
+    """The outcome after a refused PREPARE may be unknown, as the driver takes it for done."""
     with postgres.engine.connect() as connection:
         transaction = connection.begin_twophase(xid)
         connection.execute(insert(Item).values(name='a'))
@@ -127,7 +128,7 @@ def test_refused_prepare(
 def test_error_at_begin_of_two_phases(
     postgres_scope: FakeScope, postgres: SessionManager, tenant: str, xid: str
 ) -> None:
-    """A begin that is refused leaves nothing open here, either."""
+    """A two-phase transaction whose begin a listener refuses leaves nothing open."""
     postgres_scope.hooks['begun'] = refuse
     with postgres.engine.connect() as connection:
         with pytest.raises(Refusal):
@@ -142,7 +143,7 @@ def test_error_at_begin_of_two_phases(
 def test_connection_lost_in_prepare(
     postgres_scope: FakeScope, postgres: SessionManager, tenant: str, xid: str
 ) -> None:
-    """A connection lost while PREPARE is under way tells nothing of its outcome."""
+    """If the connection is lost during PREPARE, the outcome is unknown."""
     with postgres.engine.connect() as connection:
         transaction = connection.begin_twophase(xid)
         connection.execute(insert(Item).values(name='a'))
@@ -159,7 +160,7 @@ def test_connection_lost_in_prepare(
 def test_committed_by_another_connection(
     postgres_dsn: str, tenant: str, xid: str, end: str
 ) -> None:
-    """Who finds its prepared transaction gone does not know what became of it."""
+    """If another connection has ended the prepared transaction, its outcome is unknown."""
     manager = SessionManager(postgres_dsn, Base)
     manager.ensure_schema_exists(tenant)
     with open_scope(manager, tenant) as scope:

@@ -43,8 +43,8 @@ def test_hidden_own_changes_evict_with_the_commit(
     statement: str,
     function: str,
 ) -> None:
-    """What functions and triggers change in a transaction of the package is evicted by its
-    commit: tables, and policies that are functions; nobody is notified."""
+    """A commit of the package evicts what functions and triggers changed in its transaction,
+    under table policies and function policies; no notification is sent."""
     hide(program, function)
     assert value(app, tenant, lambda app: app.names) == ['Ada']
     assert value(app, tenant, lambda app: app.names_with_a) == ['Ada']
@@ -58,7 +58,7 @@ def test_hidden_own_changes_evict_with_the_commit(
 def test_hidden_changes_are_stale_without_triggers(
     program: psycopg.Connection[Any], app: Town, tenant: str
 ) -> None:
-    """The test above shows something: what it does goes unseen without triggers."""
+    """A check of the test above: without the package's triggers such a change evicts nothing."""
     hide(program)
     assert value(app, tenant, lambda app: app.names) == ['Ada']
     with committed(app, tenant) as scope:
@@ -69,7 +69,7 @@ def test_hidden_changes_are_stale_without_triggers(
 def test_hidden_change_is_shown_to_nobody_before_its_commit(
     ear: Ear, program: psycopg.Connection[Any], app: Town, tenant: str
 ) -> None:
-    """What a transaction reads after a change that only triggers saw is not stored."""
+    """A value that a transaction reads after a change that only triggers saw is not stored."""
     hide(program)
     with app.request_scope(tenant) as scope:
         scope.session().execute(text(HIDDEN[0]))
@@ -79,7 +79,7 @@ def test_hidden_change_is_shown_to_nobody_before_its_commit(
 
 
 def test_driver_level_changes_evict_with_the_commit(ear: Ear, app: Town, tenant: str) -> None:
-    """What a session's transaction changes by the driver's own cursor is seen, too."""
+    """A change by the driver's own cursor in a session's transaction evicts, too."""
     assert value(app, tenant, lambda app: app.names) == ['Ada']
     with committed(app, tenant) as scope:
         driver = scope.session().connection().connection.dbapi_connection
@@ -91,7 +91,7 @@ def test_driver_level_changes_evict_with_the_commit(ear: Ear, app: Town, tenant:
 def test_rolled_back_hidden_change_evicts_nothing(
     ear: Ear, program: psycopg.Connection[Any], app: Town, tenant: str
 ) -> None:
-    """A savepoint that is rolled back takes what triggers have written down with it."""
+    """If a savepoint is rolled back, the notes that triggers made in it are gone, too."""
     hide(program)
     with app.recording() as events:
         value(app, tenant, lambda app: app.names)
@@ -106,7 +106,8 @@ def test_rolled_back_hidden_change_evicts_nothing(
 def test_two_phase_commit_with_hidden_changes(
     ear: Ear, program: psycopg.Connection[Any], app: Town, tenant: str
 ) -> None:
-    """PostgreSQL prepares nothing that has notified; a transaction of the package has not."""
+    """A transaction of the package can be prepared, as its triggers send no notification:
+    PostgreSQL refuses to prepare a transaction that has sent one."""
     hide(program)
     assert value(app, tenant, lambda app: app.names) == ['Ada']
     with app.request_scope(tenant) as scope, scope.session_manager.engine.connect() as connection:
@@ -119,7 +120,7 @@ def test_two_phase_commit_with_hidden_changes(
 
 
 def test_functions_still_judge_objects(ear: Ear, app: Town, tenant: str) -> None:
-    """Triggers do not make every change one that functions can't judge."""
+    """With triggers installed, function policies are still asked about each changed object."""
     assert value(app, tenant, lambda app: app.names_with_a) == ['Ada']
     with app.recording() as events:
         change(app, tenant, User(id=2, name='Grace'))
@@ -132,7 +133,8 @@ def test_functions_still_judge_objects(ear: Ear, app: Town, tenant: str) -> None
 def test_hidden_changes_beside_judged_ones(
     ear: Ear, program: psycopg.Connection[Any], app: Town, tenant: str
 ) -> None:
-    """That objects of a table were judged does not hide what a function did to it."""
+    """A hidden change of a table evicts a function policy, even if the policy was asked about
+    other objects of the table."""
     program.execute(
         'CREATE FUNCTION forget(integer) RETURNS void LANGUAGE sql AS '
         "$$ UPDATE users SET name = '' WHERE id = $1 $$"
@@ -148,8 +150,8 @@ def test_hidden_changes_beside_judged_ones(
 def test_commits_cost_no_statement_more(
     ear: Ear, app: Town, tenant: str, db_queries: Callable[[int], Any]
 ) -> None:
-    """Begin and commit of a change take one statement each, with triggers as without; a
-    transaction that only reads takes one more, as only triggers know that it does."""
+    """Begin and commit of a change take one statement each, with or without triggers; a
+    transaction that only reads takes one more, to ask the triggers if it changed anything."""
     with db_queries(3):
         change(app, tenant, Group(id=2, name='Guests'))
     with db_queries(3), committed(app, tenant) as scope:

@@ -90,7 +90,7 @@ def test_every_kind_of_outside_change_notifies(
     act: Callable[[psycopg.Connection[Any]], None],
     tables: set[str] | None,
 ) -> None:
-    """Each table that another program's statement changes is told, cascades as well."""
+    """Triggers notify of each table that another program's statement changes, also by cascade."""
     act(program)
     assert set(ear.heard()) == (tables or {'groups', 'membership'})
 
@@ -98,7 +98,8 @@ def test_every_kind_of_outside_change_notifies(
 def test_rolled_back_outside_change_notifies_nothing(
     ear: Ear, program: psycopg.Connection[Any]
 ) -> None:
-    """What is rolled back, or rolled back to a savepoint, is not told; the rest is, once."""
+    """A change that is rolled back, also to a savepoint, notifies nothing; each other changed
+    table notifies once."""
     with program.transaction(force_rollback=True):
         program.execute('DELETE FROM users')
     assert ear.heard() == []
@@ -134,7 +135,8 @@ def test_own_transactions_notify_nothing(ear: Ear, app: Town, tenant: str) -> No
 def test_changes_while_commit_runs_notify(
     ear: Ear, program: psycopg.Connection[Any], app: Town, tenant: str
 ) -> None:
-    """What a deferred trigger changes after the package has asked is told to everybody."""
+    """A change by a deferred trigger, which runs in COMMIT after the package has asked for the
+    changes, sends a notification."""
     program.execute(DEFERRED_TRIGGER)
     change(app, tenant, Group(id=2, name='Grace'))
     assert ear.heard() == ['users']
@@ -143,7 +145,7 @@ def test_changes_while_commit_runs_notify(
 def test_changes_of_another_tenant_notify(
     ear: Ear, app: Town, make_tenant: Callable[[str], str], tenant: str
 ) -> None:
-    """A transaction of one tenant that changes another one's table does not own the change."""
+    """A transaction of one tenant that changes another tenant's table sends a notification."""
     with committed(app, make_tenant('other')) as scope:
         scope.session().execute(text(f"UPDATE {tenant}.users SET name = 'Grace'"))
     assert ear.heard() == ['users']
@@ -152,7 +154,7 @@ def test_changes_of_another_tenant_notify(
 def test_partitions_and_parents(
     app: Town, program: psycopg.Connection[Any], postgres_dsn: str, tenant: str
 ) -> None:
-    """A change of a partition is one of its parent, and the other way round."""
+    """A change of a partition notifies of its parent, too, and the other way round."""
     program.execute('CREATE TABLE events (id integer) PARTITION BY RANGE (id)')
     program.execute('CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (1) TO (10)')
     install(postgres_dsn, tenant)
@@ -167,7 +169,7 @@ def test_partitions_and_parents(
 def test_names_of_any_kind(
     app: Town, program: psycopg.Connection[Any], postgres_dsn: str, tenant: str
 ) -> None:
-    """A table may be called as it likes."""
+    """A table may have any name."""
     name = 'Odd: "quoted" %s \' ü'
     program.execute(psycopg.sql.SQL('CREATE TABLE {} ()').format(psycopg.sql.Identifier(name)))
     assert name in install(postgres_dsn, tenant)

@@ -36,7 +36,7 @@ def everything(program: psycopg.Connection[Any], schema: str) -> list[Any]:
 def test_install_is_idempotent(
     database: Connection, program: psycopg.Connection[Any], tenant: str
 ) -> None:
-    """A second time installs nothing; after a new table, the trigger of that one."""
+    """A second `install` does nothing; after a table was added, it installs only its trigger."""
     assert triggers.install(database, tenant) == TABLES
     database.commit()
     before = everything(program, tenant)
@@ -50,7 +50,7 @@ def test_install_is_idempotent(
 
 
 def test_install_on_some_tables(database: Connection, tenant: str) -> None:
-    """Only the tables that are named get a trigger, and lose it."""
+    """`install` and `remove` act only on the tables that are named."""
     assert triggers.install(database, tenant, ['users', 'groups']) == ['groups', 'users']
     assert triggers.status(database, tenant, ['users', 'letters']) == {
         'letters': State.MISSING,
@@ -90,7 +90,7 @@ def test_outdated_is_told_and_mended(
     tenant: str,
     alteration: str,
 ) -> None:
-    """Another version of function or trigger is outdated; install brings the present one."""
+    """A function or trigger of another version is outdated; `install` brings the present one."""
     program.execute(alteration)
     assert triggers.status(database, tenant)['users'] == State.OUTDATED
     assert 'users' in triggers.install(database, tenant)
@@ -104,7 +104,7 @@ def test_outdated_is_told_and_mended(
 def test_remove_leaves_nothing(
     database: Connection, program: psycopg.Connection[Any], tenant: str
 ) -> None:
-    """Function and triggers go; what is the application's own stays."""
+    """`remove` drops the function and the triggers, and leaves those of the application."""
     program.execute(APPLICATION_TRIGGER)
     before = everything(program, tenant)
     triggers.install(database, tenant)
@@ -136,7 +136,8 @@ def test_remove_finds_tables_that_were_moved(
 def test_install_says_that_everything_may_have_changed(
     app: Town, postgres_dsn: str, tenant: str
 ) -> None:
-    """Nobody told of changes before: who listens must take all for changed; once."""
+    """The first installation notifies that everything may have changed, as no trigger notified
+    of earlier changes; a second one does not."""
     ear = Ear(postgres_dsn, tenant)
     install(postgres_dsn, tenant)
     assert ear.heard() == ['']
@@ -151,7 +152,8 @@ def test_a_transaction_that_holds_a_table(
     tenant: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Who holds a table for long makes the installation fail, and nobody wait behind it."""
+    """If a transaction holds a table for long, the installation fails, so that nobody waits
+    behind it."""
     monkeypatch.setattr(triggers, 'LOCK_TIMEOUT', '50ms')
     with program.transaction():
         program.execute("UPDATE users SET name = 'Grace'")
@@ -165,7 +167,7 @@ def test_a_transaction_that_holds_a_table(
 def test_unknown_schemas_and_tables(
     database: Connection, tenant: str, action: Callable[..., object]
 ) -> None:
-    """What does not exist is named."""
+    """The error names the schema or table that does not exist."""
     with pytest.raises(TriggerError, match=r'^nowhere: the database has no such schema$'):
         action(database, 'nowhere')
     with pytest.raises(TriggerError, match=r"no table 'nothing'; it has documents, groups, "):

@@ -1,4 +1,4 @@
-"""What every tag store must do: inherit the suite and give it the store.
+"""The suite of tests that every tag store must pass: inherit it and give it the store.
 
 Made in the manner of dogpile.cache's back-end suites, so that a store of another
 kind can be held to the same promises::
@@ -12,7 +12,7 @@ kind can be held to the same promises::
 
         def fill(self, store: MyTagStore, schema: str, stamp: Stamp) -> bool: ...
 
-Tenants are born on their first use and must not begin in quarantine here.
+A tenant's birth is its first use; in the store under test it must not begin a quarantine.
 """
 
 from __future__ import annotations
@@ -34,4 +34,4 @@ __all__ = ['FILES', 'MENU', 'PAGES', 'TREE', 'USERS', 'TagStoreConformance', 'pu
 
 
 class TagStoreConformance(Versions, Doubts, Fills, Tenants):
-    """Inherit it, and give `store`, `other` and `fill`; see above."""
+    """Inherit this class, and provide `store`, `other` and `fill` as shown above."""

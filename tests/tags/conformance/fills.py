@@ -1,4 +1,4 @@
-"""A value is stored only if its stamp holds and all who write can know its tags."""
+"""A value is stored only if its stamp holds and all writers can know its tags."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Fills(StoreUnderTest):
         assert self.fill(store, schema, {PAGES: stamp[PAGES]})
 
     def test_fill_beside_a_doubt(self, store: TagStore, other: TagStore, schema: str) -> None:
-        """No value is stored with a tag in doubt; with other tags it is."""
+        """A value with a tag in doubt is not stored; a value with other tags is."""
         stamp = store.snapshot(schema).stamp([USERS, PAGES])
         put_in_doubt(other, schema, 'w', USERS)
         assert not self.fill(store, schema, stamp)
@@ -46,13 +46,13 @@ class Fills(StoreUnderTest):
         assert self.fill(store, schema, stamp)
 
     def test_fill_leaves_the_epoch(self, store: TagStore, schema: str) -> None:
-        """Storing a value that depends on tables is no change of the tenant."""
+        """Storing a value that depends only on tables leaves the tenant's epoch as it is."""
         snapshot = store.snapshot(schema)
         assert self.fill(store, schema, snapshot.stamp([USERS]))
         assert store.snapshot(schema) is snapshot
 
     def test_fill_without_registration(self, store: TagStore, schema: str) -> None:
-        """A value of a function policy is stored only when all who write can know its tag."""
+        """A value of a function policy is stored only when all writers can know its tag."""
         before = store.snapshot(schema)
         assert not self.fill(store, schema, before.stamp([USERS, TREE]))
         assert store.snapshot(schema) == before
@@ -61,7 +61,8 @@ class Fills(StoreUnderTest):
         assert self.fill(store, schema, store.snapshot(schema).stamp([USERS, TREE]))
 
     def test_register(self, store: TagStore, other: TagStore, schema: str) -> None:
-        """The tag of a function policy is told to all who write, by a new epoch, once."""
+        """`register` makes a function policy's tag known to all writers, by a new epoch; a
+        second call changes nothing."""
         before = store.snapshot(schema)
         store.register(schema, [TREE])
         after = other.snapshot(schema)
@@ -74,7 +75,7 @@ class Fills(StoreUnderTest):
     def test_register_beside_a_doubt(
         self, store: TagStore, other: TagStore, schema: str
     ) -> None:
-        """Who is about to commit, and could not know the tag, evicts it all the same."""
+        """A writer that is about to commit, and could not know the tag, evicts it all the same."""
         put_in_doubt(other, schema, 'w', USERS)
         store.register(schema, [TREE])
         registered = store.snapshot(schema)
@@ -90,7 +91,7 @@ class Fills(StoreUnderTest):
     def test_unknown_properties_are_put_in_doubt(
         self, store: TagStore, other: TagStore, schema: str
     ) -> None:
-        """Any change concerns the property tags that the writer can not judge."""
+        """Any change puts in doubt the function policies' tags that the writer does not know."""
         store.register(schema, [TREE, MENU])
         before = store.snapshot(schema)
         tags = put_in_doubt(other, schema, 'w', USERS, known=[MENU])
@@ -103,7 +104,7 @@ class Fills(StoreUnderTest):
         assert after.version(MENU) == before.version(MENU)
 
     def test_unknown_properties_are_settled(self, store: TagStore, schema: str) -> None:
-        """They get new versions with the rest if their writer has died."""
+        """If the writer has died, the tags that it did not know get new versions as well."""
         store.register(schema, [TREE])
         before = store.snapshot(schema)
         put_in_doubt(store, schema, 'w', USERS)
@@ -111,7 +112,7 @@ class Fills(StoreUnderTest):
         assert store.snapshot(schema).version(TREE) != before.version(TREE)
 
     def test_known_properties_that_changed(self, store: TagStore, schema: str) -> None:
-        """A property tag that the writer itself found changed is in doubt, once."""
+        """A function policy's tag that the writer itself names as changed is in doubt once."""
         store.register(schema, [TREE])
         assert put_in_doubt(store, schema, 'w', USERS, TREE, known=[TREE]) == {USERS, TREE}
         assert put_in_doubt(store, schema, 'v', USERS, TREE) == {USERS, TREE}

@@ -1,4 +1,6 @@
-"""Tenants are apart, and a renewal voids all versions of one; no version stands for two values."""
+"""Tenants do not affect one another, a renewal voids all versions of one tenant, and no version
+stands for two values.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ class Tenants(StoreUnderTest):
     """Tenants, their renewal, and many threads."""
 
     def test_tenants_are_apart(self, store: TagStore, schema: str, stranger: str) -> None:
-        """What happens to a tenant is no other tenant's concern."""
+        """No operation on one tenant affects another tenant."""
         mine, theirs = store.snapshot(schema), store.snapshot(stranger)
         assert mine.birth != theirs.birth
         assert not self.fill(store, schema, theirs.stamp([USERS]))
@@ -35,7 +37,7 @@ class Tenants(StoreUnderTest):
         assert store.snapshot(stranger) == between
 
     def test_renew_voids_everything(self, store: TagStore, other: TagStore, schema: str) -> None:
-        """A new birth: no tag keeps its version, no value with an old stamp is stored."""
+        """After a renewal no tag has its old version, and no value with an old stamp is stored."""
         put_in_doubt(store, schema, 'w', USERS)
         store.publish(schema, 'w', [USERS])
         store.register(schema, [TREE])
@@ -51,7 +53,7 @@ class Tenants(StoreUnderTest):
         assert self.fill(store, schema, store.snapshot(schema).stamp([USERS, TREE]))
 
     def test_renew_keeps_doubts(self, store: TagStore, schema: str) -> None:
-        """Who is about to commit still is: its doubt is not forgotten with the versions."""
+        """A renewal keeps the doubts of writers that are about to commit."""
         put_in_doubt(store, schema, 'w', USERS, transaction_id='7')
         store.renew(schema)
         after = store.snapshot(schema)
@@ -62,9 +64,9 @@ class Tenants(StoreUnderTest):
     def test_one_version_one_value(self, store: Any, other: Any, schema: str) -> None:
         """With many writers, some of which die, no version ever stands for two values.
 
-        The numbers in `committed` are the database. A writer changes one in doubt; then
-        it publishes, or dies and is settled; or it rolls back before the change. Readers
-        store what they read with their snapshot's version.
+        `committed` stands for the database: one number per tag. A writer puts a tag in doubt.
+        Then it rolls back; or it changes the number, and publishes, or dies and is settled.
+        Readers store the number that they read, with the version of their snapshot.
         """
         tags = [f'table:t{number}' for number in range(3)]
         committed = dict.fromkeys(tags, 0)
