@@ -51,8 +51,8 @@ def test_muted_signals(applications: Applications, tenant: str, runs: Runs) -> N
             return user_count(self)
 
         @orm_cached(policy=lambda obj: isinstance(obj, User) and obj.name == 'a')
-        def judged(self) -> int:
-            runs('judged')
+        def by_function(self) -> int:
+            runs('by_function')
             return int(self.session().query(User).filter_by(name='a').count())
 
     app = applications.start(App)
@@ -63,7 +63,7 @@ def test_muted_signals(applications: Applications, tenant: str, runs: Runs) -> N
         seen.append(obj.name)
 
     app.session_manager.on_insert.connect(inserted)
-    read = lambda app: (app.users, app.judged)  # noqa: E731
+    read = lambda app: (app.users, app.by_function)  # noqa: E731
     assert value(other, tenant, read) == (0, 0)
     with app.session_manager.muted(), committed(app, tenant) as scope:
         scope.session().add(User(name='a'))
@@ -73,6 +73,6 @@ def test_muted_signals(applications: Applications, tenant: str, runs: Runs) -> N
     assert value(other, tenant, read) == (2, 1)
     change(app, tenant, User(name='c'))
     assert seen == ['c']
-    ran = runs.count('judged')
+    ran = runs.count('by_function')
     assert value(other, tenant, read) == (3, 1)
-    assert runs.count('judged') == ran, 'c does not concern the policy'
+    assert runs.count('by_function') == ran, 'c does not concern the policy'

@@ -123,12 +123,12 @@ def test_audit_of_policies(
             return [self.session().query(User).count(), self.session().query(Group).count()]
 
         @orm_cached(policy=lambda obj: isinstance(obj, (User, Group)))
-        def judged(self) -> Any:
+        def by_function(self) -> Any:
             return self.right
 
     app = applications.start(App, audit=audit)
     for _ in range(2):
-        assert value(app, tenant, lambda app: (app.right, app.judged)) == ([0, 0], [0, 0])
+        assert value(app, tenant, lambda app: (app.right, app.by_function)) == ([0, 0], [0, 0])
         if audit == 'error':
             with pytest.raises(AuditError, match=r"App\.wrong read groups.*change:users'"):
                 value(app, tenant, lambda app: app.wrong)

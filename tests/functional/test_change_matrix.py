@@ -68,67 +68,67 @@ def upsert(session: Session, name: str) -> Any:
 
 
 CASCADE = {'teams', 'notes', 'remarks', 'rooms', 'desks', 'membership', 'labels'}
-JUDGED = {'shown_notes'}
+FUNCTION = {'shown_notes'}
 
 #: The change, and the tables of which the properties must run again; those of function
 #: policies by name.
 ROWS: dict[str, tuple[Callable[[Session], Any], set[str]]] = {
     'nothing': (lambda s: s.query(Note).all(), set()),
     'flush: insert': (lambda s: s.add(Note(id=2, text='hidden')), {'notes'}),
-    'flush: insert, judged': (lambda s: s.add(Note(id=2, text='shown')), {'notes', *JUDGED}),
+    'flush: insert, asked': (lambda s: s.add(Note(id=2, text='shown')), {'notes', *FUNCTION}),
     'flush: update': (lambda s: setattr(s.get_one(Note, 1), 'text', 'x'), {'notes'}),
-    'flush: update, judged': (
+    'flush: update, asked': (
         lambda s: setattr(s.get_one(Note, 1), 'text', 'shown'),
-        {'notes', *JUDGED},
+        {'notes', *FUNCTION},
     ),
     'flush: delete': (lambda s: s.delete(s.get_one(Room, 1)), {'rooms'}),
     'flush: unmodified': (lambda s: setattr(s.get_one(Note, 1), 'text', 'hidden'), set()),
-    'Query.update': (lambda s: s.query(Room).update({'team_id': 1}), {'rooms', *JUDGED}),
-    'Query.delete': (lambda s: s.query(Room).delete(), {'rooms', *JUDGED}),
-    'ORM insert': (lambda s: s.execute(insert(Room).values(id=2)), {'rooms', *JUDGED}),
+    'Query.update': (lambda s: s.query(Room).update({'team_id': 1}), {'rooms', *FUNCTION}),
+    'Query.delete': (lambda s: s.query(Room).delete(), {'rooms', *FUNCTION}),
+    'ORM insert': (lambda s: s.execute(insert(Room).values(id=2)), {'rooms', *FUNCTION}),
     'ORM insert, many': (
         lambda s: s.execute(insert(Room), [{'id': 2}, {'id': 3}]),
-        {'rooms', *JUDGED},
+        {'rooms', *FUNCTION},
     ),
-    'ORM update': (lambda s: s.execute(update(Room).values(team_id=1)), {'rooms', *JUDGED}),
+    'ORM update': (lambda s: s.execute(update(Room).values(team_id=1)), {'rooms', *FUNCTION}),
     'ORM update by keys': (
         lambda s: s.execute(update(Room), [{'id': 1, 'team_id': 1}]),
-        {'rooms', *JUDGED},
+        {'rooms', *FUNCTION},
     ),
-    'ORM delete': (lambda s: s.execute(delete(Room)), {'rooms', *JUDGED}),
-    'bulk_save_objects': (lambda s: s.bulk_save_objects([Room(id=2)]), {'rooms', *JUDGED}),
+    'ORM delete': (lambda s: s.execute(delete(Room)), {'rooms', *FUNCTION}),
+    'bulk_save_objects': (lambda s: s.bulk_save_objects([Room(id=2)]), {'rooms', *FUNCTION}),
     'bulk_insert_mappings': (
         lambda s: s.bulk_insert_mappings(Room.__mapper__, [{'id': 2}]),
-        {'rooms', *JUDGED},
+        {'rooms', *FUNCTION},
     ),
     'bulk_update_mappings': (
         lambda s: s.bulk_update_mappings(Room.__mapper__, [{'id': 1, 'team_id': 1}]),
-        {'rooms', *JUDGED},
+        {'rooms', *FUNCTION},
     ),
     'Core on the connection': (
         lambda s: connection(s).execute(TABLES['rooms'].insert().values(id=2)),
-        {'rooms', *JUDGED},
+        {'rooms', *FUNCTION},
     ),
     'executemany': (
         lambda s: connection(s).execute(TABLES['rooms'].insert(), [{'id': 2}, {'id': 3}]),
-        {'rooms', *JUDGED},
+        {'rooms', *FUNCTION},
     ),
     'driver SQL': (
         lambda s: connection(s).exec_driver_sql('INSERT INTO rooms (id) VALUES (2)'),
-        {'rooms', *JUDGED},
+        {'rooms', *FUNCTION},
     ),
-    'upsert': (lambda s: s.execute(upsert(s, 'shown')), {'notes', *JUDGED}),
+    'upsert': (lambda s: s.execute(upsert(s, 'shown')), {'notes', *FUNCTION}),
     'INSERT FROM SELECT': (
         lambda s: s.execute(
             insert(Room).from_select(['id', 'team_id'], select(Note.id + 10, Note.team_id))
         ),
-        {'rooms', *JUDGED},
+        {'rooms', *FUNCTION},
     ),
     'UPDATE with a subquery': (
         lambda s: s.execute(
             update(Room).values(team_id=select(func.min(Team.id)).scalar_subquery())
         ),
-        {'rooms', *JUDGED},
+        {'rooms', *FUNCTION},
     ),
     'secondary table': (
         lambda s: joined(s.get_one(Person, 1), s.get_one(Team, 1)),
@@ -153,16 +153,16 @@ ROWS: dict[str, tuple[Callable[[Session], Any], set[str]]] = {
     'single-table inheritance': (lambda s: setattr(s.get_one(Guest, 3), 'name', 'x'), {'persons'}),
     'cascades of a delete, transitively': (
         lambda s: s.execute(delete(Team).where(Team.id == 2)),
-        CASCADE | JUDGED,
+        CASCADE | FUNCTION,
     ),
     'cascades of an update': (
         lambda s: s.execute(update(Team).where(Team.id == 2).values(code='three')),
-        {'teams', 'labels', *JUDGED},
+        {'teams', 'labels', *FUNCTION},
     ),
-    'text': (lambda s: s.execute(text('UPDATE rooms SET team_id = 1')), {'rooms', *JUDGED}),
+    'text': (lambda s: s.execute(text('UPDATE rooms SET team_id = 1')), {'rooms', *FUNCTION}),
     'text, several': (
         lambda s: [s.execute(text(sql)) for sql in ('DELETE FROM rooms', 'DELETE FROM remarks')],
-        {'rooms', 'remarks', *JUDGED},
+        {'rooms', 'remarks', *FUNCTION},
     ),
     'text that only reads': (lambda s: s.execute(text('SELECT * FROM rooms')).all(), set()),
     'savepoint that is kept': (lambda s: within(s, kept=True), {'rooms'}),
@@ -173,17 +173,17 @@ ON_POSTGRESQL: dict[str, tuple[Callable[[Session], Any], set[str]]] = {
         lambda s: s.execute(
             text('WITH gone AS (DELETE FROM remarks RETURNING id) SELECT count(*) FROM gone')
         ),
-        {'remarks', *JUDGED},
+        {'remarks', *FUNCTION},
     ),
     'CTE with DML in Core': (
         lambda s: s.execute(
             select(delete(Remark).returning(Remark.id).cte('gone').c.id).add_columns(literal(1))
         ),
-        {'remarks', *JUDGED},
+        {'remarks', *FUNCTION},
     ),
     'TRUNCATE': (
         lambda s: s.execute(text('TRUNCATE rooms, remarks')),
-        {'rooms', 'remarks', *JUDGED},
+        {'rooms', 'remarks', *FUNCTION},
     ),
     'MERGE': (
         lambda s: s.execute(
@@ -192,11 +192,11 @@ ON_POSTGRESQL: dict[str, tuple[Callable[[Session], Any], set[str]]] = {
                 'WHEN MATCHED THEN UPDATE SET team_id = 1'
             )
         ),
-        {'rooms', *JUDGED},
+        {'rooms', *FUNCTION},
     ),
     'what nobody can parse': (
         lambda s: s.execute(text('DO $$ BEGIN DELETE FROM rooms; END $$')),
-        {*TABLES, *JUDGED},
+        {*TABLES, *FUNCTION},
     ),
 }
 

@@ -187,12 +187,12 @@ def test_property_that_is_read_first_after_a_flush(
 def test_super_that_is_read_first_after_a_flush(applications: Applications, tenant: str) -> None:
     """A commit evicts such a policy, too, if only `super()` reads its property."""
 
-    class Judging(OrmCacheApp):
+    class WithFunction(OrmCacheApp):
         @orm_cached(policy=lambda obj: True)
         def names(self) -> Any:
             return [user.name for user in self.session().query(User).order_by(User.id)]
 
-    class Derived(Judging):
+    class Derived(WithFunction):
         @property
         def names(self) -> Any:
             return super().names
@@ -206,30 +206,30 @@ def test_super_that_is_read_first_after_a_flush(applications: Applications, tena
     assert value(app, tenant, lambda app: app.names) == ['a', 'b']
 
 
-def test_a_debt_is_paid_for_the_last_commit(applications: Applications, tenant: str) -> None:
+def test_renewal_follows_the_last_commit(applications: Applications, tenant: str) -> None:
     """If a renewal fails while an earlier one of the same tenant is running, the next snapshot
     makes up for it."""
     app = applications.start(App)
     change(app, tenant, User(name='a'))
     cache = app.orm_cache
-    renew, paid = cache.tags.renew, []
+    renew, renewed = cache.tags.renew, []
 
     def renew_and_lose(schema: str) -> None:
-        paid.append(schema)
-        if len(paid) == 1:
+        renewed.append(schema)
+        if len(renewed) == 1:
             renew(schema)
             cache.renew_later(schema)  # as another thread may do meanwhile
-        elif len(paid) == 2:
+        elif len(renewed) == 2:
             raise StoreUnreachable
         else:
             renew(schema)
 
     cache.tags.renew = renew_and_lose
     cache.renew_later(tenant)
-    assert paid == [tenant] * 2
+    assert renewed == [tenant] * 2
     for _ in range(2):
         cache.snapshot(tenant)
-    assert paid == [tenant] * 3
+    assert renewed == [tenant] * 3
 
 
 def test_app_and_request_have_values_of_their_own(
@@ -278,12 +278,12 @@ def test_cascade_in_a_flush_of_the_same_table(applications: Applications, tenant
     """Rows that the database deletes by a cascade evict function policies, even if the flush
     has another object of the same table, for which the policy returns false."""
 
-    class Judging(OrmCacheApp):
+    class WithFunction(OrmCacheApp):
         @orm_cached(policy=lambda obj: isinstance(obj, Document) and obj.title == 't')
         def count(self) -> int:
             return self.session().query(Document).filter_by(title='t').count()
 
-    app = applications.start(Judging)
+    app = applications.start(WithFunction)
     user = User(name='a')
     change(app, tenant, user, Document(kind='document', title='t', owner=user))
     assert value(app, tenant, lambda app: app.count) == 1

@@ -56,7 +56,7 @@ class World:
                 return self.session().query(Country).count()
 
             @orm_cached(policy=lambda obj: isinstance(obj, Country))
-            def judged(self) -> int:
+            def counted(self) -> int:
                 return self.session().query(Country).count()
 
             @orm_cached(policy=City)
@@ -96,7 +96,7 @@ def test_change_by_one_tenant_evicts_for_all(world: World) -> None:
     app, other = world.start()
     for tenant in world.one, world.two:
         for reader in app, other:
-            assert settled(reader, tenant, lambda a: (a.countries, a.automatic, a.judged)) == (
+            assert settled(reader, tenant, lambda a: (a.countries, a.automatic, a.counted)) == (
                 [],
                 0,
                 0,
@@ -105,7 +105,7 @@ def test_change_by_one_tenant_evicts_for_all(world: World) -> None:
     change(app, world.one, world.country(id=1, name='a'))
     for tenant in world.one, world.two:
         for reader in app, other:
-            assert value(reader, tenant, lambda a: (a.countries, a.automatic, a.judged)) == (
+            assert value(reader, tenant, lambda a: (a.countries, a.automatic, a.counted)) == (
                 ['a'],
                 1,
                 1,

@@ -119,7 +119,7 @@ def test_two_phase_commit_with_hidden_changes(
     assert ear.heard() == []
 
 
-def test_functions_still_judge_objects(ear: Ear, app: Town, tenant: str) -> None:
+def test_functions_are_still_asked_about_objects(ear: Ear, app: Town, tenant: str) -> None:
     """With triggers installed, function policies are still asked about each changed object."""
     assert value(app, tenant, lambda app: app.names_with_a) == ['Ada']
     with app.recording() as events:
@@ -130,7 +130,7 @@ def test_functions_still_judge_objects(ear: Ear, app: Town, tenant: str) -> None
     assert [event.tier for event in events if event.kind == 'read'] == ['process', 'creator']
 
 
-def test_hidden_changes_beside_judged_ones(
+def test_hidden_changes_beside_visible_ones(
     ear: Ear, program: psycopg.Connection[Any], app: Town, tenant: str
 ) -> None:
     """A hidden change of a table evicts a function policy, even if the policy was asked about
