@@ -25,6 +25,11 @@ FORBIDDEN = {
         'def late() -> None:\n    from ..web.app import OrmCacheApp',
         'No import points up',
     ),
+    'up, by way of the package': (
+        'tags/settling.py',
+        'from .. import OrmCache',
+        'No import points up',
+    ),
     'beside, for type checking': (
         'tiers/shared.py',
         'if TYPE_CHECKING:\n    from ..tags.memory import MemoryTagStore',

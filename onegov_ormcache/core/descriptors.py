@@ -50,7 +50,8 @@ class CachedDescriptor(Generic[T]):
 
     Made when a class body or directive declares the property; lives as long as the class.
 
-    :param creator: a function of the app or request that computes the value.
+    :param creator: a function of the instance (an app, a request or another object) that
+        computes the value.
     :param name: the property's name, if it is not the creator's.
     :raises PropertyError: if the creator can't be called with just the instance, or is a
         coroutine or generator function.
@@ -98,7 +99,7 @@ class CachedDescriptor(Generic[T]):
         return self if instance is None else self.load(instance)
 
     def load(self, instance: Any) -> T:
-        """Return the property's value for this app or request; compute it if no tier has it.
+        """Return the property's value for this instance; compute it if no tier has it.
 
         :raises OutsideScopeError: outside of a request scope.
         """
@@ -120,7 +121,7 @@ class CachedDescriptor(Generic[T]):
         raise NotImplementedError
 
     def variant(self, instance: Any) -> str:
-        """Return the variant that the app or request sees, as the end of the value's key.
+        """Return the variant that the instance sees, as the end of the value's key.
 
         :return: ``''`` if the property has no variants.
         :raises VariantError: if ``vary`` returns a value that can't be part of a key.
@@ -148,11 +149,11 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
     ORM objects can't be its values: they belong to one session.
 
     :param cache_policy: the changes that evict the property, see :func:`orm_cached`.
-    :param creator: a function of the app or request that computes the value. If it returns a
+    :param creator: a function of the instance that computes the value. If it returns a
         ``Query`` or ``select()``, the value is a tuple of all rows.
     :param by_role: keep a value for each role of ``instance.identity``.
     :param name: the property's name, if it is not the creator's.
-    :param vary: a function of the app or request; keep a value for each key that it returns.
+    :param vary: a function of the instance; keep a value for each key that it returns.
     :param frozen: make lists, dicts and sets in the value immutable, so that requests can
         share it.
     :raises PropertyError: if the creator can't be called with just the instance, or ``vary``
@@ -260,19 +261,20 @@ def orm_cached(
     vary: Vary | None = None,
     frozen: bool = False,
 ) -> OrmCachedDecorator:
-    """Declare an orm-cached property in the body of an app or request class.
+    """Declare an orm-cached property in the body of a class: an app, a request, or another with
+    the attribute ``orm_cache``.
 
     :param policy: the changes that evict the property: ``'on-table-change:users'``, several
         tables (``'on-table-change:users,groups'``), a mapped class, a function of the changed
         object, ``'auto'`` (changes of all tables that the creator reads), or a list of these.
-    :param by_role: keep a value for each role of ``request.identity``; short for a ``vary``
+    :param by_role: keep a value for each role of the instance's ``identity``; short for a ``vary``
         that returns the role.
-    :param vary: a function of the app or request; keep a value for each key that it returns:
+    :param vary: a function of the instance; keep a value for each key that it returns:
         None, a number, string, date, UUID, enum member, or a tuple of these.
     :param frozen: return the value with its lists as tuples, its dicts as frozendicts and its
         sets as frozensets. Requests then share it, so that a large value is not decoded for
         each.
-    :raises PropertyError: if the creator can't be called with just the app or request, or
+    :raises PropertyError: if the creator can't be called with just the instance, or
         ``vary`` is no function.
     :raises PolicyError: if the policy is of no known kind.
     :raises PropertyConflictError: if the class body has such a property already.
@@ -287,12 +289,13 @@ def orm_cached(
 
 
 def request_cached(creator: Creator[T]) -> RequestCacheDescriptor[T]:
-    """Declare a request-cached property in the body of an app or request class.
+    """Declare a request-cached property in the body of a class: an app, a request, or another
+    with the attribute ``orm_cache``.
 
     Its value is computed once per request scope, and may contain ORM objects.
 
-    :param creator: a function of the app or request that computes the value.
-    :raises PropertyError: if the creator can't be called with just the app or request.
+    :param creator: a function of the instance that computes the value.
+    :raises PropertyError: if the creator can't be called with just the instance.
     :raises PropertyConflictError: if the class body has such a property already.
     """
     descriptor = RequestCacheDescriptor(creator)
@@ -304,7 +307,6 @@ def scope_of(instance: Any, descriptor: CachedDescriptor[Any] | None = None) -> 
     """Return the innermost current scope of the cache that an object's properties belong to.
 
     :param descriptor: the property that is read, for the message.
-
     :raises OutsideScopeError: if there is none.
     """
     scope: RequestScope | None = current_scope.get()

@@ -35,7 +35,7 @@ def read(scope: ReadingScope, instance: Any, prop: Property, key: str) -> Any:
     :param instance: the app, the request or other object whose property is read.
     :param key: the property's key with its variant.
     :raises CircularPropertyError: if the property's creator is running already.
-    :raises VariantError: if a creator reads it whose property varies by less, see :func:`use`.
+    :raises VariantError: if the creator of another property reads it, see :func:`use`.
     """
     entry = scope.tier.get(key)
     tier: Tier = 'request'
@@ -54,7 +54,7 @@ def read_request_cached(scope: ReadingScope, instance: Any, prop: Property, key:
 
     :param key: the property's key with the id of the instance.
     :raises CircularPropertyError: if the property's creator is running already.
-    :raises VariantError: if a creator reads it whose property varies by less, see :func:`use`.
+    :raises VariantError: if the creator of another property reads it, see :func:`use`.
     """
     entry = scope.tier.get(key)
     if entry is None:

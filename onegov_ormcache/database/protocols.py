@@ -1,6 +1,6 @@
 """The interfaces between transactions, those who listen to them, and the kinds of databases.
 
-:mod:`.transactions` is written against them; a listener and its scope live in another room.
+:mod:`.transactions` is written against them. Listeners and their scopes are defined elsewhere.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ class AppCache(OrmCache):
 
     Mounted apps, which Morepath makes anew for each request, use it too.
 
+    :param settings: the settings of the root app's class.
     :param session_manager: sessions for all tenants.
     :param app_classes: the classes of the root app and of the apps mounted in it.
     :raises OrmCacheError: see :class:`.OrmCache`.
@@ -81,15 +82,15 @@ class AppCache(OrmCache):
 def app_of(instance: Any) -> morepath.App | None:
     """Return the app itself, if an app is given, or the app that answers a request.
 
-    Any other object with an ``app`` counts as a request, unless it has the attribute
-    ``orm_cache`` and so says itself which cache its properties belong to. For all other
-    objects the result is None.
+    Any other object belongs to its attribute ``app``, if that is an app, unless it has the
+    attribute ``orm_cache``, which says itself which cache its properties belong to. For all
+    other objects the result is None.
     """
     if isinstance(instance, morepath.App):
         return instance
     if isinstance(instance, morepath.Request) or not hasattr(instance, ATTRIBUTE):
-        app: morepath.App | None = getattr(instance, 'app', None)
-        return app
+        app = getattr(instance, 'app', None)
+        return app if isinstance(app, morepath.App) else None
     return None
 
 

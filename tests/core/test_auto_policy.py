@@ -122,12 +122,15 @@ def test_auto_that_calls_a_function_that_is_replaced(
     assert runs.count('found') == 1 + 2
 
 
-def test_auto_that_catches_a_failed_query(on_servers: Applications, tenant: str) -> None:
+def test_auto_that_catches_a_failed_query(
+    on_servers: Applications, tenant: str, runs: Runs
+) -> None:
     """A creator may catch the error of a query and return another value, which is not stored."""
 
     class App(OrmCacheApp):
         @orm_cached(policy='auto')
         def found(self) -> Any:
+            runs('found')
             try:
                 return self.session().scalars(text('SELECT no_such(id) FROM users')).all()
             except DBAPIError:
@@ -137,6 +140,7 @@ def test_auto_that_catches_a_failed_query(on_servers: Applications, tenant: str)
     change(app, tenant, User(name='a'))
     for _ in range(2):
         assert value(app, tenant, lambda app: app.found) == 'nothing'
+    assert runs.count('found') == 2
 
 
 def test_auto_knows_what_was_in_memory(applications: Applications, tenant: str) -> None:

@@ -139,3 +139,8 @@ def test_objects_beside_an_app(applications: Applications, tenant: str, tmp_path
                 app.orm_cache.prefetch(mine, 'users')
             with app.request_scope(tenant), pytest.raises(OutsideScopeError, match='users'):
                 theirs.users
+    stranger: Any = Counter(app.orm_cache)
+    del stranger.orm_cache
+    stranger.app = 'an app of another framework'
+    with app.request_scope(tenant), pytest.raises(OutsideScopeError, match='no attribute'):
+        stranger.users
