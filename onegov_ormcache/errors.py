@@ -77,6 +77,10 @@ class TextualControlError(OrmCacheError):
     cache would know of it."""
 
 
+class AttachError(OrmCacheError):
+    """A statement attaches another database file to a tenant's connection of SQLite."""
+
+
 class ValueNotCacheable(OrmCacheError, TypeError):
     """A value, or a part of it, can't be cached; the message names the part."""
 

@@ -27,13 +27,12 @@ from ..redis_client import connect
 from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
 from ..tags.settling import Settler
-from ..tags.snapshot import Snapshot, TagStore
+from ..tags.snapshot import Snapshot, Stamp, TagStore
 from ..tiers.process import ProcessTier, Slot, StoredValue
 from ..tiers.serializer import Serializer
 from ..tiers.shared import MemoryTier, RedisTier, SharedTier
 from .descriptors import ATTRIBUTE, CachedDescriptor, cached_descriptors
 from .listening import OutsideChanges
-from .policies import table_tags
 from .prefetching import prefetch
 from .properties import Declaration
 from .recording import CacheEvent
@@ -296,11 +295,6 @@ class OrmCache:
         """The tag store."""
         return self.versions.tags
 
-    @property
-    def all_tags(self) -> frozenset[str]:
-        """The tags of all tables and of all function policies."""
-        return table_tags(self.session_manager.tables) | self.registry.function_tags
-
     def snapshot(self, schema: str) -> Snapshot:
         """Return the tenant's present snapshot; one that is not ``reachable`` if the tag store
         can't be reached."""
@@ -314,12 +308,13 @@ class OrmCache:
         """Give these schemas a new birth, as soon as the tag store can be reached."""
         self.versions.renew_later(*schemas)
 
-    def fill(self, schema: str, key: str, stored: StoredValue) -> bool:
+    def fill(self, schema: str, key: str, stored: StoredValue, holding: Stamp) -> bool:
         """Store a value in the shared tier if its stamp holds; return whether it was stored.
 
+        :param holding: other versions that must hold, too.
         :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
         """
-        stamp = self.versions.own_part(schema, stored.stamp)
+        stamp = self.versions.own_part(schema, {**stored.stamp, **holding})
         return stamp is not None and self.shared_tier.fill(schema, key, stored, stamp)
 
     # events and changes

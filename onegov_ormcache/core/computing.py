@@ -40,26 +40,15 @@ def learn(scope: ComputingScope, run: Run) -> None:
     """Add the tags of all tables that the run has read to the run's tags.
 
     These are the tables that its statements have read, the tables of all objects in the
-    session's identity map, and the shared tables that cascade into them. If the run has
-    called a database function that may read any table, its dependencies are not known, and
-    ``opaque`` gets the reason.
+    session's identity map, and the shared tables that cascade into them.
     """
     run.tags |= run.reads
     run.tags |= table_tags({t for cls in scope.classes_in_session() for t in tables_of(cls)})
     run.tags |= scope.cache.registry.with_shared(run.tags)
-    if run.calls and run.opaque is None:
-        functions = scope.functions_that_may_read(run.calls)
-        if functions:
-            run.opaque = f'it called {min(functions)}(), which may read any table'
 
 
 def is_storable(run: Run) -> bool:
-    """Return whether the run's value may be stored; if not, log the reason, once.
-
-    It may be stored if its dependencies are known. Under the policy ``auto``, the run's
-    statements must tell them. Other policies name them, so that only a property which the
-    run has read can have dependencies that are not known.
-    """
+    """Return whether the run's value may be stored; if not, log the reason, once."""
     prop = run.prop
     reason = run.why_not_storable() if prop.auto else run.unstorable
     if reason is not None:
@@ -67,16 +56,16 @@ def is_storable(run: Run) -> bool:
     return reason is None
 
 
-def audit(mode: str, run: Run) -> None:
+def audit(scope: ComputingScope, run: Run) -> None:
     """Report the tables that the creator has read and its policy does not mention.
 
-    A warning is logged once. A policy with functions is not audited.
+    A warning is logged once. A policy with functions is not audited. Only tables of the
+    metadata count: a policy can't mention a database view, but the tables that it shows.
 
-    :param mode: the setting ``audit``: ``'off'``, ``'warn'`` or ``'error'``.
-    :raises AuditError: if there is such a table and the mode is ``'error'``.
+    :raises AuditError: if there is such a table and the setting ``audit`` is ``'error'``.
     """
-    prop = run.prop
-    missed = run.reads - prop.tags
+    prop, mode = run.prop, scope.cache.settings.audit
+    missed = scope.cache.registry.of_metadata(run.reads - prop.tags)
     # nobody but the function knows which tables a function policy covers
     if mode == 'off' or not missed or prop.functions:
         return

@@ -2,7 +2,8 @@
 
 One :class:`WritePath` accompanies each database transaction:
 
-1. its statements, and the session manager's signals, give the changed tags;
+1. its statements, and the session manager's signals, give the changed tags; if a statement
+   is unclear, the database is asked, at the latest before step 2;
 2. directly before COMMIT these tags are put in doubt;
 3. the database commits;
 4. if COMMIT returned, the tags get new versions and the doubt ends; if the server refused
@@ -17,17 +18,18 @@ which values are cached: it neither looks them up nor deletes them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from ..database.notes import Relation
 from ..database.postgres import FAILED_TRANSACTION
-from ..database.protocols import View
-from ..database.statements import Statement
+from ..database.protocols import Changes, Inquiry, Reads, Statement, View
 from ..errors import SnapshotConflict, StoreUnreachable, TextualControlError
 from ..steps import Step, about_to
-from ..tags.snapshot import new_token
+from ..tags.snapshot import CATALOG_TAG, CODE_TAG, TABLE_TAG, Stamp, new_token
 from .policies import table_tags
 from .protocols import WritingScope
 from .recording import CacheEvent
@@ -52,8 +54,18 @@ class WritePath:
         self._in_doubt: frozenset[str] | None = None
         self._must_renew = False
         self._view: View | None = None
+        self._inquiry: Inquiry | None = None
+        # what the database must be asked for: since the last question, and since the begin
+        self._is_unclear = False
+        self._was_unclear = False
+        # True if the definitions are not those that the process knows
+        self._redefines = False
         #: The tags that the transaction has changed so far.
         self.tags: set[str] = set()
+        # the tags that it has changed in other tenants, by schema
+        self._tags_elsewhere: defaultdict[str, set[str]] = defaultdict(set)
+        #: The reason why the transaction may use and store no value; None if it may.
+        self.strayed: str | None = None
 
     def __repr__(self) -> str:
         state = 'committing' if self._in_doubt else 'open'
@@ -71,9 +83,11 @@ class WritePath:
 
     # how a transaction begins
 
-    def begun(self, connection: Connection, view: View) -> None:
+    def begun(self, connection: Connection, view: View, inquiry: Inquiry) -> None:
         scope = self._scope
         self._view = view
+        self._inquiry = inquiry
+        self.strayed = view.strayed
         scope.transaction_begun(self)
         if view.lasts:
             # the view was taken between the scope's snapshot and this one
@@ -91,32 +105,81 @@ class WritePath:
 
     def executing(self, statement: Statement) -> None:
         scope = self._scope
-        if statement.control == 'transaction':
-            raise TextualControlError(
-                'A statement begins or ends the transaction by its text, and its outcome would '
-                'not be known: use commit(), rollback() or begin() of the session or connection'
-            )
-        if statement.control == 'savepoint':
-            self.savepoint_lost()
+        if self._redefines and statement.unclear is None:
+            statement = Statement(unclear='the transaction has changed definitions')
+        if statement.unclear is not None:
+            self._is_unclear = self._was_unclear = True
+            scope.unclear(self, statement)
+            return
         scope.record(statement)
-        if statement.unknown is not None:
-            log.warning('%s; it counts as a change of every table', statement.unknown)
-            self.changed(self._cache.all_tags)
-        elif statement.writes:
-            manager = self._cache.session_manager
-            tables = manager.cascades.affected(statement)
-            self.changed(table_tags(tables))
-            if manager.on_table_change.receivers:
-                manager.on_table_change.send(scope.schema, tables=tables)
-            if scope.flushed_tables is None:
+        tables = statement.writes | statement.cascades
+        if tables or statement.writes_elsewhere:
+            self._collect(tables, statement.writes_elsewhere)
+            if scope.flushed_tables is None or not statement.of_objects:
                 # no object stands for this change, so no function policy can be asked
                 self.changed(self._cache.registry.function_tags)
             else:
                 scope.flushed_tables |= tables
-                # no objects stand for the rows that cascades of the database change
-                scope.changed_without_objects(tables - statement.writes)
+                # no objects stand for the rows that the database changes by itself
+                scope.changed_without_objects(statement.cascades)
 
-    def triggered(self, tables: Mapping[tuple[str, str], bool]) -> None:
+    def ask(self) -> None:
+        """Ask the database what the unclear statements have changed so far, if there are any.
+
+        :raises TextualControlError: if one of them has ended the transaction.
+        """
+        if self._inquiry is None:
+            return
+        if (touched := self._inquiry.take()) is not None:
+            self.executing(touched)
+        if self._is_unclear:
+            self._is_unclear = False
+            self._learn(self._inquiry.changes())
+            # one of the statements may have been a rollback to a savepoint
+            self._scope.drop(self.tags)
+
+    def _learn(self, changes: Changes) -> None:
+        """Collect the tags of what the database has reported."""
+        if changes.ended_unseen is not None:
+            self.ended_unseen()
+            raise TextualControlError(changes.ended_unseen)
+        self.strayed = self.strayed or changes.strayed
+        if changes.triggered:
+            self._triggered(changes.triggered)
+        if changes.transaction_id is None:
+            return
+        schema = self._scope.schema
+        self._redefines = self._redefines or changes.changed_code or bool(changes.redefined)
+        for place in changes.redefined:
+            self._change_at(place, {CATALOG_TAG})
+        for place in self._cache.places(schema) if changes.changed_code else ():
+            self._change_at(place, {CATALOG_TAG, CODE_TAG})
+        if changes.relations:
+            manager = self._cache.session_manager
+            tables = {t for each in changes.relations for t in manager.names_of(each, schema)}
+            elsewhere = {r for r in changes.relations if not manager.names_of(r, schema)}
+            self._collect(tables, elsewhere)
+            # no objects stand for these changes
+            self.changed(self._cache.registry.function_tags)
+
+    def _collect(self, tables: Collection[str], elsewhere: Iterable[Relation]) -> None:
+        """Collect the tags of changed tables: the scope's own, shared ones, and others."""
+        manager = self._cache.session_manager
+        new = table_tags(tables) - self.tags
+        self.changed(table_tags(tables))
+        for relation in elsewhere:
+            self._change_at(str(relation.schema), {TABLE_TAG + relation.name})
+        if new and manager.on_table_change.receivers:
+            manager.on_table_change.send(self._scope.schema, tables=frozenset(tables))
+
+    def _change_at(self, place: str, tags: set[str]) -> None:
+        """Collect changed tags that belong to a schema."""
+        if place == self._scope.schema:
+            self.changed(tags)
+        else:
+            self._tags_elsewhere[place] |= tags
+
+    def _triggered(self, tables: Mapping[tuple[str, str], bool]) -> None:
         """Collect the tags of tables that triggers of the database saw change.
 
         No object stands for a change by a function, a trigger or a cascade, so all function
@@ -126,20 +189,33 @@ class WritePath:
         :param tables: by schema and table, True if anything but a statement of the client
             itself has changed the table.
         """
-        manager = self._cache.session_manager
-        unseen: set[str] = set()
-        for (schema, table), hidden in tables.items():
-            names = manager.names_of(schema, table, self._scope.schema)
+        manager, schema = self._cache.session_manager, self._scope.schema
+        for (place, table), hidden in tables.items():
+            names = manager.names_of(Relation(place, table), schema)
             if hidden or self.tags.isdisjoint(table_tags(names)):
-                unseen |= names
-        if known := frozenset(filter(manager.has_table, unseen)):
-            self.executing(Statement(writes=known))
-        self.changed(table_tags(unseen))
+                self._collect(names, () if names else (Relation(place, table),))
+                self.changed(self._cache.registry.function_tags)
 
     def changed(self, tags: Collection[str]) -> None:
         """Collect changed tags, and drop the request tier's values that depend on them."""
         self.tags.update(tags)
-        self._scope.drop(tags)
+        if CODE_TAG in tags:
+            self._scope.drop_all()
+        else:
+            self._scope.drop(tags)
+
+    def watch_reads(self) -> object:
+        """Begin to watch what is read; return what :meth:`reads` needs."""
+        return self._inquiry.watch_reads() if self._inquiry is not None else None
+
+    def reads(self, since: object) -> Reads:
+        """Return what was read since :meth:`watch_reads`, as the database tells it."""
+        if self._inquiry is None:
+            return Reads(unknowable='its transaction has ended')
+        reads = self._inquiry.reads(since)
+        if reads.wrote_nothing:
+            self._is_unclear = False
+        return reads
 
     def savepoint_lost(self) -> None:
         about_to(Step.SAVEPOINT)
@@ -149,32 +225,71 @@ class WritePath:
 
     # step 2
 
-    def committing(self, transaction_id: Callable[[], str | None]) -> None:
-        if not self.tags and not self.may_have_changes():
+    def committing(self) -> None:
+        if self._inquiry is None:
+            raise TextualControlError(
+                'The transaction was ended by the text of a statement; there is nothing to commit'
+            )
+        if (touched := self._inquiry.take()) is not None:
+            self.executing(touched)
+        has_tags = bool(self.tags or self._tags_elsewhere)
+        if not (has_tags or self._was_unclear or self.may_have_changes()):
             return
         try:
-            identity = transaction_id()
+            changes = self._inquiry.last_changes(self._was_unclear)
         except DBAPIError as error:
             if self.tags or getattr(error.orig, 'sqlstate', None) != FAILED_TRANSACTION:
                 raise
             return  # the transaction has failed, so COMMIT rolls it back
-        if identity is None or not self.tags:
+        self._learn(changes)
+        if changes.transaction_id is None or not (self.tags or self._tags_elsewhere):
             return  # it wrote nothing, or nothing that a tag stands for
         about_to(Step.DOUBT)
         try:
-            self._in_doubt = self._cache.tags.doubt(
-                self._scope.schema,
-                self._writer,
-                self.tags,
-                self._asked_functions,
-                identity,
-                self._must_hold(),
-            )
+            self._doubt(changes.transaction_id)
         except StoreUnreachable:
             if self._cache.settings.on_outage == 'refuse':
                 raise
             log.warning('%s: committing while the tag store is unreachable', self._scope.schema)
             self._must_renew = True
+
+    def _doubt(self, transaction_id: str) -> None:
+        """Put the collected tags in doubt, each at its place.
+
+        If definitions have changed since the snapshot, the statements may have changed more
+        than they seemed to when they were executed, so the database is asked.
+        """
+        known = self._definitions()
+        try:
+            self._doubt_own(transaction_id, known)
+        except SnapshotConflict:
+            if not known or self._inquiry is None:
+                raise
+            self._was_unclear = True
+            self._learn(self._inquiry.last_changes(is_unclear=True))
+            self._doubt_own(transaction_id, {})
+        for place, changed in self._tags_elsewhere.items():
+            # another tenant's function policies can't be asked about these changes
+            writer = self._writer_at(place)
+            self._cache.tags.doubt(place, writer, changed, (), transaction_id, {})
+
+    def _definitions(self) -> Stamp:
+        """Return the versions of the definitions by which statements were understood."""
+        return {} if self._was_unclear else self._scope.snapshot().stamp({CATALOG_TAG})
+
+    def _doubt_own(self, transaction_id: str, known: Stamp) -> None:
+        self._in_doubt = self._cache.tags.doubt(
+            self._scope.schema,
+            self._writer,
+            self.tags,
+            self._asked_functions,
+            transaction_id,
+            {**self._must_hold(), **known},
+        )
+
+    def _writer_at(self, place: str) -> str:
+        """Return the writer's id for the doubt at another place than the scope's own."""
+        return f'{self._writer}@{place}'
 
     def may_have_changes(self) -> bool:
         """Return whether triggers may know of changes that the statements do not show."""
@@ -199,10 +314,12 @@ class WritePath:
         schema, recorder = self._scope.schema, self._cache.recorder
         if recorder is not None and self.tags:
             recorder(CacheEvent.commit(schema, self._in_doubt or self.tags))
-        if self._in_doubt:
+        if self._in_doubt is not None:
             about_to(Step.PUBLISH)
             try:
                 self._cache.tags.publish(schema, self._writer, self._in_doubt)
+                for place, changed in self._tags_elsewhere.items():
+                    self._cache.tags.publish(place, self._writer_at(place), changed)
             except StoreUnreachable:
                 # the doubt stays, and the next reader that meets it settles it
                 log.warning('%s: committed, but the tag store is lost', schema)
@@ -210,17 +327,19 @@ class WritePath:
         self._end()
 
     def rolled_back(self) -> None:
-        if self._in_doubt:
+        if self._in_doubt is not None:
             about_to(Step.END_DOUBT)
             try:
                 self._cache.tags.end_doubt(self._scope.schema, self._writer)
+                for place in self._tags_elsewhere:
+                    self._cache.tags.end_doubt(place, self._writer_at(place))
             except StoreUnreachable:
                 log.warning('%s: rolled back, but the tag store is lost', self._scope.schema)
         self._end()
 
     def lost(self) -> None:
         has_ids = self._cache.session_manager.database.has_transaction_ids
-        if self._in_doubt and not has_ids:
+        if self._in_doubt is not None and not has_ids:
             # SQLite: COMMIT runs in this process and has ended by now; if it committed
             # nothing, the new versions are an eviction too many, which is harmless
             self.committed()
@@ -229,12 +348,21 @@ class WritePath:
             self._renew_later()
             self._end()
 
+    def ended_unseen(self) -> None:
+        # what it has committed is not known, nor in which schemas
+        log.error('%s: a statement has ended the transaction by its text', self._scope.schema)
+        manager = self._cache.session_manager
+        places = {*self._cache.places(self._scope.schema), *self._tags_elsewhere}
+        self._cache.renew_later(*places, *manager.list_schemas())
+        self._end()
+
     def _renew_later(self) -> None:
-        """Give the tenant a new birth, if its tags could not be put in doubt."""
+        """Give all places a new birth, if their tags could not be put in doubt."""
         if self._must_renew:
-            self._cache.renew_later(*self._cache.places(self._scope.schema))
+            places = self._cache.places(self._scope.schema)
+            self._cache.renew_later(*places, *self._tags_elsewhere)
 
     def _end(self) -> None:
         self._in_doubt = None
+        self._inquiry = None
         self._scope.transaction_ended(self)
-

@@ -24,8 +24,10 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
+from ..database.inquiries import parse_change
 from ..database.names import CHANNEL
-from ..database.postgres import Postgres, parse_change
+from ..database.notes import Relation
+from ..database.postgres import Postgres
 from ..database.session_manager import SessionManager
 from ..database.triggers import WATCHED_SCHEMAS
 from ..errors import ConfigurationError
@@ -254,7 +256,7 @@ class Listening:
         that their changes may concern."""
         cache = self._cache
         manager = cache.session_manager
-        names = {name for t in tables for name in manager.names_of(schema, t, tenant=schema)}
+        names = {n for t in tables for n in manager.names_of(Relation(schema, t), schema)}
         tags = table_tags(names)
         if any(manager.has_table(name) for name in names):
             tags |= cache.registry.function_tags

@@ -14,9 +14,7 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper
 
-from ..database.cascades import CascadeMap
 from ..database.signals import mapped_tables
-from ..database.statements import Statement
 from ..errors import PolicyError
 from ..tags.snapshot import TABLE_TAG
 from .objects import ObjectState, UnknownState
@@ -108,24 +106,18 @@ def resolve_policy(policy: CachePolicy, known: Collection[str], where: str) -> P
 
 
 def depends_on_shared(
-    cascades: CascadeMap, tables: Collection[str]
+    reached_from: Callable[[str], Collection[str]], tables: Collection[str]
 ) -> dict[str | None, frozenset[str]]:
     """Return the tags of shared tables that a value depends on beside its own tags.
 
+    :param reached_from: returns the tables that change with a table, by cascades.
     :param tables: the names of the shared tables.
     :return: for the tag of each table that a change of shared tables reaches, also by
         cascades, the tags of these shared tables; for None, the tags of all shared tables.
     """
     beside: dict[str | None, frozenset[str]] = {}
     for table in tables:
-        everything = Statement(
-            reads=frozenset(),
-            writes=frozenset({table}),
-            deletes=frozenset({table}),
-            updates=frozenset({(table, '*')}),
-            unknown=None,
-        )
-        for name in (*cascades.affected(everything), None):
+        for name in (*reached_from(table), None):
             tag = None if name is None else TABLE_TAG + name
             beside[tag] = beside.get(tag, frozenset()) | {TABLE_TAG + table}
     return beside

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
+from ..database.notes import Relation
+from ..database.protocols import Reads, Statement
 from ..database.session_manager import SessionManager
-from ..database.statements import Statement
 from ..tags.settling import Settler
-from ..tags.snapshot import Snapshot, TagStore
+from ..tags.snapshot import Snapshot, Stamp, TagStore
 from ..tiers.process import ProcessTier, Slot, StoredValue
 from ..tiers.request import TierEntry
 from ..tiers.serializer import Serializer
@@ -44,6 +45,9 @@ class PropertyRegistry(Protocol):
 
     def with_shared(self, tags: Collection[str]) -> frozenset[str]:
         """Return the tags, and those of shared tables that cascade into their tables."""
+
+    def of_metadata(self, tags: Collection[str]) -> set[str]:
+        """Return those of the tags that are of tables which the metadata has."""
 
 
 class AnyCache(Protocol):
@@ -73,9 +77,10 @@ class ReadingCache(AnyCache, Protocol):
     def shared_tier(self) -> SharedTier:
         """The values of all processes, and the locks under which they are computed."""
 
-    def fill(self, schema: str, key: str, stored: StoredValue) -> bool:
+    def fill(self, schema: str, key: str, stored: StoredValue, holding: Stamp) -> bool:
         """Store a value in the shared tier if its stamp holds; return whether it was stored.
 
+        :param holding: other versions that must hold, too.
         :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
         """
 
@@ -90,10 +95,6 @@ class WritingCache(AnyCache, Protocol):
     @property
     def tags(self) -> TagStore:
         """The tag store, which keeps versions and doubts."""
-
-    @property
-    def all_tags(self) -> frozenset[str]:
-        """The tags of all tables and of all function policies."""
 
     def places(self, schema: str) -> tuple[str, ...]:
         """Return the places of a tenant's tags: the schemas that their versions belong to."""
@@ -189,11 +190,11 @@ class ComputingScope(LookupScope, Protocol):
     def classes_in_session(self) -> set[type]:
         """Return the classes of the objects in the session's identity map."""
 
-    def functions_that_may_read(self, names: Collection[str]) -> Collection[str]:
-        """Return the database functions of these names that may read tables."""
+    def names_of(self, relation: Relation) -> frozenset[str]:
+        """Return the metadata's names of a relation; none if it is not the tenant's."""
 
-    def triggers_saw_changes(self) -> bool:
-        """Return whether triggers saw a change in this transaction."""
+    def ask(self) -> None:
+        """Ask the database what this scope's unclear statements have changed so far."""
 
     def settle(self, tags: Collection[str]) -> None:
         """Settle other writers' doubts of these tags, and end a quarantine that may end."""
@@ -216,9 +217,21 @@ class Transaction(Protocol):
     #: The tags that the transaction has changed so far.
     tags: set[str]
 
+    #: The reason why the transaction may use and store no value; None if it may.
+    strayed: str | None
+
     @property
     def on_replica(self) -> bool:
         """True if the transaction reads from a replica."""
+
+    def ask(self) -> None:
+        """Ask the database what unclear statements have changed so far, if there are any."""
+
+    def watch_reads(self) -> object:
+        """Begin to watch what is read; return what :meth:`reads` needs."""
+
+    def reads(self, since: object) -> Reads:
+        """Return what was read since :meth:`watch_reads`, as the database tells it."""
 
     def may_have_changes(self) -> bool:
         """Return whether triggers may know of changes that the statements do not show."""
@@ -265,10 +278,17 @@ class WritingScope(Protocol):
         """Remove a database transaction that was committed, rolled back or lost."""
 
     def record(self, statement: Statement) -> None:
-        """Add what a statement reads to the run in progress, before it is executed."""
+        """Add what a statement reads to the run in progress."""
+
+    def unclear(self, transaction: Transaction, statement: Statement) -> None:
+        """Let the run in progress find out what an unclear statement reads, before it is
+        executed."""
 
     def changed_without_objects(self, tables: Collection[str]) -> None:
         """Collect the tags of all function policies, if a flush changed tables without objects."""
 
     def drop(self, tags: Collection[str]) -> None:
         """Drop the orm-cached values of the request tier that depend on these tags."""
+
+    def drop_all(self) -> None:
+        """Drop all orm-cached values of the request tier."""

@@ -14,6 +14,7 @@ from dogpile.lock import Lock, NeedRegenerationException
 
 from ..errors import StoreUnreachable, UndecodableValue
 from ..steps import Step, about_to
+from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Snapshot
 from ..tiers.frozen import freeze
 from ..tiers.process import Slot, StoredValue
 from ..tiers.request import TierEntry
@@ -37,6 +38,7 @@ def read(scope: ReadingScope, instance: Any, prop: Property, key: str) -> Any:
     :raises CircularPropertyError: if the property's creator is running already.
     :raises VariantError: if the creator of another property reads it, see :func:`use`.
     """
+    scope.ask()
     entry = scope.tier.get(key)
     tier: Tier = 'request'
     if entry is None:
@@ -61,6 +63,7 @@ def read_request_cached(scope: ReadingScope, instance: Any, prop: Property, key:
         refuse_cycle(scope.runs, prop)
         with scope.run(prop) as run:
             value = prop.declaration.create(instance)
+            run.ask(scope.names_of)
         learn(scope, run)
         entry = TierEntry(
             value=value,
@@ -187,7 +190,7 @@ class Lookup:
         self.scope.returned.update(stored.stamp)
         return TierEntry(
             value=value,
-            tags=frozenset(stored.stamp),
+            tags=frozenset(stored.stamp.keys() - {CODE_TAG}),
             encoded=stored.encoded,
             snapshot_number=self.scope.snapshot_number,
             storable=True,
@@ -249,18 +252,19 @@ class Reading(Lookup):
         """Run the creator, and store its value if it may be stored.
 
         The value is not stored if its dependencies are not known, if the scope blocks one of
-        its tags, if the snapshot has ended, or if the run has read from a replica, through
-        another scope's transaction, or in a transaction in which triggers saw a change.
+        its tags, if the snapshot has ended, or if the run has read from a replica or through
+        another scope's transaction.
         """
         scope, prop = self.scope, self.prop
         snapshot = scope.snapshot()
         about_to(Step.CREATOR)
         with scope.run(prop) as run:
             value = prop.declaration.create(self.instance)
+            run.ask(scope.names_of)
         if prop.auto:
             learn(scope, run)
         else:
-            audit(self.scope.cache.settings.audit, run)
+            audit(scope, run)
         run.tags |= prop.tags
         encoded = self.scope.cache.serializer.encode(value, prop.name)
         # decode the bytes, so that the first caller gets the same value as all others
@@ -275,8 +279,9 @@ class Reading(Lookup):
         if is_of_this_snapshot and not prop.never_stored:
             if scope.blocks(tags | run.reads):
                 scope.settle(tags)
-            elif not (scope.on_replica or run.through_another or scope.triggers_saw_changes()):
-                self.store(StoredValue(snapshot.stamp(tags), encoded, now()), value)
+            elif not (scope.on_replica or run.through_another):
+                stamp = snapshot.stamp(tags | {CODE_TAG})
+                self.store(StoredValue(stamp, encoded, now()), value, snapshot)
         return TierEntry(
             value=value,
             tags=tags,
@@ -286,14 +291,16 @@ class Reading(Lookup):
             varies=frozenset(prop.declaration.varies),
         )
 
-    def store(self, stored: StoredValue, value: Any) -> None:
-        """Store the value for all, if its stamp still holds.
+    def store(self, stored: StoredValue, value: Any, snapshot: Snapshot) -> None:
+        """Store the value for all, if its stamp still holds, and the definitions by which its
+        dependencies were found.
 
         If it does not, settle the doubt or the quarantine that may be the reason.
         """
         about_to(Step.FILL)
+        holding = snapshot.stamp({CATALOG_TAG})
         try:
-            is_stored = self.scope.cache.fill(self.scope.schema, self.key, stored)
+            is_stored = self.scope.cache.fill(self.scope.schema, self.key, stored, holding)
         except StoreUnreachable:
             self.scope.store_lost()
             return

@@ -15,6 +15,7 @@ from ..database.names import SCOPE_OPTION
 from ..database.session_manager import SessionManager
 from ..database.signals import tables_of
 from ..errors import PropertyConflictError
+from ..tags.snapshot import TABLE_TAG
 from .policies import (
     ChangeKind,
     concerns,
@@ -44,7 +45,9 @@ class Registry:
         self._lock = Lock()
         #: The names of tables that tenants share, each with its schema.
         self.shared_tables = {table for table in session_manager.tables if '.' in table}
-        self._shared_dependencies = depends_on_shared(session_manager.cascades, self.shared_tables)
+        self._shared_dependencies = depends_on_shared(
+            session_manager.reached_from, self.shared_tables
+        )
         #: The tags of all properties whose policies are functions.
         self.function_tags: frozenset[str] = frozenset()
 
@@ -104,6 +107,10 @@ class Registry:
         schema only. Other tenants learn of the change by the shared table's tag.
         """
         return frozenset(tags).union(*(self._shared_dependencies.get(tag, ()) for tag in tags))
+
+    def of_metadata(self, tags: Collection[str]) -> set[str]:
+        """Return those of the tags that are of tables which the metadata has."""
+        return {tag for tag in tags if self._manager.has_table(tag.removeprefix(TABLE_TAG))}
 
     # changed objects
 

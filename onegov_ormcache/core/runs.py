@@ -7,11 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from ..database.statements import Statement
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..database.notes import Relation
+from ..database.protocols import Reads, Statement
 from .policies import table_tags
 from .properties import Property
 from .variants import Vary
+
+
+class WatchedTransaction(Protocol):
+    """The part of a database transaction that a run uses."""
+
+    def watch_reads(self) -> object:
+        """Begin to watch what is read; return what :meth:`reads` needs."""
+
+    def reads(self, since: object) -> Reads:
+        """Return what was read since :meth:`watch_reads`, as the database tells it."""
 
 
 @dataclass
@@ -25,35 +39,61 @@ class Run:
     tags: set[str] = field(default_factory=set)
     #: The tags of the tables that its statements have read.
     reads: set[str] = field(default_factory=set)
-    #: The functions that its statements have called.
-    calls: set[str] = field(default_factory=set)
-    #: The reason why it is not known what its statements have read; None if it is known.
-    opaque: str | None = None
-    #: The reason why a property that it has read keeps its value from being stored; None if
-    #: there is none.
+    #: The reason why its value may not be stored; None if there is none.
     unstorable: str | None = None
     #: True if it has read through a transaction of another scope, whose view may be older.
     through_another: bool = False
     #: The functions by which the properties that it has read vary.
     varies: set[Vary] = field(default_factory=set)
+    # the transactions in which it has executed unclear statements, each with what
+    # Transaction.reads() needs
+    _watched: dict[WatchedTransaction, object] = field(default_factory=dict)
 
-    def record(self, statement: Statement, has_table: Callable[[str], bool]) -> None:
-        """Add what a statement reads.
-
-        :param has_table: tells whether the metadata has a table of this name.
-        """
-        if statement.unknown is not None:
-            self.opaque = statement.unknown
-            return
-        for name in statement.reads:
-            if not has_table(name):
-                self.opaque = (
-                    f'it read {name!r}, which is no table of the metadata; '
-                    'its changes are not seen'
-                )
+    def record(self, statement: Statement) -> None:
+        """Add what a statement reads."""
         self.reads |= table_tags(statement.reads)
-        self.calls |= statement.calls
+        for relation in statement.reads_elsewhere:
+            self._read_elsewhere(relation)
+        if statement.unrepeatable is not None:
+            self.unstorable = statement.unrepeatable
+        elif statement.writes or statement.cascades or statement.writes_elsewhere:
+            self.unstorable = 'it changed tables'
+
+    def watch(self, transaction: WatchedTransaction, statement: Statement) -> None:
+        """Begin to watch what unclear statements read, before the first is executed."""
+        if statement.unrepeatable is not None:
+            self.unstorable = statement.unrepeatable
+        if transaction not in self._watched:
+            try:
+                self._watched[transaction] = transaction.watch_reads()
+            except SQLAlchemyError as error:
+                self.unstorable = f'the database could not be asked what it reads: {error}'
+
+    def ask(self, names_of: Callable[[Relation], frozenset[str]]) -> None:
+        """Add what unclear statements have read, as the database tells it.
+
+        :param names_of: returns the metadata's names of a relation; none for one that does
+            not belong to the tenant.
+        """
+        for transaction, since in self._watched.items():
+            try:
+                reads = transaction.reads(since)
+            except SQLAlchemyError as error:
+                # the transaction has failed, by an error that the creator has caught
+                self.unstorable = f'the database could not be asked what it read: {error}'
+                continue
+            if reads.unknowable is not None:
+                self.unstorable = reads.unknowable
+            for relation in reads.relations:
+                names = names_of(relation)
+                self.reads |= table_tags(names)
+                if not names:
+                    self._read_elsewhere(relation)
+        self._watched.clear()
 
     def why_not_storable(self) -> str | None:
-        """Return why it is not known what the value depends on; None if it is known."""
-        return self.opaque or self.unstorable or (None if self.tags else 'it read no table')
+        """Return why the value may not be stored; None if it may."""
+        return self.unstorable or (None if self.tags else 'it read no table')
+
+    def _read_elsewhere(self, relation: Relation) -> None:
+        self.unstorable = f'it read {relation.schema}.{relation.name}, of another schema'

@@ -13,14 +13,16 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from ..database.notes import Relation
+from ..database.protocols import Statement
 from ..database.signals import pending_in
-from ..database.statements import Statement
 from ..database.transactions import current_scope
 from ..tiers.process import Slot
 from ..tiers.request import RequestTier, TierEntry
 from .eviction import WritePath
+from .policies import table_tags
 from .properties import Property
-from .protocols import ScopeCache
+from .protocols import ScopeCache, Transaction
 from .runs import Run
 from .transactional import TransactionalScope
 
@@ -94,6 +96,10 @@ class RequestScope(TransactionalScope):
         if self.opened_session is None:
             return set()
         return {type(obj) for obj in self.opened_session.identity_map.values()}
+
+    def names_of(self, relation: Relation) -> frozenset[str]:
+        """Return the metadata's names of a relation; none if it is not the tenant's."""
+        return self.session_manager.names_of(relation, self.schema)
 
     def flush(self) -> None:
         """Flush pending changes, so that the next read sees them.
@@ -196,16 +202,37 @@ class RequestScope(TransactionalScope):
             self.runs.remove(run)
 
     def record(self, statement: Statement) -> None:
-        """Add what a statement reads to the run in progress, before it is executed.
+        """Add what a statement reads to the run in progress.
 
         If another scope is the current one and runs a creator, that run is marked: it reads
         through a transaction of this scope, whose view may be older than its own.
         """
+        self._mark_other_run()
+        if self.runs:
+            self.runs[-1].record(statement)
+
+    def unclear(self, transaction: Transaction, statement: Statement) -> None:
+        """Let the run in progress find out what an unclear statement reads, before it is
+        executed.
+
+        What the statement changes is not known either, so no hit may be used until the
+        database was asked.
+        """
+        self._mark_other_run()
+        if isinstance(self.tier, RequestTier):
+            self.tier.hits.clear()
+        if self.runs:
+            self.runs[-1].watch(transaction, statement)
+
+    def _mark_other_run(self) -> None:
         current = current_scope.get()
         if current is not self and current is not None and current.runs:
             current.runs[-1].through_another = True
-        if self.runs:
-            self.runs[-1].record(statement, self.session_manager.has_table)
+
+    def related(self, tables: Collection[str]) -> None:
+        """Collect the tags of tables between whose rows a flush has changed relationships."""
+        if tables:
+            self.changed(table_tags(tables))
 
     def changed_without_objects(self, tables: Collection[str]) -> None:
         """Collect the tags of all function policies, if a flush changed tables without objects.

@@ -7,15 +7,15 @@ not know properties, creators or how a session is made.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from ..errors import SnapshotConflict, StoreUnreachable
 from ..steps import Step, about_to
-from ..tags.snapshot import UNREACHABLE, Snapshot
+from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
 from .protocols import ScopeCache, Transaction
 
 #: Seconds within which most commits in progress end.
@@ -116,8 +116,15 @@ class TransactionalScope:
 
         They must if the tag store can't be reached, while a flush is in progress, and if one
         of the tags is in doubt, was changed by this scope itself, or differs in the second
-        snapshot.
+        snapshot. They must also if a transaction has strayed from its settings.
         """
+        try:
+            self.ask()
+        except DBAPIError:
+            return True  # the transaction has failed, or the connection is lost
+        if any(path.strayed for path in self.transactions):
+            return True
+        tags = {*tags, CODE_TAG}
         snapshot = self.snapshot()
         if not snapshot.reachable or self._blocked is None or self.flushed_tables is not None:
             return True
@@ -145,25 +152,20 @@ class TransactionalScope:
         time.sleep(COMMIT_TIME)
         self._end_snapshot()
 
-    def triggers_saw_changes(self) -> bool:
-        """Return whether triggers saw a change in this transaction.
+    def ask(self) -> None:
+        """Ask the database what this scope's unclear statements have changed so far."""
+        for path in list(self.transactions):
+            path.ask()
 
-        The transaction's statements need not show such a change, so its tags may be unknown.
-        A value that may contain uncommitted changes must not be stored for others.
-        """
-        if not any(path.may_have_changes() for path in self.transactions):
-            return False
-        return self.session_manager.database.has_changes(self.session().connection())
-
-    def functions_that_may_read(self, names: Collection[str]) -> Collection[str]:
-        """Return the database functions of these names that may read tables.
-
-        If the database can't be asked, return all names.
-        """
-        try:
-            return self.session_manager.database.may_read(self.session().connection(), names)
-        except SQLAlchemyError:
-            return names  # the transaction has failed, by an error that the creator has caught
+    def definitions(self) -> Hashable:
+        """Return a token that changes when somebody changes the definitions of tables."""
+        snapshot = self.snapshot()
+        if not {CATALOG_TAG, CODE_TAG}.isdisjoint(snapshot.in_doubt):
+            return self.schema, self.snapshot_number, id(self)
+        parts = snapshot.parts or ((self.schema, snapshot),)
+        return tuple(
+            part.version(tag) for _, part in parts for tag in (CATALOG_TAG, CODE_TAG)
+        )
 
     def settle(self, tags: Collection[str]) -> None:
         """Settle other writers' doubts of these tags; end the tenant's quarantine if it may end.

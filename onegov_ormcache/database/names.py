@@ -30,6 +30,10 @@ OWN_SETTING = 'orm_cache.own'
 #: it; see ``sql/notify.sql``.
 CHANGED_SETTING = 'orm_cache.changed'
 
+#: Setting of PostgreSQL, local to a transaction: a random text, by which the transaction is
+#: known again.
+MARKER_SETTING = 'orm_cache.marker'
+
 #: The savepoint around a query for the state of another transaction.
 ORACLE_SAVEPOINT = 'orm_cache_oracle'
 

@@ -5,10 +5,10 @@ It knows SQL and the driver, and nothing of what is done with the answers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     Connection,
@@ -19,21 +19,28 @@ from sqlalchemy import (
     create_engine,
     text,
 )
+from sqlalchemy.engine import ExecutionContext
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema
 
 from ..errors import DatabaseUnreachable
+from .catalog import Catalogs
+from .driver import ending, report_to, watch_driver
+from .inquiries import STRAYED, SURROUNDINGS, PostgresInquiry, PostgresView, new_marker
 from .names import (
-    CHANGED_SETTING,
     CLAIM_LOCK,
     INTERNAL,
+    MARKER_SETTING,
     NOTIFY_FUNCTION,
     ORACLE_SAVEPOINT,
     OWN_SETTING,
 )
-from .protocols import Written
+from .notes import Relation, take_notes
+from .protocols import Scope, Statement
+from .statements import Understanding
+from .tables import Tables
 
-#: The schema for extensions: the second, and last, in a tenant's search path.
+#: The schema for extensions: the second in a tenant's search path.
 EXTENSIONS = 'extensions'
 
 #: SQLSTATE classes, and one SQLSTATE, of errors at COMMIT that leave its outcome unknown.
@@ -54,7 +61,8 @@ FAILED_TRANSACTION = '25P02'
 #: the changes that they see, so they need not send notifications.
 BEGIN = f"""
 SELECT set_config('search_path', :path, true), current_setting('transaction_isolation'),
-    pg_is_in_recovery(), set_config('{OWN_SETTING}', {{own}}, true) <> ''
+    pg_is_in_recovery(), set_config('{OWN_SETTING}', {{own}}, true) <> '',
+    set_config('{MARKER_SETTING}', :marker, true), {SURROUNDINGS}
 """
 
 #: One schema's part of :data:`~.names.OWN_SETTING`: empty if the schema does not have the trigger
@@ -66,24 +74,10 @@ CASE WHEN EXISTS (
 ) THEN :own_{{n}} ELSE '' END
 """
 
-#: Returns, directly before COMMIT, the transaction's id and the changes that triggers saw.
-#: It also empties :data:`~.names.OWN_SETTING`, so that triggers send notifications from here
-#: on: changes made while COMMIT runs (by deferred constraint triggers) are not in this answer.
-END = f"""
-SELECT pg_current_xact_id_if_assigned()::text, current_setting('{CHANGED_SETTING}', true),
-    set_config('{OWN_SETTING}', '', true)
-"""
-
-#: Selects, from functions given by name, those that may read tables: functions that are not
-#: PostgreSQL's own, unless they are declared immutable, and PostgreSQL's own that execute a
-#: text or export tables as XML. Aggregates are always declared immutable, so for them the
-#: declaration does not count.
-MAY_READ = """
-SELECT DISTINCT proname FROM pg_proc WHERE proname = ANY(:names) AND (
-    pronamespace <> 'pg_catalog'::regnamespace AND (provolatile <> 'i' OR prokind = 'a')
-    OR proname IN ('ts_rewrite', 'ts_stat')
-    OR proname ~ '^(cursor|database|query|schema|table)_to_xml'
-)
+#: Selects the names of tables by oid, for the driver.
+DROPPED = """
+SELECT c.oid, nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE c.oid = ANY(%s) AND relpersistence <> 't' AND relkind IN ('r', 'p', 'f', 'v', 'm')
 """
 
 #: SQLSTATEs of errors that a new attempt of the transaction may resolve: serialization
@@ -102,25 +96,6 @@ AND pid IS DISTINCT FROM pg_backend_pid()
 """
 
 
-class PostgresView(NamedTuple):
-    """A transaction's view, as PostgreSQL described it when the transaction began.
-
-    See :class:`~.transactions.View`.
-    """
-
-    isolation: str
-    replica: bool
-    triggers: bool = False
-
-    @property
-    def lasts(self) -> bool:
-        return self.isolation in ('repeatable read', 'serializable')
-
-    @property
-    def serializable(self) -> bool:
-        return self.isolation == 'serializable'
-
-
 class Postgres:
     """A PostgreSQL database, in which each tenant is a schema; one engine serves all of them.
 
@@ -134,9 +109,19 @@ class Postgres:
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         self._engine = create_engine(url, **options)
-        #: The schemas of tables that tenants share; set by the session manager.
+        take_notes(self._engine.dialect)
+        watch_driver(self._engine)
+        #: The schemas of tables that tenants share.
         self.shared_schemas: Collection[str] = ()
         self._claim: Connection | None = None
+        # the settings with which the first transaction began, apart from search path and role
+        self._settings: str | None = None
+
+    def know(self, tables: Tables) -> None:
+        """Take the tables that statements may name; called by the session manager."""
+        self.shared_schemas = tables.shared_schemas
+        self.catalogs = Catalogs(tables.relations, tables.shared_schemas, EXTENSIONS)
+        self._understanding = Understanding(self.catalogs, tables.names_of)
 
     def engine(self, schema: str) -> Engine:
         """Return the engine of a schema, here the same for all."""
@@ -190,39 +175,60 @@ class Postgres:
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(dbapi_connection.info.transaction_status != IDLE)
 
-    def begin(self, connection: Connection, schema: str) -> PostgresView:
+    def begin(
+        self, connection: Connection, scope: Scope
+    ) -> tuple[PostgresView, PostgresInquiry]:
         # set_config() in a SELECT and not SET LOCAL, because only a SELECT takes the view
         # under REPEATABLE READ and SERIALIZABLE; one statement, to save round trips
+        schema, marker = scope.schema, new_marker()
         places = dict.fromkeys((schema, *self.shared_schemas))
-        parameters = {'path': search_path(schema)}
+        parameters = {'path': search_path(schema), 'marker': marker}
         for n, place in enumerate(places):
             parameters |= {f'place_{n}': quote(place), f'own_{n}': f',{place},'}
         begin = begin_statement(len(places))
         row = connection.execute(begin, parameters, execution_options=INTERNAL).one()
-        return PostgresView(row[1], row[2], row[3])
+        inquiry = PostgresInquiry(connection, scope, self, marker)
+        # the expression is evaluated after set_config(), but may show the old search path
+        settings = row[5].split('|', 1)[1]
+        inquiry.surroundings = f'{search_path(schema)}|{settings}'
+        settings = settings.rpartition('|')[0]
+        if self._settings is None:
+            self._settings = settings
+        strayed = None if settings == self._settings else STRAYED
+        return PostgresView(row[1], row[2], row[3], strayed), inquiry
 
-    def written(self, connection: Connection) -> Written:
-        # without SQLAlchemy's compiler, which would cost time at each commit
-        row = connection.exec_driver_sql(END, execution_options=INTERNAL).one()
-        tables = json.loads(row[1]) if row[1] else {}
-        return Written(row[0], {parse_change(key): hidden for key, hidden in tables.items()})
+    def executing(
+        self, connection: Connection, scope: Scope, sql: str, context: ExecutionContext | None
+    ) -> Statement:
+        return self._understanding.statement(connection, scope, sql, context)
 
-    def has_changes(self, connection: Connection) -> bool:
-        """Return whether triggers saw any change in the transaction."""
-        query = f"SELECT coalesce(current_setting('{CHANGED_SETTING}', true), '') <> ''"
-        found = connection.execute(text(query), execution_options=INTERNAL)
-        return bool(found.scalar_one())
+    def executed(self, connection: Connection, context: ExecutionContext | None) -> None:
+        """Return None: :meth:`executing` has told."""
 
-    def may_read(self, connection: Connection, functions: Collection[str]) -> Collection[str]:
-        """Return the functions, of those given, that may read tables.
+    def lost_savepoint(self, dbapi_connection: Any) -> bool:
+        """Return False: what the driver does by itself is unclear in any case."""
+        return False
 
-        The database is asked each time, because functions can be replaced.
+    def explained(self, dbapi_connection: Any) -> None:
+        """Return None: PostgreSQL denies no statement for the package."""
 
-        :param functions: names without schema.
+    def report_to(self, dbapi_connection: Any, report: Callable[[], None] | None) -> None:
+        report_to(dbapi_connection, report)
+
+    def ending(self, dbapi_connection: Any) -> AbstractContextManager[None]:
+        return ending(dbapi_connection)
+
+    def dropped(self, oids: Collection[int]) -> dict[int, Relation]:
+        """Return the names of relations that the present transaction has dropped.
+
+        A connection of its own still sees them.
         """
-        query = text(MAY_READ)
-        names = {'names': sorted(functions)}
-        return list(connection.execute(query, names, execution_options=INTERNAL).scalars())
+        connection = self.own_connection()
+        try:
+            rows = connection.execute(DROPPED, (list(oids),)).fetchall()
+        finally:
+            connection.close()
+        return {oid: Relation(schema, name) for oid, schema, name in rows}
 
     def refused(self, error: BaseException) -> bool:
         state = getattr(error, 'sqlstate', None)
@@ -374,13 +380,8 @@ def begin_statement(places: int) -> TextClause:
 
 def search_path(schema: str) -> str:
     """Return the search path of a tenant's transactions."""
-    return f'{quote(schema)}, {EXTENSIONS}'
-
-
-def parse_change(text: str) -> tuple[str, str]:
-    """Return schema and table of a change that a trigger reports as ``SCHEMA:TABLE``."""
-    schema, _, table = text.partition(':')
-    return schema, table
+    # pg_temp last, or a temporary table would hide the tenant's
+    return f'{quote(schema)}, {EXTENSIONS}, pg_temp'
 
 
 def quote(name: str) -> str:

@@ -5,12 +5,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
+from sqlalchemy.engine import ExecutionContext
 
-from .statements import Statement
+from ..errors import OrmCacheError
+from .notes import Relation
+
+NO_NAMES: frozenset[str] = frozenset()
+NO_RELATIONS: frozenset[Relation] = frozenset()
+
+
+class Statement(NamedTuple):
+    """What one execution of SQL touches.
+
+    Tables of the scope's own schema, and shared ones, have the names that the metadata gives
+    them; a table that the metadata does not have is named as in the database. Relations that
+    lie elsewhere are listed apart.
+    """
+
+    #: The tables that it reads.
+    reads: frozenset[str] = NO_NAMES
+    #: The tables in which it inserts, updates or deletes rows by itself.
+    writes: frozenset[str] = NO_NAMES
+    #: The tables that the database changes beside them, by foreign keys or triggers, and the
+    #: relations that show their rows: views and partitioned tables.
+    cascades: frozenset[str] = NO_NAMES
+    #: The relations of other schemas that it reads.
+    reads_elsewhere: frozenset[Relation] = NO_RELATIONS
+    #: The relations of other schemas that it changes, by itself or not.
+    writes_elsewhere: frozenset[Relation] = NO_RELATIONS
+    #: The reason why nobody knows yet what it touches; the rest is empty then. None if the
+    #: rest is all that it touches.
+    unclear: str | None = None
+    #: The reason why the same statement may return something else the next time although
+    #: nothing has changed, or why it must be executed each time; None if there is none.
+    unrepeatable: str | None = None
+    #: True if a flush executed it for objects of the session. False inside of a flush for
+    #: statements of event listeners, and those on secondary tables.
+    of_objects: bool = False
+
+
+class Changes(NamedTuple):
+    """What a transaction has changed so far, as the database reports it."""
+
+    #: None if the transaction wrote nothing; '' if the database has no transaction ids.
+    transaction_id: str | None
+    #: The relations that it may have changed; empty if nobody had to ask for them.
+    relations: frozenset[Relation] = NO_RELATIONS
+    #: The schemas in which it may have changed the definition of a table.
+    redefined: frozenset[str] = NO_NAMES
+    #: True if it has changed functions, types, row security or the names of schemas.
+    changed_code: bool = False
+    #: The tables that triggers saw change, by schema and name. True if any of a table's
+    #: changes was made by a function, a trigger or a cascade, and not by a statement of the
+    #: client itself.
+    triggered: Mapping[tuple[str, str], bool] = {}
+    #: The reason why the transaction is not the one that began; None if it is.
+    ended_unseen: str | None = None
+    #: The reason why statements may have another meaning than at the begin (another search
+    #: path, time zone or role); None if there is none.
+    strayed: str | None = None
+
+
+class Reads(NamedTuple):
+    """What a transaction has read since :meth:`Inquiry.watch_reads`, as the database reports
+    it. Relations without counters, such as views, may have been read before."""
+
+    relations: frozenset[Relation] = NO_RELATIONS
+    #: The reason why values that depend on it can't be known to be valid; None if there is
+    #: none.
+    unknowable: str | None = None
+    #: True if the transaction has written nothing at all, and is still the one that began.
+    wrote_nothing: bool = False
 
 
 class View(Protocol):
@@ -32,41 +101,59 @@ class View(Protocol):
     def triggers(self) -> bool:
         """True if the package's triggers see what the transaction changes, by any means."""
 
+    @property
+    def strayed(self) -> str | None:
+        """The reason why the transaction's settings are not those of all others; None if they
+        are."""
 
-class Written(NamedTuple):
-    """A transaction's id and changes, as the database reports them before COMMIT."""
 
-    #: None if the transaction wrote nothing; '' if the database has no transaction ids.
-    transaction_id: str | None
-    #: The tables that triggers saw change, by schema and name. True if any of a table's
-    #: changes was made by a function, a trigger or a cascade, and not by a statement of the
-    #: client itself.
-    tables: Mapping[tuple[str, str], bool]
+class Inquiry(Protocol):
+    """Asks the database about one transaction; made when the transaction begins."""
+
+    def take(self) -> Statement | None:
+        """Return what was touched since the last call by statements that nobody announced.
+
+        :return: None if it was nothing, or if only :meth:`changes` can tell.
+        """
+
+    def changes(self) -> Changes:
+        """Return what the transaction has changed so far."""
+
+    def last_changes(self, is_unclear: bool) -> Changes:
+        """Return what the transaction has changed; called directly before COMMIT.
+
+        :param is_unclear: True if the transaction has executed an unclear statement; otherwise
+            its relations are not asked for.
+        """
+
+    def watch_reads(self) -> object:
+        """Begin to watch what is read; called before an unclear statement is executed.
+
+        :return: what :meth:`reads` needs.
+        """
+
+    def reads(self, since: object) -> Reads:
+        """Return what was read since a call of :meth:`watch_reads`.
+
+        :param since: what that call has returned.
+        """
 
 
 class Listener(Protocol):
     """Is told of one transaction, from its begin to its end; made by a :class:`Scope`."""
 
-    def begun(self, connection: Connection, view: View) -> None:
+    def begun(self, connection: Connection, view: View, inquiry: Inquiry) -> None:
         """Called when the transaction has its search path and its view, before anything else
         is executed."""
 
     def executing(self, statement: Statement) -> None:
-        """Called before a statement is executed."""
+        """Called before a statement is executed; on SQLite, after it."""
 
     def savepoint_lost(self) -> None:
         """Called when the transaction is rolled back to a savepoint."""
 
-    def triggered(self, tables: Mapping[tuple[str, str], bool]) -> None:
-        """Called with the tables that triggers saw change; see :attr:`Written.tables`."""
-
-    def committing(self, transaction_id: Callable[[], str | None]) -> None:
-        """Called directly before COMMIT (or PREPARE); an error raised here prevents it.
-
-        :param transaction_id: asks the database for the transaction's id, and returns '' if
-            the database has no ids, None if the transaction wrote nothing. If triggers saw
-            changes, it calls :meth:`triggered` before it returns.
-        """
+    def committing(self) -> None:
+        """Called directly before COMMIT (or PREPARE); an error raised here prevents it."""
 
     def committed(self) -> None:
         """Called when COMMIT has returned."""
@@ -77,6 +164,9 @@ class Listener(Protocol):
     def lost(self) -> None:
         """Called when it is not known whether the transaction was committed."""
 
+    def ended_unseen(self) -> None:
+        """Called when a statement or the driver has ended the transaction, nobody knows how."""
+
 
 class Scope(Protocol):
     """The owner of transactions, which all work in its schema."""
@@ -86,6 +176,9 @@ class Scope(Protocol):
     def transaction(self) -> Listener:
         """Return a listener for a new transaction; called before that takes its view."""
 
+    def definitions(self) -> Hashable:
+        """Return a token that changes when somebody changes the definitions of tables."""
+
 
 class Dialect(Protocol):
     """The part of a database that a :class:`Watch` uses; see ``postgres.py``, ``sqlite.py``."""
@@ -93,14 +186,41 @@ class Dialect(Protocol):
     def in_transaction(self, dbapi_connection: Any) -> bool:
         """Return whether the driver says that its connection is in a transaction."""
 
-    def begin(self, connection: Connection, schema: str) -> View:
-        """Bind the transaction to the schema, take its view and return it."""
+    def begin(self, connection: Connection, scope: Scope) -> tuple[View, Inquiry]:
+        """Bind the transaction to the scope's schema, and take its view."""
 
-    def written(self, connection: Connection) -> Written:
-        """Return what the transaction has written; called before COMMIT."""
+    def executing(
+        self, connection: Connection, scope: Scope, sql: str, context: ExecutionContext | None
+    ) -> Statement | None:
+        """Return what the statement touches that is about to be executed.
+
+        :return: None if :meth:`executed` will tell.
+        :raises TextualControlError: if its text ends the transaction.
+        """
+
+    def executed(
+        self, connection: Connection, context: ExecutionContext | None
+    ) -> Statement | None:
+        """Return what the statement touched that was just executed.
+
+        :return: None if :meth:`executing` has told.
+        """
+
+    def lost_savepoint(self, dbapi_connection: Any) -> bool:
+        """Return whether the driver's connection has been rolled back to a savepoint since the
+        last call, and nobody else can tell."""
+
+    def explained(self, dbapi_connection: Any) -> OrmCacheError | None:
+        """Return why the database has denied the last statement; None if it has not."""
 
     def autocommits(self, connection: Connection) -> bool:
         """Return whether each statement of the connection commits itself."""
 
     def refused(self, error: BaseException) -> bool:
         """Return whether an error at COMMIT proves that nothing was committed."""
+
+    def report_to(self, dbapi_connection: Any, report: Callable[[], None] | None) -> None:
+        """Call ``report`` before each statement of the driver's own cursors; None: do not."""
+
+    def ending(self, dbapi_connection: Any) -> Any:
+        """Return a context manager in which the driver may end its transaction."""

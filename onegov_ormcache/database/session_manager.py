@@ -11,18 +11,23 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from collections import ChainMap
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
+from sqlalchemy.orm import (
+    ORMExecuteState,
+    Session,
+    SessionTransaction,
+    UOWTransaction,
+    sessionmaker,
+)
 
 from ..errors import (
     AutocommitError,
@@ -31,13 +36,13 @@ from ..errors import (
     InvalidSchemaError,
     OutsideScopeError,
 )
-from .cascades import cascades
 from .names import SCOPE_OPTION
+from .notes import Relation
 from .postgres import Postgres, PostgresOracle
 from .protocols import Scope
-from .signals import Signals
+from .signals import Signals, related_tables
 from .sqlite import SQLite
-from .statements import StatementAnalyzer
+from .tables import Tables, metadatas_of
 from .transactions import Watch, current_scope
 
 #: Names of schemas that no tenant can have.
@@ -60,6 +65,9 @@ class SessionScope(Scope, Protocol):
 
     def changed_without_objects(self, tables: Collection[str]) -> None:
         """Called when a flush has changed these tables, and no object stands for the change."""
+
+    def related(self, tables: Collection[str]) -> None:
+        """Called when a flush has changed relationships between rows of these tables."""
 
     def session_emptied(self) -> None:
         """Called when the session has removed all objects, and replaced their collections."""
@@ -101,27 +109,21 @@ class SessionManager:
         self.on_table_change = self.signals.on_table_change
         self.on_schema_created = self.signals.on_schema_created
         self.database = _database(dsn, dict(engine_options or {}))
-        shared = sorted(table for table in self.tables if '.' in table)
-        #: The schemas of tables that tenants share, sorted: those that the metadata names.
-        self.shared_schemas = sorted({table.rpartition('.')[0] for table in shared})
-        if shared and isinstance(self.database, SQLite):
+        self._tables = Tables(self.metadatas)
+        self.shared_schemas = self._tables.shared_schemas
+        if self.shared_schemas and isinstance(self.database, SQLite):
             raise ConfigurationError(
-                f'The table {shared[0]!r} has a schema of its own, shared by tenants; SQLite '
-                'keeps each schema in a file of its own: use PostgreSQL'
+                f'A table has the schema {self.shared_schemas[0]!r} of its own, shared by '
+                'tenants; SQLite keeps each schema in a file of its own: use PostgreSQL'
             )
-        if isinstance(self.database, Postgres):
-            self.database.shared_schemas = self.shared_schemas
-        self.cascades = cascades(self.metadatas)
-        self._analyzer = StatementAnalyzer(
-            'postgresql' if isinstance(self.database, Postgres) else 'sqlite',
-            ChainMap(*(metadata.tables for metadata in self.metadatas)),
-        )
+        self.database.know(self._tables)
         options = dict(session_options or {})
         session_class = options.get('class_', Session)
         options['class_'] = type('TenantSession', (_ScopedSession, session_class), {})
         self._sessionmaker: sessionmaker[Session] = sessionmaker(**options)
         event.listen(self._sessionmaker, 'before_flush', self._before_flush)
         event.listen(self._sessionmaker, 'after_flush', self._after_flush)
+        event.listen(self._sessionmaker, 'do_orm_execute', self._on_execute)
         event.listen(self._sessionmaker, 'after_soft_rollback', self._after_soft_rollback)
         event.listen(self._sessionmaker, 'after_transaction_end', self._after_transaction_end)
         self._muted: ContextVar[bool] = ContextVar('muted', default=False)
@@ -134,24 +136,19 @@ class SessionManager:
     @property
     def tables(self) -> frozenset[str]:
         """The names of all tables of the metadata."""
-        return frozenset(name for metadata in self.metadatas for name in metadata.tables)
+        return self._tables.names
 
     def has_table(self, name: str) -> bool:
         """Return whether the metadata has a table of this name."""
-        return any(name in metadata.tables for metadata in self.metadatas)
+        return self._tables.has(name)
 
-    def names_of(self, schema: str, table: str, tenant: str) -> frozenset[str]:
-        """Return the names that the metadata has for a table of the database.
+    def names_of(self, relation: Relation, tenant: str) -> frozenset[str]:
+        """Return the metadata's names of a relation; see :meth:`.Tables.names_of`."""
+        return self._tables.names_of(relation, tenant)
 
-        :param schema: the schema that the table lies in.
-        :param table: the table's name, without schema.
-        :param tenant: the schema whose tables the metadata names without schema.
-        :return: ``SCHEMA.TABLE`` if the metadata has that; for a table of the tenant also
-            ``TABLE``, even if the metadata does not have it.
-        """
-        qualified = f'{schema}.{table}'
-        names = {qualified} if self.has_table(qualified) else set()
-        return frozenset(names | {table} if schema == tenant else names)
+    def reached_from(self, table: str) -> frozenset[str]:
+        """Return the tables that change with a table, by the metadata's foreign keys."""
+        return self._tables.reached_from(table)
 
     @property
     def engine(self) -> Engine:
@@ -287,19 +284,26 @@ class SessionManager:
         return scope
 
     def _watch(self, engine: Engine) -> None:
-        Watch(engine, self.database, self._analyzer, self._find_scope)
+        Watch(engine, self.database, self._find_scope)
 
     def _before_flush(self, session: Session, context: object, instances: object) -> None:
         scope_of_session(session).flushed_tables = set()
 
-    def _after_flush(self, session: Session, context: object) -> None:
+    def _after_flush(self, session: Session, context: UOWTransaction) -> None:
         scope = scope_of_session(session)
         written, scope.flushed_tables = scope.flushed_tables or set(), None
         if self._muted.get():
             with_objects: frozenset[str] = frozenset()
         else:
-            with_objects = self.signals.send_flush(scope.schema, session)
+            with_objects = self.signals.send_flush(scope.schema, session, context.states)
+        scope.related(related_tables(context.states))
         scope.changed_without_objects(written - with_objects)
+
+    def _on_execute(self, execution: ORMExecuteState) -> None:
+        scope = scope_of_session(execution.session)
+        if scope.flushed_tables is not None and not execution.is_select:
+            # an event listener executes it in the flush; no object stands for its changes
+            scope.changed_without_objects(self.tables)
 
     def _after_soft_rollback(self, session: Session, transaction: object) -> None:
         # SQLAlchemy does not call `_after_flush` after a flush that failed
@@ -336,6 +340,13 @@ class _ScopedSession(Session):
                 written, scope.flushed_tables = scope.flushed_tables, None
                 scope.changed_without_objects(written)
 
+    def _bulk_save_mappings(self, *arguments: Any, **options: Any) -> Any:
+        # the unit of work's statements look the same, but these have no objects
+        scope = scope_of_session(self)
+        if scope.flushed_tables is not None:
+            scope.changed_without_objects(scope.session_manager.tables)
+        return super()._bulk_save_mappings(*arguments, **options)
+
     def expunge_all(self) -> None:
         super().expunge_all()
         scope_of_session(self).session_emptied()
@@ -363,22 +374,6 @@ def _after_fork() -> None:
 
 if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def metadatas_of(base: Any) -> Sequence[MetaData]:
-    """Return the MetaData of ``base``, as a list.
-
-    :param base: a declarative base or MetaData, or an iterable of them.
-    :raises ConfigurationError: if it is anything else, or empty.
-    """
-    bases = list(base) if isinstance(base, Iterable) else [base]
-    metadatas = [b if isinstance(b, MetaData) else getattr(b, 'metadata', None) for b in bases]
-    if not metadatas or not all(isinstance(metadata, MetaData) for metadata in metadatas):
-        raise ConfigurationError(
-            f'base is {base!r}; expected a declarative base, or several: give the '
-            'setting base'
-        )
-    return [metadata for metadata in metadatas if metadata is not None]
 
 
 def _database(dsn: str, options: dict[str, Any]) -> Postgres | SQLite:

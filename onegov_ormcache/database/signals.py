@@ -7,13 +7,17 @@ changes, with or without objects. This module does not know who connects to the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from blinker import Signal
 from sqlalchemy import inspect
 from sqlalchemy.orm import InstanceState, Mapper, Session
+
+#: The objects of a flush, each with: whether it is deleted, and whether no row of it is written.
+States: TypeAlias = Mapping[InstanceState[Any], tuple[bool, bool]]
 
 #: Returns the class of an InstanceState; faster than a function, for thousands of objects in
 #: one flush.
@@ -34,22 +38,29 @@ class Signals:
         #: An object was deleted: ``handler(schema, obj)``.
         self.on_delete = Signal()
         #: Tables are changed: ``handler(schema, tables)``, with a frozenset of names. Sent
-        #: before the statement that changes them; for changes that only triggers of the
-        #: database saw, before COMMIT.
+        #: before the statement that changes them (on SQLite, after it); for changes that only
+        #: the database can tell, when it was asked, before COMMIT at the latest.
         self.on_table_change = Signal()
         #: A schema was created: ``handler(schema)``. One of the same name may have existed
         #: before, and been dropped.
         self.on_schema_created = Signal()
 
-    def send_flush(self, schema: str, session: Session) -> frozenset[str]:
+    def send_flush(self, schema: str, session: Session, states: States) -> frozenset[str]:
         """Send a signal for each object that a flush has inserted, updated or deleted.
 
         To be called in ``after_flush``, when the session still lists these objects.
 
         :param schema: the sender of the signals.
+        :param states: the objects of the flush, orphans included, as SQLAlchemy's unit of work
+            has them.
         :return: the tables that objects of the same classes are written to.
         """
-        classes = {cls for states in pending_in(session) for cls in set(map(CLASS, states))}
+        orphans = [
+            state
+            for state, (is_delete, is_listed_only) in states.items()
+            if is_delete and not is_listed_only and state not in session._deleted
+        ]
+        classes = {cls for each in (*pending_in(session), states) for cls in set(map(CLASS, each))}
         for signal, kind in (
             (self.on_insert, 'new'),
             (self.on_update, 'dirty'),
@@ -58,7 +69,37 @@ class Signals:
             for obj in list(getattr(session, kind)) if signal.receivers else ():
                 if kind != 'dirty' or session.is_modified(obj):
                     signal.send(schema, obj=obj)
-        return frozenset(table for cls in classes for table in tables_of(cls))
+        if self.on_delete.receivers:
+            for orphan in orphans:
+                self.on_delete.send(schema, obj=orphan.obj())
+        return frozenset(table for cls in classes for table in mapped_tables(cls))
+
+
+def related_tables(states: States) -> set[str]:
+    """Return the tables of both sides of each relationship that a flush has changed.
+
+    A change of a relationship alone may write no row of one side, or of both.
+    """
+    found: set[str] = set()
+    for state in states:
+        cls: Any = state.class_
+        relationships = relationships_of(cls)
+        if relationships.keys() & state.committed_state.keys():
+            found.update(mapped_tables(state.class_))
+            for key in relationships.keys() & state.committed_state.keys():
+                found |= relationships[key]
+    return found
+
+
+@lru_cache(10_000)
+def relationships_of(cls: Any) -> Mapping[str, frozenset[str]]:
+    """Return the relationships of a mapped class, each with the tables of its other side."""
+    mapper: Mapper[Any] = inspect(cls)
+    return {
+        relationship.key: frozenset(mapped_tables(relationship.entity.class_))
+        for relationship in mapper.relationships
+        if not relationship.viewonly
+    }
 
 
 def tables_of(cls: type) -> Iterable[str]:

@@ -7,19 +7,31 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event
+from sqlalchemy.engine import ExecutionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from ..errors import DatabaseUnreachable
+from ..errors import DatabaseUnreachable, OrmCacheError
+from .authorizer import (
+    AuthorizedConnection,
+    SQLiteInquiry,
+    authorize,
+    authorizer_of,
+    ending,
+)
 from .names import INTERNAL
-from .protocols import Written
+from .notes import Relation, is_of_objects, notes_of, take_notes
+from .protocols import Scope, Statement
+from .statements import refuse_control
+from .tables import Tables
 
 SUFFIX = '.sqlite'
 
@@ -37,6 +49,7 @@ class SQLiteView(NamedTuple):
     serializable: bool = False
     replica: bool = False
     triggers: bool = False
+    strayed: str | None = None
 
 
 class SQLite:
@@ -64,6 +77,14 @@ class SQLite:
         self._engines: dict[str, Engine] = {}
         self._watchers: list[Callable[[Engine], None]] = []
         self._claim: FileLock | None = None
+        self._tables = Tables(())
+
+    def know(self, tables: Tables) -> None:
+        """Take the tables that statements may name; called by the session manager."""
+        self._tables = tables
+
+    def _names_of(self, relation: Relation, tenant: str) -> frozenset[str]:
+        return self._tables.folded(relation.name)
 
     def engine(self, schema: str) -> Engine:
         """Return the engine of a schema, which is made at the first call."""
@@ -106,24 +127,56 @@ class SQLite:
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(dbapi_connection.in_transaction)
 
-    def begin(self, connection: Connection, schema: str) -> SQLiteView:
+    def begin(
+        self, connection: Connection, scope: Scope
+    ) -> tuple[SQLiteView, SQLiteInquiry]:
+        self._begin(connection)
+        authorizer = authorizer_of(connection.connection.dbapi_connection)
+        authorizer.take()  # what the last transaction on this connection did
+        return SQLiteView(), SQLiteInquiry(authorizer)
+
+    def _begin(self, connection: Connection) -> None:
         # by default the module sqlite3 begins a transaction only before the first change, so
         # that the release of an earlier savepoint would commit; and BEGIN alone takes no
         # view, but the SELECT does
-        connection.exec_driver_sql('BEGIN', execution_options=INTERNAL)
+        with ending(connection.connection.dbapi_connection):
+            connection.exec_driver_sql('BEGIN', execution_options=INTERNAL)
         connection.exec_driver_sql('SELECT 1 FROM sqlite_master', execution_options=INTERNAL)
-        return SQLiteView()
 
-    def written(self, connection: Connection) -> Written:
-        return Written('', {})
+    def executing(
+        self, connection: Connection, scope: Scope, sql: str, context: ExecutionContext | None
+    ) -> None:
+        """Return None: only the authorizer knows, see :meth:`executed`.
 
-    def has_changes(self, connection: Connection) -> bool:
-        """Return False: the package has no triggers on SQLite."""
-        return False
+        :raises TextualControlError: if a text begins with the end of the transaction.
+        """
+        if getattr(notes_of(context), 'unclear', '') is not None:
+            refuse_control(sql)
+        authorizer_of(connection.connection.dbapi_connection).announced = True
 
-    def may_read(self, connection: Connection, functions: Collection[str]) -> Collection[str]:
-        """Return nothing: SQLite has no functions that read tables."""
-        return ()
+    def executed(
+        self, connection: Connection, context: ExecutionContext | None
+    ) -> Statement:
+        authorizer = authorizer_of(connection.connection.dbapi_connection)
+        authorizer.announced = False
+        return authorizer.take(notes_of(context), is_of_objects(context)) or Statement()
+
+    def lost_savepoint(self, dbapi_connection: Any) -> bool:
+        authorizer = authorizer_of(dbapi_connection)
+        lost, authorizer.lost_savepoint = authorizer.lost_savepoint, False
+        return lost
+
+    def explained(self, dbapi_connection: Any) -> OrmCacheError | None:
+        authorizer = authorizer_of(dbapi_connection)
+        authorizer.announced = False
+        denied, authorizer.denied = authorizer.denied, None
+        return denied
+
+    def report_to(self, dbapi_connection: Any, report: Callable[[], None] | None) -> None:
+        authorizer_of(dbapi_connection).report = report
+
+    def ending(self, dbapi_connection: Any) -> AbstractContextManager[None]:
+        return ending(dbapi_connection)
 
     def refused(self, error: BaseException) -> bool:
         code = getattr(error, 'sqlite_errorcode', None)
@@ -152,7 +205,7 @@ class SQLite:
         with FileLock(self.folder / f'{schema}.lock'):
             is_new = not self.has_schema(schema)
             with self.engine(schema).connect().execution_options(**INTERNAL) as connection:
-                self.begin(connection, schema)
+                self._begin(connection)
                 for metadata in metadatas:
                     metadata.create_all(connection)
                 connection.commit()
@@ -196,8 +249,21 @@ class SQLite:
 
     def _make(self, schema: str) -> Engine:
         url = URL.create(self._drivername, database=str(self._file(schema)))
-        engine = create_engine(url, **self._options)
-        event.listen(engine, 'connect', _on_connect)
+        options = dict(self._options)
+        # the driver would keep prepared statements, of which the authorizer is not told again
+        options['connect_args'] = {
+            'factory': AuthorizedConnection,
+            **(options.get('connect_args') or {}),
+            'cached_statements': 0,
+        }
+        engine = create_engine(url, **options)
+        take_notes(engine.dialect)
+
+        def connected(connection: AuthorizedConnection, record: ConnectionPoolEntry) -> None:
+            _on_connect(connection)
+            authorize(connection, schema, self._names_of)
+
+        event.listen(engine, 'connect', connected)
         for watch in self._watchers:
             watch(engine)
         return engine
@@ -206,7 +272,7 @@ class SQLite:
         return self.folder / f'{schema}{SUFFIX}'
 
 
-def _on_connect(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+def _on_connect(connection: sqlite3.Connection) -> None:
     connection.isolation_level = None  # sqlite3 sends no BEGIN; `SQLite.begin()` does
     connection.execute('PRAGMA journal_mode=WAL')
     connection.execute('PRAGMA foreign_keys=ON')

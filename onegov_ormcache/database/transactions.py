@@ -4,7 +4,8 @@ The outcome is told per connection, because a session does not know it. If a ses
 connections and the second COMMIT fails, the session reports a rollback, though the first
 transaction is durable; and an interrupt after a COMMIT was sent, but before its answer has
 arrived, looks like a rollback, too. So this module listens to the engine's events, and wraps
-the COMMIT of the engine's dialect.
+the methods of the engine's dialect that end a transaction. A transaction that the text of a
+statement has ended is noticed directly after that statement.
 
 It does not know what the listeners do: a :class:`Scope` makes a :class:`Listener` for each
 transaction that begins.
@@ -16,26 +17,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine import ExecutionContext
+from sqlalchemy.engine import ExceptionContext, ExecutionContext
+from sqlalchemy.sql.elements import RollbackToSavepointClause
 
-from ..errors import AutocommitError, OutsideScopeError
+from ..errors import AutocommitError, OutsideScopeError, TextualControlError
 from ..steps import Step, about_to
 from .names import INTERNAL_OPTION, SCOPE_OPTION
-from .protocols import Dialect, Listener, Scope
-from .statements import StatementAnalyzer
+from .protocols import Dialect, Listener, Scope, Statement
 
 #: The innermost current scope. A connection without :data:`~.names.SCOPE_OPTION` belongs to
 #: it, or to the nearest scope around it that has the session manager of the connection.
 current_scope: ContextVar[Any] = ContextVar(SCOPE_OPTION, default=None)
 
 
+#: A statement that SQLAlchemy did not see.
+UNSEEN = Statement(unclear="a cursor of the driver's own executed it")
+
+
 class ReplacedMethods(NamedTuple):
     """The original methods of a dialect, which a :class:`Watch` replaces by its own."""
 
     do_commit: Callable[..., None]
+    do_rollback: Callable[..., None]
+    do_prepare_twophase: Callable[..., None]
     do_begin_twophase: Callable[..., None]
     do_commit_twophase: Callable[..., None]
     do_rollback_twophase: Callable[..., None]
@@ -47,7 +54,6 @@ class Watch:
     Made by a session manager, together with each engine; lives as long as the engine.
 
     :param dialect: asked about the engine's database.
-    :param analyzer: analyzes the statements for the listeners.
     :param find_scope: returns the scope of connections that do not name one, or None.
     """
 
@@ -55,26 +61,29 @@ class Watch:
         self,
         engine: Engine,
         dialect: Dialect,
-        analyzer: StatementAnalyzer,
         find_scope: Callable[[], Scope | None],
     ) -> None:
         self._find_scope = find_scope
         self._dialect = dialect
-        self._analyzer = analyzer
-        self._listeners: WeakKeyDictionary[Connection, Listener] = WeakKeyDictionary()
+        self._listeners: WeakKeyDictionary[Connection, tuple[Scope, Listener]] = (
+            WeakKeyDictionary()
+        )
+        # those whose PREPARE is being executed; if it fails, that ends the transaction
+        self._preparing: WeakSet[Connection] = WeakSet()
         # `do_commit` gets the pool's object for this checkout, and not the Connection; the
         # key is weak, so that nothing is left for the next user of the driver's connection
         self._checkouts: WeakKeyDictionary[Any, ref[Connection]] = WeakKeyDictionary()
         event.listen(engine, 'begin', self._begin)
-        event.listen(engine, 'before_cursor_execute', self._execute)
+        event.listen(engine, 'before_cursor_execute', self._executing)
+        event.listen(engine, 'after_cursor_execute', self._executed)
+        event.listen(engine, 'handle_error', self._failed)
         event.listen(engine, 'rollback_savepoint', self._rollback_savepoint)
         event.listen(engine, 'rollback', self._rollback)
-        event.listen(engine, 'commit', self._commit)
-        event.listen(engine, 'prepare_twophase', self._prepare)
         event.listen(engine, 'rollback_twophase', self._rollback_twophase)
         event.listen(engine, 'reset', self._reset)
         # the dialect's methods are wrapped, because no event fires between the DBAPI's commit
-        # and the sessions' `after_commit`, and `begin_twophase` fires before the begin
+        # and the sessions' `after_commit`, `begin_twophase` fires before the begin, and other
+        # listeners for `commit` may still execute statements
         names = ReplacedMethods._fields
         self._original = ReplacedMethods(*(getattr(engine.dialect, name) for name in names))
         for name in names:
@@ -121,75 +130,128 @@ class Watch:
 
     def _watch(self, connection: Connection, scope: Scope, listener: Listener) -> None:
         about_to(Step.VIEW)
-        view = self._dialect.begin(connection, scope.schema)
-        self._listeners[connection] = listener
+        view, inquiry = self._dialect.begin(connection, scope)
+        self._listeners[connection] = scope, listener
         self._checkouts[connection.connection] = ref(connection)
-        listener.begun(connection, view)
+        self._dialect.report_to(
+            connection.connection.dbapi_connection, lambda: listener.executing(UNSEEN)
+        )
+        listener.begun(connection, view, inquiry)
 
-    def _execute(
+    def _listener(self, connection: Connection | None) -> Listener | None:
+        found = self._listeners.get(connection) if connection is not None else None
+        return found[1] if found else None
+
+    def _pop(self, connection: Connection | None) -> Listener | None:
+        """Return the listener of a transaction that ends, and remove it."""
+        found = self._listeners.pop(connection, None) if connection is not None else None
+        if found is None or connection is None:
+            return None
+        self._preparing.discard(connection)
+        if not connection.invalidated and not connection.closed:
+            self._dialect.report_to(connection.connection.dbapi_connection, None)
+        return found[1]
+
+    # statements
+
+    def _executing(
         self,
         connection: Connection,
         cursor: object,
-        statement: str,
+        sql: str,
         parameters: object,
         context: ExecutionContext | None,
         executemany: bool,
     ) -> None:
-        listener = self._listeners.get(connection)
-        if listener is None:
+        found = self._listeners.get(connection)
+        if found is None or _is_internal(context):
             return
-        if context is not None and context.execution_options.get(INTERNAL_OPTION):
+        scope, listener = found
+        if statement := self._dialect.executing(connection, scope, sql, context):
+            listener.executing(statement)
+
+    def _executed(
+        self,
+        connection: Connection,
+        cursor: object,
+        sql: str,
+        parameters: object,
+        context: ExecutionContext | None,
+        executemany: bool,
+    ) -> None:
+        listener = self._listener(connection)
+        if listener is None or _is_internal(context):
             return
-        listener.executing(self._analyzer.analyze(statement, context))
+        dbapi_connection = connection.connection.dbapi_connection
+        if statement := self._dialect.executed(connection, context):
+            listener.executing(statement)
+        if self._dialect.lost_savepoint(dbapi_connection) and not _is_savepoint(context):
+            listener.savepoint_lost()
+        if not self._dialect.in_transaction(dbapi_connection):
+            self._ended_unseen(connection)
+
+    def _failed(self, context: ExceptionContext) -> None:
+        """Explain an error of the package's own making, and notice the end of a transaction."""
+        connection = context.connection
+        listener = self._listener(connection)
+        if connection is None or listener is None or connection.invalidated:
+            return
+        if context.is_disconnect or connection in self._preparing:
+            return
+        if _is_internal(context.execution_context):
+            return
+        dbapi_connection = connection.connection.dbapi_connection
+        if denied := self._dialect.explained(dbapi_connection):
+            raise denied from context.original_exception
+        if not self._dialect.in_transaction(dbapi_connection):
+            self._ended_unseen(connection)
+
+    def _ended_unseen(self, connection: Connection) -> None:
+        """Tell the listener that its transaction is no more, and make the connection useless.
+
+        :raises TextualControlError: always.
+        """
+        listener = self._pop(connection)
+        error = TextualControlError(
+            'A statement has ended the transaction by its text, and it is not known whether '
+            'that was committed: use commit() or rollback() of the session or connection'
+        )
+        # SQLAlchemy takes the transaction for open: what follows must not be committed by it
+        connection.invalidate(error)
+        if listener:
+            listener.ended_unseen()
+        raise error
 
     def _rollback_savepoint(self, connection: Connection, name: str, context: None) -> None:
-        if listener := self._listeners.get(connection):
+        if listener := self._listener(connection):
             listener.savepoint_lost()
-
-    def _commit(self, connection: Connection) -> None:
-        if listener := self._listeners.get(connection):
-            try:
-                listener.committing(lambda: self._transaction_id(connection, listener))
-            except BaseException:
-                self._abandon(connection)
-                raise
-
-    def _transaction_id(self, connection: Connection, listener: Listener) -> str | None:
-        written = self._dialect.written(connection)
-        if written.tables:
-            listener.triggered(written.tables)
-        return written.transaction_id
-
-    def _prepare(self, connection: Connection, xid: object) -> None:
-        # if this raises, SQLAlchemy does roll back, so there is no `_abandon` as in `_commit`
-        if listener := self._listeners.get(connection):
-            listener.committing(lambda: self._transaction_id(connection, listener))
 
     def _rollback(self, connection: Connection) -> None:
         # if a COMMIT was sent, `do_commit` has told its outcome and removed the listener
-        if listener := self._listeners.pop(connection, None):
+        if listener := self._pop(connection):
             listener.rolled_back()
 
     def _rollback_twophase(self, connection: Connection, xid: object, is_prepared: bool) -> None:
         # an invalidated connection sends no rollback, so `do_rollback_twophase` is not
         # called; as PREPARE may have been sent, the outcome is not known
-        if connection.invalidated and (listener := self._listeners.pop(connection, None)):
+        if connection.invalidated and (listener := self._pop(connection)):
             listener.lost()
 
     def _abandon(self, connection: Connection) -> None:
-        """Roll back a transaction that was left open when an event listener prevented COMMIT.
+        """Roll back a transaction that was left open when a listener prevented COMMIT.
 
         SQLAlchemy takes that transaction for ended, and so would not roll it back: the next
         transaction on the connection would commit it together with its own changes.
         """
+        listener = self._pop(connection)
         if not connection.invalidated:
             checkout = connection.connection
             try:
                 if self._dialect.in_transaction(checkout.dbapi_connection):
-                    checkout.rollback()
+                    self.do_rollback(checkout)
             except Exception as error:
                 connection.invalidate(error)
-        if listener := self._listeners.pop(connection, None):
+        if listener:
             listener.rolled_back()
 
     def _reset(self, dbapi_connection: Any, record: object, state: object) -> None:
@@ -198,24 +260,49 @@ class Watch:
         This is for COMMITs that an event listener of the application prevented; after an
         error of the package's own listener, `_abandon` was called at once.
         """
+        self._dialect.report_to(dbapi_connection, None)
         # `keyrefs()` is a copy, so other threads may change the dictionary meanwhile; to
         # iterate over `items()` would not be safe
         for checkout in [reference() for reference in self._checkouts.keyrefs()]:
             if checkout is not None and checkout.dbapi_connection is dbapi_connection:
                 connection = self._checkouts.pop(checkout)()
-                listener = self._listeners.pop(connection, None) if connection else None
+                listener = self._pop(connection)
                 try:
                     if self._dialect.in_transaction(dbapi_connection):
-                        dbapi_connection.rollback()
+                        self.do_rollback(dbapi_connection)
                 finally:
                     if listener:
                         listener.rolled_back()
 
     def do_commit(self, checkout: Any) -> None:
         """Commit and tell the listener the outcome; replaces the dialect's method."""
-        connection = self._checkouts.pop(checkout, lambda: None)()
-        listener = self._listeners.pop(connection, None) if connection else None
-        self._tell(listener, lambda: self._original.do_commit(checkout))
+        connection = self._checkouts.get(checkout, lambda: None)()
+        if connection is not None and (listener := self._listener(connection)):
+            try:
+                listener.committing()
+            except BaseException:
+                self._abandon(connection)
+                raise
+        self._checkouts.pop(checkout, None)
+
+        def commit() -> None:
+            with self._dialect.ending(checkout.dbapi_connection):
+                self._original.do_commit(checkout)
+
+        self._tell(self._pop(connection), commit)
+
+    def do_rollback(self, checkout: Any) -> None:
+        """Roll back; replaces the dialect's method."""
+        with self._dialect.ending(getattr(checkout, 'dbapi_connection', checkout)):
+            self._original.do_rollback(checkout)
+
+    def do_prepare_twophase(self, connection: Connection, xid: Any) -> None:
+        """Prepare a two-phase transaction; replaces the dialect's method."""
+        # if this raises, SQLAlchemy does roll back, so there is no `_abandon` as in `do_commit`
+        if listener := self._listener(connection):
+            listener.committing()
+        self._preparing.add(connection)
+        self._original.do_prepare_twophase(connection, xid)
 
     def do_commit_twophase(
         self, connection: Connection, xid: Any, is_prepared: bool = True, recover: bool = False
@@ -228,15 +315,15 @@ class Watch:
             commit = self._original.do_commit_twophase
             self._recover(connection, lambda: commit(connection, xid, True, True))
             return
-        if not is_prepared and (listener := self._listeners.get(connection)):
+        if not is_prepared and (listener := self._listener(connection)):
             try:
-                listener.committing(lambda: self._transaction_id(connection, listener))
+                listener.committing()
             except BaseException:
                 self.do_rollback_twophase(connection, xid, is_prepared=False)
                 raise
         try:
             self._tell(
-                self._listeners.pop(connection, None),
+                self._pop(connection),
                 lambda: self._original.do_commit_twophase(connection, xid, is_prepared, False),
                 # an error of COMMIT PREPARED proves nothing: if there is no such transaction
                 # any more, somebody else has ended it, maybe by a commit
@@ -257,7 +344,7 @@ class Watch:
             roll_back = self._original.do_rollback_twophase
             self._recover(connection, lambda: roll_back(connection, xid, True, True))
             return
-        listener = self._listeners.pop(connection, None)
+        listener = self._pop(connection)
         try:
             self._original.do_rollback_twophase(connection, xid, is_prepared, recover)
         except BaseException as error:
@@ -302,6 +389,16 @@ class Watch:
             raise
         if listener:
             listener.committed()
+
+
+def _is_internal(context: ExecutionContext | None) -> bool:
+    return context is not None and bool(context.execution_options.get(INTERNAL_OPTION))
+
+
+def _is_savepoint(context: ExecutionContext | None) -> bool:
+    """Return whether SQLAlchemy itself rolls back to a savepoint, which has an event."""
+    statement = getattr(getattr(context, 'compiled', None), 'statement', None)
+    return isinstance(statement, RollbackToSavepointClause)
 
 
 @contextmanager

@@ -22,6 +22,14 @@ PROPERTY_TAG = 'property:'
 #: Prefix of the tags of tables.
 TABLE_TAG = 'table:'
 
+#: The tag of the definitions of a schema's tables. What a process knows of the definitions is
+#: valid as long as its version; no value has it in its stamp.
+CATALOG_TAG = '#catalog'
+
+#: The tag of what no lock shows a change of: functions, types, policies and the names of
+#: schemas. All values have it in their stamps.
+CODE_TAG = '#code'
+
 
 def new_token() -> str:
     """Return a new version, epoch, birth or writer's id: random, so that none comes twice."""

@@ -22,7 +22,8 @@ from ..core.prefetching import prefetch
 from ..core.recording import CacheEvent
 from ..core.scope import RequestScope
 from ..core.settings import SECTION
-from ..database.session_manager import SessionManager, metadatas_of
+from ..database.session_manager import SessionManager
+from ..database.tables import metadatas_of
 from ..errors import ConfigurationError, OrmCacheError, PropertyConflictError
 from ..tiers.process import Slot
 from .cache import ROOT_ATTRIBUTE, AppCache, descriptors_of

@@ -13,6 +13,10 @@ from unittest.mock import patch
 from onegov_ormcache.core.eviction import WritePath
 from onegov_ormcache.core.reading import Reading
 from onegov_ormcache.core.scope import RequestScope
+from onegov_ormcache.database import catalog, postgres, statements
+from onegov_ormcache.database.driver import ReportingCursor
+from onegov_ormcache.database.inquiries import PostgresInquiry
+from onegov_ormcache.database.notes import Notes
 from onegov_ormcache.tags import redis as redis_tags
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.settling import Settler
@@ -49,8 +53,8 @@ def without_check_on_read() -> AbstractContextManager[Any]:
 
 
 def with_process_tier_first() -> AbstractContextManager[Any]:
-    def store(self: Reading, stored: StoredValue, value: Any) -> None:
-        original_store(self, stored, value)
+    def store(self: Reading, stored: StoredValue, value: Any, snapshot: Snapshot) -> None:
+        original_store(self, stored, value, snapshot)
         self.keep_in_process(stored, value)
 
     return patch.object(Reading, 'store', store)
@@ -151,6 +155,44 @@ def without_write_skew_check() -> AbstractContextManager[Any]:
     return patch.object(WritePath, '_must_hold', lambda self: {})
 
 
+def without_compiler() -> AbstractContextManager[Any]:
+    return patch.object(statements, 'notes_of', lambda context: Notes())
+
+
+def without_lock_table() -> AbstractContextManager[Any]:
+    original = PostgresInquiry.last_changes
+    return patch.object(
+        PostgresInquiry, 'last_changes', lambda self, is_unclear: original(self, is_unclear=False)
+    )
+
+
+def without_cursor_factory() -> AbstractContextManager[Any]:
+    return patch.object(ReportingCursor, '_report', lambda self: None)
+
+
+def without_catalog() -> AbstractContextManager[Any]:
+    original = catalog._definition
+    return patch.object(catalog, '_definition', lambda row: original(row)._replace(acts=None))
+
+
+def without_check_of_definitions() -> AbstractContextManager[Any]:
+    return patch.object(WritePath, '_definitions', lambda self: {})
+
+
+def without_places() -> AbstractContextManager[Any]:
+    original = WritePath._change_at
+
+    def change_at(self: WritePath, place: str, tags: set[str]) -> None:
+        if place == self._scope.schema:
+            original(self, place, tags)
+
+    return patch.object(WritePath, '_change_at', change_at)
+
+
+def without_marker() -> AbstractContextManager[Any]:
+    return patch.object(postgres, 'new_marker', lambda: '')
+
+
 MUTANTS: dict[str, Mutant] = {
     'doubt': without_doubt,
     'stamp check on fill': without_check_on_fill,
@@ -168,4 +210,11 @@ MUTANTS: dict[str, Mutant] = {
     'run_id': without_run_id,
     'fresh epochs': without_fresh_epochs,
     'P5': without_write_skew_check,
+    'notes of the compiler': without_compiler,
+    'lock table': without_lock_table,
+    'cursor factory': without_cursor_factory,
+    'catalog': without_catalog,
+    'definitions checked with the doubt': without_check_of_definitions,
+    'place of a change': without_places,
+    'marker': without_marker,
 }

@@ -53,6 +53,16 @@ from .races.views import (
     value_returned_before_the_view,
     view_between_two_snapshots,
 )
+from .races.witnesses import (
+    code_of_the_database,
+    compiled_statement,
+    cursor_of_the_driver,
+    table_of_another_tenant,
+    text_that_commits,
+    text_that_commits_and_begins,
+    trigger_of_the_database,
+    trigger_that_is_new,
+)
 from .races.world import App, Scenario, World, driver_connection
 from .races.write_skews import write_skew, write_skew_through_a_creator
 
@@ -74,7 +84,9 @@ SCENARIOS: dict[str, Scenario] = {
         transaction_ends_in_a_creator, mutation_carried_over, savepoint,
         server_rolled_back_to_a_dump, keys_evicted_one_by_one, snapshot_of_an_epoch, write_skew,
         ends_without_a_statement, write_skew_through_a_creator, session_of_another_scope,
-        two_connections_in_one_scope,
+        two_connections_in_one_scope, compiled_statement, code_of_the_database,
+        cursor_of_the_driver, trigger_of_the_database, trigger_that_is_new,
+        table_of_another_tenant, text_that_commits, text_that_commits_and_begins,
     )
 }  # fmt: skip
 
@@ -96,6 +108,13 @@ NOTICED_BY = {
     'run_id': 'server_rolled_back_to_a_dump',
     'fresh epochs': 'snapshot_of_an_epoch',
     'P5': 'write_skew',
+    'notes of the compiler': 'compiled_statement',
+    'lock table': 'code_of_the_database',
+    'cursor factory': 'cursor_of_the_driver',
+    'catalog': 'trigger_of_the_database',
+    'definitions checked with the doubt': 'trigger_that_is_new',
+    'place of a change': 'table_of_another_tenant',
+    'marker': 'text_that_commits_and_begins',
 }
 
 

@@ -13,9 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from onegov_ormcache.database.protocols import View
+from onegov_ormcache.database.protocols import Changes, Inquiry, Statement, View
 from onegov_ormcache.database.session_manager import SessionManager
-from onegov_ormcache.database.statements import Statement
 from onegov_ormcache.database.transactions import Watch, current_scope
 
 
@@ -51,15 +50,18 @@ class FakeListener:
         self.calls: list[str] = []
         self.statements: list[Statement] = []
         self.transaction_ids: list[str | None] = []
+        self.changes: list[Changes] = []
         self.view: View | None = None
+        self.inquiry: Inquiry | None = None
 
     def _hear(self, call: str) -> None:
         self.calls.append(call)
         if hook := self._scope.hooks.get(call):
             hook()
 
-    def begun(self, connection: Connection, view: View) -> None:
+    def begun(self, connection: Connection, view: View, inquiry: Inquiry) -> None:
         self.view = view
+        self.inquiry = inquiry
         self._scope.connections.append(connection)
         self._hear('begun')
 
@@ -70,8 +72,11 @@ class FakeListener:
     def savepoint_lost(self) -> None:
         self._hear('savepoint_lost')
 
-    def committing(self, transaction_id: Callable[[], str | None]) -> None:
-        self.transaction_ids.append(transaction_id())
+    def committing(self) -> None:
+        assert self.inquiry is not None
+        is_unclear = any(statement.unclear for statement in self.statements)
+        self.changes.append(self.inquiry.last_changes(is_unclear))
+        self.transaction_ids.append(self.changes[-1].transaction_id)
         self._hear('committing')
 
     def committed(self) -> None:
@@ -82,6 +87,9 @@ class FakeListener:
 
     def lost(self) -> None:
         self._hear('lost')
+
+    def ended_unseen(self) -> None:
+        self._hear('ended_unseen')
 
 
 class FakeScope:
@@ -124,6 +132,13 @@ class FakeScope:
 
     def changed_without_objects(self, tables: Collection[str]) -> None:
         self.tables_without_objects.append(set(tables))
+
+    def related(self, tables: Collection[str]) -> None:
+        """A flush has changed relationships."""
+
+    def definitions(self) -> str:
+        """Nobody else changes definitions."""
+        return ''
 
     def session_emptied(self) -> None:
         """The session has dropped all objects."""

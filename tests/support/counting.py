@@ -26,6 +26,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import Pool
 
+from onegov_ormcache.database.catalog import MARK
+
 Command = tuple[str, ...]
 
 # Commands that a client sends only to connect; of CLIENT, the subcommands
@@ -167,11 +169,15 @@ class SqlStatements:
     Made by `sql_statements`. A call of a cursor's `execute` or `executemany` is one
     statement, however many rows it carries. Statements that go past SQLAlchemy's connections,
     to a driver's own cursor, are not seen; neither are the BEGIN that drivers send
-    by themselves and the rollback of a connection that returns to its pool.
+    by themselves and the rollback of a connection that returns to its pool. Queries by which
+    the process learns the definitions of tables, once per tenant and again after some seconds,
+    are counted apart.
     """
 
     #: The text of each statement, in order.
     statements: list[str] = field(default_factory=list)
+    #: The text of each query for definitions, in order.
+    definitions: list[str] = field(default_factory=list)
     #: How often a connection was taken from a pool.
     checkouts: int = 0
     #: How many COMMIT were sent, those of prepared transactions included.
@@ -194,7 +200,10 @@ def sql_statements() -> Iterator[SqlStatements]:
     lock = threading.Lock()
 
     def on_execute(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        seen.statements.append(statement)
+        if statement.startswith(MARK):
+            seen.definitions.append(statement)
+        else:
+            seen.statements.append(statement)
 
     def on_checkout(*_: Any) -> None:
         with lock:

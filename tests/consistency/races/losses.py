@@ -8,7 +8,7 @@ from onegov_ormcache.steps import Step
 from tests.consistency.interleaving import Died, before, die
 from tests.support.applications import committed
 
-from .world import World, differs, driver_connection
+from .world import World, commit_unseen, differs, driver_connection
 
 
 def lost_doubt(world: World) -> Iterator[str]:
@@ -41,7 +41,7 @@ def fill_from_within_the_quarantine(world: World) -> Iterator[str]:
         world.names(reader)
 
     def commit_and_die() -> None:
-        connection.commit()
+        commit_unseen(connection)
         reader.orm_cache.settler._asked.clear()
         with reader.request_scope(world.tenant) as other:
             other.session().connection()

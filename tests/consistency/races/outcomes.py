@@ -10,7 +10,7 @@ from tests.consistency.interleaving import Died, before, die
 from tests.support.applications import committed
 from tests.support.models import User
 
-from .world import App, World, differs, driver_connection
+from .world import App, World, commit_unseen, differs, driver_connection
 
 
 def dead_writer(world: World) -> Iterator[str]:
@@ -65,7 +65,7 @@ def commit_whose_answer_is_lost(world: World) -> Iterator[str]:
     world.names(reader)
 
     def commit_unheard() -> None:
-        connection.commit()
+        commit_unseen(connection)
         raise KeyboardInterrupt
 
     with writer.request_scope(world.tenant) as scope:

@@ -7,6 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
+
 from onegov_ormcache import OrmCacheApp, orm_cached, request_cached
 from onegov_ormcache.redis_client import connect
 from onegov_ormcache.tags.redis import RedisTagStore
@@ -106,8 +108,13 @@ class World:
 
 
 def driver_connection(scope: Any) -> Any:
-    """Return psycopg's connection: its ``commit()`` is not seen by the session."""
+    """Return psycopg's connection of a scope."""
     return scope.session().connection().connection.dbapi_connection
+
+
+def commit_unseen(connection: Any) -> None:
+    """Commit as the server does when its answer is lost: neither session nor package know."""
+    psycopg.Connection.commit(connection)
 
 
 Scenario = Callable[[World], Iterator[str]]

@@ -88,11 +88,12 @@ def test_threads_are_apart(dsn: str, make_tenant: Callable[[str], str]) -> None:
 def test_search_path_of_a_transaction(
     postgres: SessionManager, tenant: str
 ) -> None:
-    """A transaction sees its tenant's tables and the extensions, not what is public."""
+    """A transaction sees its tenant's tables and the extensions, not what is public; temporary
+    tables come last."""
     postgres.ensure_schema_exists(tenant)
     with open_scope(postgres, tenant) as scope:
         path = scope.session().scalar(text('SHOW search_path'))
-        assert path == f'"{tenant}", extensions'
+        assert path == f'"{tenant}", extensions, pg_temp'
         assert scope.session().scalar(text('SELECT current_schema()')) == tenant
 
 

@@ -1,0 +1,201 @@
+"""Lets SQLite tell what each statement reads and changes.
+
+SQLite calls its authorizer when it prepares a statement, for each table that it reads or
+changes, also through views, triggers and foreign keys, whoever prepares it. So nothing that a
+connection does is unclear. The authorizer also sees the end of a transaction, and refuses it
+unless SQLAlchemy ends it. This module does not know what is done with what it tells.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import AttachError, OrmCacheError, TextualControlError
+from .notes import Notes, Relation
+from .protocols import Changes, Reads, Statement
+from .statements import CONTROL_REFUSED
+
+#: Functions whose results differ each time.
+UNREPEATABLE = frozenset(('changes', 'last_insert_rowid', 'random', 'randomblob', 'total_changes'))
+
+#: The begin of the names of SQLite's own tables.
+OWN_PREFIX = 'sqlite_'
+
+CHANGING = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
+
+#: Changes of definitions, with the position of the table's name in the arguments.
+REDEFINING = {
+    sqlite3.SQLITE_CREATE_TABLE: 0,
+    sqlite3.SQLITE_DROP_TABLE: 0,
+    sqlite3.SQLITE_CREATE_VIEW: 0,
+    sqlite3.SQLITE_DROP_VIEW: 0,
+    sqlite3.SQLITE_CREATE_VTABLE: 0,
+    sqlite3.SQLITE_DROP_VTABLE: 0,
+    sqlite3.SQLITE_ALTER_TABLE: 1,
+    sqlite3.SQLITE_CREATE_TRIGGER: 1,
+    sqlite3.SQLITE_DROP_TRIGGER: 1,
+}
+
+#: The name that SQLite has for temporary tables.
+TEMPORARY = 'temp'
+
+NamesOf = Callable[[Relation, str], frozenset[str]]
+
+
+class Authorizer:
+    """Notes what one connection does; made when the driver connects, lives as long.
+
+    :param schema: the tenant, whose file the connection has opened.
+    :param names_of: returns the metadata's names of a relation in the eyes of a tenant.
+    """
+
+    def __init__(self, schema: str, names_of: NamesOf) -> None:
+        self._schema = schema
+        self._names_of = names_of
+        #: True while SQLAlchemy begins or ends a transaction.
+        self.may_end = False
+        #: True while SQLAlchemy executes a statement.
+        self.announced = False
+        #: Called when a cursor of the driver's own changes something; None: nothing is.
+        self.report: Callable[[], None] | None = None
+        #: The error that says why a statement was denied; None if none was.
+        self.denied: OrmCacheError | None = None
+        # temporary tables stay until the connection is closed
+        self._temporary: set[str] = set()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._reads: set[Relation] = set()
+        self._writes: set[Relation] = set()
+        self._functions: set[str] = set()
+        self._read_temporary = False
+        #: True if the connection was rolled back to a savepoint since the last look.
+        self.lost_savepoint = False
+
+    def authorize(
+        self, action: int, first: str | None, second: str | None, database: str | None, by: Any
+    ) -> int:
+        """Note one action, and return whether it is allowed; SQLite calls it."""
+        if action == sqlite3.SQLITE_READ:
+            self._note(self._reads, first, database)
+        elif action in CHANGING:
+            self._note(self._writes, first, database)
+            if self.report is not None and not self.announced:
+                self.report()
+        elif action in REDEFINING:
+            # ALTER TABLE has the database's name at another place than the others
+            altered = action == sqlite3.SQLITE_ALTER_TABLE
+            self._note(
+                self._writes, (first, second)[REDEFINING[action]], first if altered else database
+            )
+        elif action == sqlite3.SQLITE_CREATE_TEMP_TABLE:
+            self._temporary.add(str(first).lower())
+        elif action == sqlite3.SQLITE_FUNCTION:
+            self._functions.add(str(second).lower())
+        elif action == sqlite3.SQLITE_SAVEPOINT:
+            self.lost_savepoint = self.lost_savepoint or first == 'ROLLBACK'
+        elif action == sqlite3.SQLITE_TRANSACTION and not self.may_end:
+            self.denied = TextualControlError(CONTROL_REFUSED)
+            return sqlite3.SQLITE_DENY
+        elif action == sqlite3.SQLITE_ATTACH:
+            self.denied = AttachError(
+                "A statement attaches another database file; a tenant's connections work with "
+                "the tenant's own file alone: open a scope of the other tenant"
+            )
+            return sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK
+
+    def _note(self, relations: set[Relation], name: str | None, database: str | None) -> None:
+        name = str(name)
+        # for count(*), SQLite does not tell the database
+        if database == TEMPORARY or (database is None and name.lower() in self._temporary):
+            self._read_temporary = self._read_temporary or relations is self._reads
+        elif not name.lower().startswith(OWN_PREFIX):
+            relations.add(Relation(self._schema, name))
+
+    def take(self, notes: Notes | None = None, of_objects: bool = False) -> Statement | None:
+        """Return what was noted since the last call; None if it was nothing.
+
+        :param notes: those of the compiler, if one statement was executed since the last call.
+        :param of_objects: see :attr:`.Statement.of_objects`.
+        """
+        if not (self._reads or self._writes or self._functions or self._read_temporary):
+            return None
+        own = self._named(notes.writes if notes is not None else ())
+        writes = self._named(self._writes)
+        unrepeatable = None
+        if called := self._functions & UNREPEATABLE:
+            unrepeatable = f'it called {min(called)}(), whose result differs each time'
+        elif self._read_temporary:
+            unrepeatable = 'it read a temporary table'
+        statement = Statement(
+            reads=self._named(self._reads),
+            writes=writes & own,
+            cascades=writes - own,
+            unrepeatable=unrepeatable,
+            of_objects=of_objects,
+        )
+        self._forget()
+        return statement
+
+    def _named(self, relations: Iterable[Relation]) -> frozenset[str]:
+        tenant = self._schema
+        placed = (Relation(tenant, relation.name) for relation in relations)
+        return frozenset().union(*(self._names_of(relation, tenant) for relation in placed))
+
+
+class SQLiteInquiry:
+    """Asks the authorizer of a transaction's connection; see :class:`~.protocols.Inquiry`."""
+
+    def __init__(self, authorizer: Authorizer) -> None:
+        self._authorizer = authorizer
+
+    def take(self) -> Statement | None:
+        return self._authorizer.take()
+
+    def changes(self) -> Changes:
+        return Changes('')
+
+    def last_changes(self, is_unclear: bool) -> Changes:
+        return Changes('')
+
+    def watch_reads(self) -> None:
+        pass
+
+    def reads(self, since: object) -> Reads:
+        return Reads()
+
+
+class AuthorizedConnection(sqlite3.Connection):
+    """A connection of the driver that has an authorizer; engines make their connections so."""
+
+    authorizer: Authorizer | None = None
+
+
+def authorize(connection: AuthorizedConnection, schema: str, names_of: NamesOf) -> None:
+    """Give a new connection an authorizer."""
+    connection.authorizer = Authorizer(schema, names_of)
+    connection.set_authorizer(connection.authorizer.authorize)
+
+
+def authorizer_of(connection: Any) -> Authorizer:
+    """Return the authorizer of a driver's connection."""
+    authorizer: Authorizer = connection.authorizer
+    return authorizer
+
+
+@contextmanager
+def ending(connection: Any) -> Iterator[None]:
+    """Let the connection begin or end a transaction while the block runs."""
+    authorizer = connection.authorizer
+    if authorizer is None:  # SQLAlchemy's first connection is rolled back before it is ready
+        yield
+        return
+    authorizer.may_end = True
+    try:
+        yield
+    finally:
+        authorizer.may_end = False

@@ -1,0 +1,143 @@
+"""Watches what is done by psycopg itself, and not through SQLAlchemy.
+
+SQLAlchemy's events do not see a cursor of the driver's own, a COPY, or a ``commit()`` of the
+driver's connection. So the connections of an engine get cursors that report what nobody has
+announced, and refuse to end a transaction behind SQLAlchemy. This module knows the driver, and
+nothing of what is done with the reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from ..errors import TextualControlError
+
+#: The name of the driver, as SQLAlchemy has it.
+DRIVER = 'psycopg'
+
+
+def watch_driver(engine: Engine) -> None:
+    """Make all connections of the engine report; does nothing for other drivers."""
+    if engine.dialect.driver == DRIVER:
+        event.listen(engine, 'do_connect', _connect)
+        event.listen(engine, 'connect', _connected)
+        event.listen(engine, 'before_cursor_execute', _announce)
+
+
+def report_to(connection: Any, report: Any) -> None:
+    """Call ``report`` before each statement that a cursor of the driver executes by itself.
+
+    :param connection: the driver's connection.
+    :param report: a function without arguments; None: call nothing.
+    """
+    connection.report = report
+
+
+@contextmanager
+def ending(connection: Any) -> Iterator[None]:
+    """Let the driver's connection end its transaction while the block runs."""
+    connection.may_end = True
+    try:
+        yield
+    finally:
+        connection.may_end = False
+
+
+class ReportingCursor:
+    """A cursor that reports statements which were not announced; mixed into psycopg's."""
+
+    connection: Any
+
+    #: True from SQLAlchemy's event until it executes the statement.
+    announced = False
+
+    def execute(self, *arguments: Any, **options: Any) -> Any:
+        self._report()
+        return super().execute(*arguments, **options)  # type: ignore[misc]
+
+    def executemany(self, *arguments: Any, **options: Any) -> Any:
+        self._report()
+        return super().executemany(*arguments, **options)  # type: ignore[misc]
+
+    def stream(self, *arguments: Any, **options: Any) -> Any:
+        self._report()
+        return super().stream(*arguments, **options)  # type: ignore[misc]
+
+    def copy(self, *arguments: Any, **options: Any) -> Any:
+        self._report()
+        return super().copy(*arguments, **options)  # type: ignore[misc]
+
+    def _report(self) -> None:
+        if self.announced:
+            self.announced = False
+        elif (report := getattr(self.connection, 'report', None)) is not None:
+            report()
+
+
+class WatchedConnection:
+    """A connection that only SQLAlchemy may commit; mixed into psycopg's."""
+
+    #: Called before a statement that nobody has announced; None outside of a transaction.
+    report: Any = None
+    #: True while SQLAlchemy ends the transaction.
+    may_end = False
+
+    def commit(self) -> None:
+        self._refuse('commit')
+        super().commit()  # type: ignore[misc]
+
+    def rollback(self) -> None:
+        if self.report is not None:
+            self._refuse('rollback')
+        super().rollback()  # type: ignore[misc]
+
+    def transaction(self, *arguments: Any, **options: Any) -> Any:
+        if self.report is not None:
+            self.report()  # its end may roll back to a savepoint
+        return super().transaction(*arguments, **options)  # type: ignore[misc]
+
+    def _refuse(self, method: str) -> None:
+        if not self.may_end:
+            raise TextualControlError(
+                f"{method}() of the driver's connection would end the transaction, and nobody "
+                f'would know; use {method}() of the session or of its connection'
+            )
+
+
+@cache
+def reporting(factory: type) -> type:
+    """Return a class of cursors that report, derived from the given one."""
+    return type(f'Reporting{factory.__name__}', (ReportingCursor, factory), {})
+
+
+@cache
+def watched(connection_class: type) -> type:
+    """Return a class of connections that report, derived from the given one."""
+    return type(f'Watched{connection_class.__name__}', (WatchedConnection, connection_class), {})
+
+
+def _connect(dialect: Any, record: object, arguments: Any, options: Any) -> Any:
+    return watched(dialect.loaded_dbapi.Connection).connect(  # type: ignore[attr-defined]
+        *arguments, **options
+    )
+
+
+def _connected(connection: Any, record: object) -> None:
+    connection.cursor_factory = reporting(connection.cursor_factory)
+    connection.server_cursor_factory = reporting(connection.server_cursor_factory)
+
+
+def _announce(
+    connection: object,
+    cursor: Any,
+    statement: object,
+    parameters: object,
+    context: object,
+    executemany: object,
+) -> None:
+    cursor.announced = True

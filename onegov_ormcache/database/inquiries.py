@@ -1,0 +1,363 @@
+"""Asks PostgreSQL what one of its transactions has read and changed, by whatever means.
+
+PostgreSQL locks each relation that a transaction touches until the transaction ends, and lists
+the locks in ``pg_locks``. So the list tells what no statement tells: what functions, triggers,
+rules, views and the driver's own cursors have touched. Locks do not show everything: a rollback
+to a savepoint gives them back, and some definitions are changed without one. For these there
+are the counters of the transaction's own statistics, and a setting that marks the transaction.
+
+A question costs 0.1 to 0.4 ms, so the callers ask only where nobody else knows. This module does
+not know what is done with the answers.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Collection
+from typing import Any, NamedTuple, Protocol
+
+from sqlalchemy import Connection, text
+
+from .catalog import Catalog, Catalogs, Definition
+from .names import CHANGED_SETTING, INTERNAL, MARKER_SETTING, OWN_SETTING
+from .notes import Relation
+from .protocols import Changes, Reads, Scope
+
+#: Modes of locks that a transaction takes to change rows, from the weakest on.
+CHANGING = (
+    'RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+    'ExclusiveLock', 'AccessExclusiveLock',
+)  # fmt: skip
+
+#: The mode of SELECT FOR UPDATE, and of the check of a foreign key.
+LOCKING = 'RowShareLock'
+
+#: Modes of locks that show no access to a relation's rows.
+NO_ACCESS = ('SIReadLock',)
+
+#: The lowest oid of what is not PostgreSQL's own.
+FIRST_OWN_OID = 16384
+
+#: The schemas of PostgreSQL's own relations.
+SYSTEM = ('pg_catalog', 'information_schema')
+
+#: PostgreSQL's own tables that :mod:`.catalog` reads, maybe in the same transaction.
+OF_CATALOG = frozenset(
+    (
+        'pg_attrdef', 'pg_attribute', 'pg_cast', 'pg_class', 'pg_constraint', 'pg_depend',
+        'pg_inherits', 'pg_language', 'pg_namespace', 'pg_operator', 'pg_policy', 'pg_proc',
+        'pg_rewrite', 'pg_trigger', 'pg_type',
+    )
+)  # fmt: skip
+
+#: Letters of the kinds of relations that have rows, or show them: tables, partitioned and
+#: foreign tables, views and materialised views.
+WITH_ROWS = ('r', 'p', 'f', 'v', 'm')
+
+#: What changes how a text is read, apart from the tables: as one text.
+SURROUNDINGS = (
+    "current_setting('search_path') || '|' || current_setting('TimeZone') || '|' || "
+    "current_setting('DateStyle') || '|' || current_setting('IntervalStyle') || '|' || "
+    "current_setting('row_security') || '|' || current_user"
+)
+
+#: PostgreSQL's own tables whose changes take no lock on anything else, with the kinds of changes
+#: that count. A temporary table or the first one of a connection makes a new type and schema.
+CODE = {
+    'pg_proc': ('inserted', 'updated', 'deleted'),
+    'pg_enum': ('inserted', 'updated', 'deleted'),
+    'pg_policy': ('inserted', 'updated', 'deleted'),
+    'pg_operator': ('inserted', 'updated', 'deleted'),
+    'pg_cast': ('inserted', 'updated', 'deleted'),
+    'pg_type': ('updated',),
+    'pg_namespace': ('updated', 'deleted'),
+}
+
+CHANGED_CODE = ' + '.join(
+    f"pg_stat_get_xact_tuples_{kind}('{table}'::regclass)"
+    for table, kinds in CODE.items()
+    for kind in kinds
+)
+
+#: The relation locks of this transaction, as an array of ``MODE:OID``.
+LOCKS = """
+SELECT array_agg(mode || ':' || relation) FROM pg_locks
+WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted
+"""
+
+#: Returns the transaction's id and whether it is still the one that began; if it has written
+#: anything, also its locks and whether it has changed functions and the like.
+QUESTION = f"""
+SELECT pg_current_xact_id_if_assigned()::text, current_setting('{MARKER_SETTING}', true),
+    {SURROUNDINGS}, current_setting('{CHANGED_SETTING}', true),
+    CASE WHEN pg_current_xact_id_if_assigned() IS NOT NULL THEN ({LOCKS}) END,
+    CASE WHEN pg_current_xact_id_if_assigned() IS NOT NULL
+        THEN {CHANGED_CODE} + (current_setting('track_counts') = 'off')::int ELSE 0 END
+"""
+
+#: The same, directly before COMMIT. It also empties :data:`~.names.OWN_SETTING`, so that triggers
+#: send notifications from here on: changes made while COMMIT runs (by deferred constraint
+#: triggers) are not in this answer.
+LAST_QUESTION = f"""
+{QUESTION}, set_config('{OWN_SETTING}', '', true)
+"""
+
+#: The last question of a transaction whose statements were all understood.
+END = f"""
+SELECT pg_current_xact_id_if_assigned()::text, current_setting('{MARKER_SETTING}', true),
+    NULL, current_setting('{CHANGED_SETTING}', true), NULL, 0,
+    set_config('{OWN_SETTING}', '', true)
+"""
+
+#: Counters of accesses to the relations of these oids, in their order; and of changes.
+COUNTERS = """
+(SELECT array_agg(
+    pg_stat_get_xact_numscans(oid) + pg_stat_get_xact_tuples_returned(oid)
+    + pg_stat_get_xact_tuples_fetched(oid) ORDER BY n
+) FROM unnest(CAST(:oids AS oid[])) WITH ORDINALITY AS given(oid, n)),
+(SELECT sum(
+    pg_stat_get_xact_tuples_inserted(oid) + pg_stat_get_xact_tuples_updated(oid)
+    + pg_stat_get_xact_tuples_deleted(oid)
+)::bigint FROM unnest(CAST(:oids AS oid[])) AS given(oid))
+"""
+
+#: Makes workers of parallel queries impossible, whose accesses the counters do not show, and
+#: returns the counters and locks.
+WATCH_READS = text(f"""
+SELECT ({LOCKS}), {COUNTERS}, current_setting('track_counts') = 'on',
+    set_config('max_parallel_workers_per_gather', '0', true)
+""")
+
+READS = text(f"""
+SELECT ({LOCKS}), {COUNTERS}, current_setting('{MARKER_SETTING}', true), {SURROUNDINGS},
+    pg_current_xact_id_if_assigned()::text
+""")
+
+ENDED_UNSEEN = (
+    'The transaction was ended, and another one begun, by the text of a statement or by the '
+    'driver: use commit(), rollback() or begin() of the session or connection'
+)
+
+STRAYED = 'the search path, time zone, date style or role was changed in the transaction'
+
+
+class PostgresView(NamedTuple):
+    """A transaction's view, as PostgreSQL described it when the transaction began.
+
+    See :class:`~.protocols.View`.
+    """
+
+    isolation: str
+    replica: bool
+    triggers: bool = False
+    strayed: str | None = None
+
+    @property
+    def lasts(self) -> bool:
+        return self.isolation in ('repeatable read', 'serializable')
+
+    @property
+    def serializable(self) -> bool:
+        return self.isolation == 'serializable'
+
+
+class Locks(NamedTuple):
+    """The relations that a transaction has locked, by oid."""
+
+    changing: frozenset[int] = frozenset()
+    #: Those, of :attr:`changing`, whose definition may have changed.
+    redefining: frozenset[int] = frozenset()
+    locking: frozenset[int] = frozenset()
+    reading: frozenset[int] = frozenset()
+
+    @classmethod
+    def parse(cls, locks: Collection[str] | None) -> Locks:
+        """Return the locks of an array of :data:`LOCKS`."""
+        by_mode: dict[str, set[int]] = {}
+        for lock in locks or ():
+            mode, _, oid = lock.partition(':')
+            by_mode.setdefault(mode, set()).add(int(oid))
+        changing: set[int] = set().union(*(by_mode.pop(mode, ()) for mode in CHANGING[:1]))
+        redefining: set[int] = set().union(*(by_mode.pop(mode, ()) for mode in CHANGING[1:]))
+        locking = by_mode.pop(LOCKING, set())
+        reading: set[int] = set().union(
+            *(oids for mode, oids in by_mode.items() if mode not in NO_ACCESS)
+        )
+        return cls(
+            frozenset(changing | redefining), frozenset(redefining), frozenset(locking),
+            frozenset(reading | locking),
+        )  # fmt: skip
+
+
+class Baseline(NamedTuple):
+    """What :meth:`PostgresInquiry.watch_reads` finds, with which the end is compared."""
+
+    locks: Locks
+    #: The oids of tables and indexes, each with that of its table.
+    oids: dict[int, int]
+    counters: list[int]
+    changes: int
+    counts: bool
+
+
+class Definitions(Protocol):
+    """The part of a database that knows definitions, and what others call relations."""
+
+    catalogs: Catalogs
+
+    def dropped(self, oids: Collection[int]) -> dict[int, Relation]:
+        """Return the names of relations that this transaction can't see any more."""
+
+
+class PostgresInquiry:
+    """Asks about one transaction; see :class:`~.protocols.Inquiry`.
+
+    Made by :meth:`.Postgres.begin`, used as long as the transaction.
+    """
+
+    def __init__(
+        self, connection: Connection, scope: Scope, definitions: Definitions, marker: str
+    ) -> None:
+        self._connection = connection
+        self._scope = scope
+        self._known = definitions
+        self._marker = marker
+        #: :data:`SURROUNDINGS` at the begin.
+        self.surroundings = ''
+
+    def take(self) -> None:
+        return None
+
+    def changes(self) -> Changes:
+        return self._changes(self._ask(QUESTION))
+
+    def last_changes(self, is_unclear: bool) -> Changes:
+        if not is_unclear:
+            return self._changes(self._ask(END))
+        row = self._ask(LAST_QUESTION)
+        if row[0] is not None and self._may_act_later(row):
+            # triggers that would run within COMMIT run now, so that their changes are seen
+            self._connection.exec_driver_sql(
+                'SET CONSTRAINTS ALL IMMEDIATE', execution_options=INTERNAL
+            )
+            row = self._ask(LAST_QUESTION)
+        return self._changes(row)
+
+    def watch_reads(self) -> Baseline:
+        oids = self._known.catalogs.oids(self._connection, self._catalog())
+        row = self._execute(WATCH_READS, oids)
+        return Baseline(Locks.parse(row[0]), oids, row[1] or [], row[2] or 0, row[3])
+
+    def reads(self, since: object) -> Reads:
+        before = since
+        assert isinstance(before, Baseline)
+        row = self._execute(READS, before.oids)
+        locks = Locks.parse(row[0])
+        unknowable = None
+        if row[3] != self._marker:
+            unknowable = ENDED_UNSEEN
+        elif row[4] != self.surroundings:
+            unknowable = STRAYED
+        elif not before.counts:
+            unknowable = 'the setting track_counts of PostgreSQL is off'
+        elif locks.changing - before.locks.changing or (row[2] or 0) != before.changes:
+            unknowable = 'it changed tables'
+        elif locks.locking - before.locks.locking:
+            unknowable = 'it locked rows'
+        counted = zip(before.oids.values(), row[1] or (), before.counters, strict=True)
+        grown = {table for table, now, then in counted if now != then}
+        # a lock that was held before may have been used again: of tables, the counters tell
+        new = locks.reading - before.locks.reading
+        definitions = self._definitions(
+            new | grown | (locks.reading - set(before.oids.values()))
+        )
+        relations = {each.relation for each in definitions.values() if each.kind in WITH_ROWS}
+        intact = row[3] == self._marker and row[4] == self.surroundings
+        return Reads(
+            frozenset(relations),
+            unknowable or self._unknowable(new, definitions),
+            wrote_nothing=intact and row[5] is None,
+        )
+
+    def _unknowable(self, new: Collection[int], definitions: dict[int, Definition]) -> str | None:
+        """Return why a value that depends on one of these relations can't be known to be valid."""
+        system = [oid for oid in new if oid < FIRST_OWN_OID]
+        if system:
+            definitions = definitions | self._known.catalogs.read(self._connection, system)
+        for definition in map(definitions.get, new):
+            if definition is None:
+                continue
+            schema, name = definition.relation
+            if definition.is_temporary:
+                return f'it read the temporary table {name!r}'
+            if definition.kind in ('f', 'S'):
+                return f'it read {name!r}, whose changes take no part in transactions'
+            if schema in SYSTEM and definition.kind in WITH_ROWS and name not in OF_CATALOG:
+                return f"it read {name!r}, a table of PostgreSQL's own"
+        return None
+
+    def _changes(self, row: Any) -> Changes:
+        ended = ENDED_UNSEEN if row[1] != self._marker else None
+        strayed = None if row[2] is None or row[2] == self.surroundings else STRAYED
+        tables = json.loads(row[3]) if row[3] else {}
+        triggered = {parse_change(key): hidden for key, hidden in tables.items()}
+        locks = Locks.parse(row[4])
+        definitions = self._definitions(locks.changing) if locks.changing else {}
+        lasting = {
+            oid: each
+            for oid, each in definitions.items()
+            if each.kind in WITH_ROWS and not each.is_temporary
+        }
+        redefining = locks.redefining & lasting.keys()
+        # a relation that was renamed has two names
+        renamed = self._known.catalogs.read(self._connection, redefining)
+        every = [*lasting.values(), *renamed.values()]
+        return Changes(
+            transaction_id=row[0],
+            relations=frozenset(each.relation for each in every).union(
+                *(each.shown_by for each in every)
+            ),
+            redefined=frozenset(lasting[oid].relation.schema or '' for oid in redefining),
+            changed_code=row[5] > 0,
+            triggered=triggered,
+            ended_unseen=ended,
+            strayed=strayed,
+        )
+
+    def _may_act_later(self, row: Any) -> bool:
+        """Return whether a trigger may run within COMMIT that changes tables."""
+        changing = Locks.parse(row[4]).changing
+        return any(each.deferred for each in self._definitions(changing).values())
+
+    def _definitions(self, oids: Collection[int]) -> dict[int, Definition]:
+        own = [oid for oid in oids if oid >= FIRST_OWN_OID]
+        token = self._scope.definitions()
+        found = self._known.catalogs.by_oids(self._connection, own, token)
+        gone = [oid for oid, definition in found.items() if definition is None]
+        dropped = self._known.dropped(gone) if gone else {}
+        kept = {oid: each for oid, each in found.items() if each is not None}
+        return kept | {oid: Definition(each, 'r') for oid, each in dropped.items()}
+
+    def _catalog(self) -> Catalog:
+        scope = self._scope
+        return self._known.catalogs.catalog(self._connection, scope.schema, scope.definitions())
+
+    def _ask(self, question: str) -> Any:
+        # without SQLAlchemy's compiler, which would cost time at each commit
+        return self._connection.exec_driver_sql(question, execution_options=INTERNAL).one()
+
+    def _execute(self, question: Any, oids: Collection[int]) -> Any:
+        parameters = {'oids': list(oids)}
+        return self._connection.execute(question, parameters, execution_options=INTERNAL).one()
+
+
+def new_marker() -> str:
+    """Return a text by which a transaction is known again."""
+    return secrets.token_hex(8)
+
+
+def parse_change(change: str) -> tuple[str, str]:
+    """Return schema and table of a change that a trigger reports as ``SCHEMA:TABLE``."""
+    schema, _, table = change.partition(':')
+    return schema, table

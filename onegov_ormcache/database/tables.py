@@ -1,0 +1,136 @@
+"""The tables of an application's metadata, and the names that the database has for them.
+
+The package names a table as the metadata does. The database truncates long names, and always
+tells the schema. This module does not know the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import ForeignKeyConstraint, MetaData, Table
+from sqlalchemy.exc import NoReferenceError
+
+from ..errors import ConfigurationError
+from .catalog import Definition, Reference, affected
+from .notes import ANY_COLUMN, Relation, relation_of
+
+
+class Tables:
+    """The tables of several MetaData, also those that are added later.
+
+    Made by a session manager, used by all threads.
+    """
+
+    def __init__(self, metadatas: Sequence[MetaData]) -> None:
+        self._metadatas = metadatas
+        self._names: dict[Relation, frozenset[str]] = {}
+        self._folded: dict[str, frozenset[str]] = {}
+        self._size = 0
+        #: The schemas of tables that tenants share, sorted: those that the metadata names.
+        self.shared_schemas = sorted({t.schema for t in self._all() if t.schema is not None})
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all tables, with the schema of those that have one of their own."""
+        return frozenset(name for metadata in self._metadatas for name in metadata.tables)
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a table of this name."""
+        return any(name in metadata.tables for metadata in self._metadatas)
+
+    def relations(self) -> list[Relation]:
+        """Return all tables as the database names them; those of tenants without schema."""
+        return [relation_of(table) for table in self._all()]
+
+    def names_of(self, relation: Relation, tenant: str) -> frozenset[str]:
+        """Return the names that the metadata has for a relation of the database.
+
+        :param relation: with its schema.
+        :param tenant: the schema whose tables the metadata names without schema.
+        :return: none if the relation lies neither in the tenant nor in a shared schema. A
+            relation of the tenant that the metadata does not have is named as it is.
+        """
+        known = self._known()
+        names = known.get(relation, frozenset())
+        if relation.schema == tenant:
+            own = Relation(None, relation.name)
+            return names | known.get(own, frozenset({relation.name}))
+        if names or relation.schema not in self.shared_schemas:
+            return names
+        return frozenset({f'{relation.schema}.{relation.name}'})
+
+    def folded(self, name: str) -> frozenset[str]:
+        """Return the names that the metadata has for a table whose name SQLite gives, which
+        compares names without case (of ASCII letters); the name itself if it has none."""
+        found = self._known().get(Relation(None, name)) or self._folded.get(name.lower())
+        return found or frozenset({name.lower()})
+
+    def reached_from(self, name: str) -> frozenset[str]:
+        """Return the tables that change with a table, by the metadata's foreign keys."""
+        definitions: dict[Relation, Definition] = {}
+        for table in self._all():
+            relation = relation_of(table)
+            definitions[relation] = Definition(relation, 'r')
+        for table in self._all():
+            for constraint in table.foreign_key_constraints:
+                referred, reference = _reference(constraint)
+                if referred in definitions:
+                    known = definitions[referred]
+                    definitions[referred] = known._replace(
+                        references=(*known.references, reference)
+                    )
+        relations = {relation_of(t) for t in self._all() if t.fullname == name}
+        updates = {(relation, ANY_COLUMN) for relation in relations}
+        changed = affected(definitions, relations, relations, updates) or set()
+        return frozenset(n for each in changed for n in self._known().get(each, ()))
+
+    def _known(self) -> dict[Relation, frozenset[str]]:
+        """Return the metadata's names by relation; found anew if tables were added."""
+        size = sum(len(metadata.tables) for metadata in self._metadatas)
+        if size != self._size:
+            names: dict[Relation, set[str]] = {}
+            for table in self._all():
+                names.setdefault(relation_of(table), set()).add(table.fullname)
+            self._names = {relation: frozenset(found) for relation, found in names.items()}
+            self._folded = {each.name.lower(): found for each, found in self._names.items()}
+            self._size = size
+        return self._names
+
+    def _all(self) -> Iterator[Table]:
+        for metadata in self._metadatas:
+            yield from list(metadata.tables.values())
+
+
+def metadatas_of(base: Any) -> Sequence[MetaData]:
+    """Return the MetaData of ``base``, as a list.
+
+    :param base: a declarative base or MetaData, or an iterable of them.
+    :raises ConfigurationError: if it is anything else, or empty.
+    """
+    bases = list(base) if isinstance(base, Iterable) else [base]
+    metadatas = [b if isinstance(b, MetaData) else getattr(b, 'metadata', None) for b in bases]
+    if not metadatas or not all(isinstance(metadata, MetaData) for metadata in metadatas):
+        raise ConfigurationError(
+            f'base is {base!r}; expected a declarative base, or several: give the '
+            'setting base'
+        )
+    return [metadata for metadata in metadatas if metadata is not None]
+
+
+def _reference(constraint: ForeignKeyConstraint) -> tuple[Relation | None, Reference]:
+    """Return the relation that a foreign key refers to, and the key as seen from there."""
+    actions = {'CASCADE': 'c', 'SET': 'n'}
+    element = constraint.elements[0]
+    try:
+        referred = relation_of(element.column.table)
+    except NoReferenceError:
+        referred = None  # in another metadata, or in the database only
+    return referred, Reference(
+        relation_of(constraint.table),
+        frozenset(),
+        frozenset(column.name for column in constraint.columns),
+        actions.get((constraint.ondelete or '').upper().partition(' ')[0], ''),
+        actions.get((constraint.onupdate or '').upper().partition(' ')[0], ''),
+    )
