@@ -1,7 +1,7 @@
 """Values with named parts: rows, and instances of classes that the application registers.
 
-This module also finds enum classes by name. It looks classes up only in the registry and in
-modules that are imported already: stored bytes can't cause an import.
+This module also finds classes by name. It looks them up only in the registry and in modules
+that are imported already: stored bytes can't cause an import.
 """
 
 from __future__ import annotations
@@ -58,14 +58,16 @@ class _NamedTupleRecord:
         self.fields: tuple[str, ...] = tuple(cls._fields)
 
     def values(self, instance: Any) -> tuple[object, ...]:
-        _refuse_extras(instance, ())
+        refuse_extras(instance, ())
         return tuple(instance)
 
     def build(self, values: Iterable[object]) -> object:
         return tuple.__new__(self.type, values)
 
 
-class _DataclassRecord:
+class DataclassRecord:
+    """The record of a dataclass."""
+
     def __init__(self, cls: Any) -> None:
         self.type = cls
         self.name = registered_name(cls)
@@ -75,7 +77,7 @@ class _DataclassRecord:
     def values(self, instance: Any) -> tuple[object, ...]:
         if hasattr(self.type, '_sa_class_manager'):
             raise Refused(f'is of type {class_name(self.type)}, {ORM_OBJECT}')
-        _refuse_extras(instance, self.fields)
+        refuse_extras(instance, self.fields)
         try:
             return tuple([getattr(instance, name) for name in self.fields])
         except AttributeError as error:
@@ -97,12 +99,13 @@ class Registry:
     Made once per serializer, and never changed afterwards.
 
     :param types: NamedTuple, dataclass and Enum classes.
+    :param known: the records of classes that need no registration.
     :raises ConfigurationError: if one of them is of another kind, is mapped by the ORM, or
         has the same name as another.
     """
 
-    def __init__(self, types: Iterable[type]) -> None:
-        self.records: dict[str, Record] = {}
+    def __init__(self, types: Iterable[type], known: Iterable[Record] = ()) -> None:
+        self.records: dict[str, Record] = {record.name: record for record in known}
         self._enums: dict[str, EnumType] = {}
         for cls in types:
             self._add(cls)
@@ -111,14 +114,15 @@ class Registry:
         if not isinstance(cls, type):
             raise ConfigurationError(f'{_SETTING}: {cls!r} is no class.')
         name = registered_name(cls)
-        known = self._enums.get(name) or (name in self.records and self.records[name].type)
-        if known and known is not cls:
+        record = self.records.get(name)
+        known = self._enums.get(name) if record is None else record.type
+        if known is not None and known is not cls:
             raise ConfigurationError(
                 f'{_SETTING}: two classes have the name {name}. Rename one of them.'
             )
         if isinstance(cls, EnumType):
             self._enums[name] = cls
-        else:
+        elif known is None:
             self.records[name] = _record(cls)
 
     def enum(self, module: str, qualname: str) -> EnumType:
@@ -128,14 +132,20 @@ class Registry:
         """
         if registered := self._enums.get(f'{module}:{qualname}'):
             return registered
-        found: object = sys.modules.get(module)
-        for part in qualname.split('.'):
-            if not isinstance(found, (ModuleType, type)):
-                break
-            found = vars(found).get(part)
+        found = find_class(module, qualname)
         if not isinstance(found, EnumType):
             raise LookupError(f'there is no enum class {module}:{qualname}')
         return found
+
+
+def find_class(module: str, qualname: str) -> type | None:
+    """Return the class of this name; None if no module that is imported already has it."""
+    found: object = sys.modules.get(module)
+    for part in qualname.split('.'):
+        if not isinstance(found, (ModuleType, type)):
+            return None
+        found = vars(found).get(part)
+    return found if isinstance(found, type) else None
 
 
 def registered_name(cls: type) -> str:
@@ -147,7 +157,7 @@ def _record(cls: type) -> Record:
     if is_orm_object(cls):
         raise ConfigurationError(f'{_SETTING}: {class_name(cls)} is mapped, {ORM_OBJECT}')
     if is_dataclass(cls) and not issubclass(cls, _CONTAINERS):
-        return _DataclassRecord(cls)
+        return DataclassRecord(cls)
     if issubclass(cls, tuple) and hasattr(cls, '_fields'):
         return _NamedTupleRecord(cls)
     raise ConfigurationError(
@@ -155,7 +165,7 @@ def _record(cls: type) -> Record:
     )
 
 
-def _refuse_extras(instance: object, names: tuple[str, ...]) -> None:
+def refuse_extras(instance: object, names: tuple[str, ...]) -> None:
     """Raise Refused if an instance has attributes besides its fields: they would be lost.
 
     The value of a ``cached_property`` may be lost, because it is computed from the fields.

@@ -11,11 +11,20 @@ import struct
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from markupsafe import Markup
+from sqlalchemy.dialects import postgresql
 
 from onegov_ormcache.tiers.refusals import Refused, class_name
 
@@ -118,6 +127,26 @@ def _write_timedelta(value: timedelta) -> bytes:
     return _TIMEDELTA.pack(value.days, value.seconds, value.microseconds)
 
 
+def _by_text(cls: Any, code: int) -> Scalar:
+    """Return the kind of a class whose values can be read from what ``str`` returns."""
+    return Scalar(cls, code, lambda value: str(value).encode(), lambda data: cls(data.decode()))
+
+
+def _bit_strings() -> tuple[Scalar, ...]:
+    """Return the kind of SQLAlchemy's bit strings; before SQLAlchemy 2.1 there are none."""
+    cls: Any = getattr(postgresql, 'BitString', None)
+    return () if cls is None else (Scalar(cls, 33, _write_bits, lambda data: cls(data.decode())),)
+
+
+def _write_bits(value: str) -> bytes:
+    if set(value) - {'0', '1'} or vars(value):
+        raise Refused(
+            f'is a bit string of {str.__str__(value)!r} with the attributes {vars(value)}; '
+            "one that can be cached has the digits '0' and '1', and no attributes."
+        )
+    return value.encode()
+
+
 #: All kinds of scalars. A code must never be used for another kind, because stored values
 #: have it.
 SCALARS = (
@@ -130,12 +159,14 @@ SCALARS = (
     ),
     Scalar(time, 22, _write_time, _read_time),
     Scalar(timedelta, 23, _write_timedelta, lambda data: timedelta(*_TIMEDELTA.unpack(data))),
-    Scalar(
-        Decimal,
-        24,
-        lambda value: str(value).encode(),
-        lambda data: Decimal(data.decode()),
-    ),
+    _by_text(Decimal, 24),
     Scalar(UUID, 25, lambda value: value.bytes, lambda data: UUID(bytes=data)),
     Scalar(Markup, 26, write_text, lambda data: Markup(read_text(data))),
+    _by_text(IPv4Address, 27),
+    _by_text(IPv4Interface, 28),
+    _by_text(IPv4Network, 29),
+    _by_text(IPv6Address, 30),
+    _by_text(IPv6Interface, 31),
+    _by_text(IPv6Network, 32),
+    *_bit_strings(),
 )

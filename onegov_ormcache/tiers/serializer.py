@@ -18,6 +18,7 @@ from onegov_ormcache.errors import UndecodableValue, ValueNotCacheable
 from onegov_ormcache.tiers.decoding import Decoding
 from onegov_ormcache.tiers.encoding import LEAVES, SURE_LEAVES, Encoding, Kinds
 from onegov_ormcache.tiers.faults import FaultSearch
+from onegov_ormcache.tiers.ranges import range_records
 from onegov_ormcache.tiers.records import Registry
 from onegov_ormcache.tiers.refusals import MAX_DEPTH, TOO_DEEP, Refused
 
@@ -52,7 +53,7 @@ class Serializer:
     """
 
     def __init__(self, types: Iterable[type] = ()) -> None:
-        self._registry = Registry(types)
+        self._registry = Registry(types, range_records())
         self._kinds = Kinds(self._registry)
 
     def encode(self, value: object, name: str = 'value') -> Encoded:

@@ -6,6 +6,7 @@ import collections
 import enum
 import functools
 import struct
+from collections.abc import MutableSequence
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta, tzinfo
 from decimal import Decimal
@@ -200,7 +201,9 @@ def form(value: Any) -> object:
         return cls, value.replace(tzinfo=None).isoformat(), value.fold, zone_form(value.tzinfo)
     if isinstance(value, Row):
         return cls, value._fields, [form(part) for part in value]
-    if isinstance(value, list | tuple):
+    if hasattr(cls, 'lower_inc'):  # the ranges of SQLAlchemy and psycopg
+        return cls, form(value.lower), form(value.upper), value.bounds, value.isempty
+    if isinstance(value, tuple | MutableSequence):
         return cls, [form(part) for part in value]
     if isinstance(value, set | frozenset):
         return cls, sorted((form(part) for part in value), key=repr)

@@ -9,6 +9,10 @@ from zoneinfo import ZoneInfo
 
 from hypothesis import strategies as st
 from markupsafe import Markup
+from psycopg.types.multirange import Multirange
+from psycopg.types.range import Int4Range
+from psycopg.types.range import Range as PsycopgRange
+from sqlalchemy.dialects.postgresql import BitString, MultiRange, Range
 
 from tests.tiers.serializable import (
     ZURICH,
@@ -49,7 +53,21 @@ LEAVES = st.one_of(
     st.uuids(),
     st.sampled_from([*Color, *Level, *Mood, *Right, Right(0), Bits.A | Bits.B, Outer.Inner.X]),
     TEXTS.map(Markup),
+    st.ip_addresses(),
+    st.text('01').map(BitString),
 )
+BOUNDS = st.sampled_from(['[)', '(]', '[]', '()'])
+EMPTY = st.booleans()
+
+
+def ranges(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(
+        st.builds(lambda a, b, c, d: Range(a, b, bounds=c, empty=d), parts, parts, BOUNDS, EMPTY),
+        st.builds(PsycopgRange, parts, parts, BOUNDS, EMPTY),
+        st.builds(Int4Range, parts, parts, BOUNDS, EMPTY),
+    )
+
+
 KEYS = st.recursive(
     LEAVES,
     lambda parts: st.one_of(
@@ -58,6 +76,7 @@ KEYS = st.recursive(
         st.builds(Point, parts, parts),
         st.builds(Slotted, parts),
         st.tuples(parts, parts).map(lambda pair: rows(pair)[0]),
+        ranges(parts),
     ),
     max_leaves=4,
 )
@@ -70,6 +89,9 @@ def containers(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.lists(st.tuples(parts, parts)),
         st.lists(st.tuples(parts, parts)).map(lambda pairs: rows(*pairs)),
         st.lists(st.builds(Point, parts, parts)),
+        st.lists(ranges(parts)),
+        st.lists(ranges(parts)).map(MultiRange),
+        st.lists(st.builds(PsycopgRange, parts, parts, BOUNDS, EMPTY)).map(Multirange),
         st.dictionaries(TEXTS, parts),
         st.dictionaries(KEYS, parts),
         st.sets(KEYS),

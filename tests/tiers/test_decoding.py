@@ -13,6 +13,10 @@ from tests.support.examples import examples
 from tests.tiers.serializable import MODULE, TYPES, framed
 from tests.tiers.strategies import ANY_VALUE
 
+RANGE = 'psycopg.types.range:Range'
+MULTIRANGE = 'psycopg.types.multirange:Multirange'
+SQLALCHEMY_MULTIRANGE = 'sqlalchemy.dialects.postgresql.ranges:MultiRange'
+
 
 @pytest.mark.parametrize(
     'data',
@@ -45,6 +49,17 @@ from tests.tiers.strategies import ANY_VALUE
         framed(packb(Ext(20, b'02024-01-01T00:00:00 x'))),
         framed(packb(Ext(20, b'02024-01-01T00:00:00 o999999999999'))),
         framed(packb(Ext(20, b''))),
+        framed(packb(Ext(9, packb([RANGE, ['lower', 'upper', 'bounds'], [[1, 2, '[[']]])))),
+        framed(packb(Ext(9, packb([RANGE, ['lower', 'upper', 'bounds'], [[1, 2, '']]])))),
+        framed(packb(Ext(9, packb([RANGE, ['lower', 'upper', 'bounds'], [[None, 2, '[]']]])))),
+        framed(packb(Ext(9, packb([MULTIRANGE, ['ranges'], [[[1]]]])))),
+        framed(packb(Ext(9, packb([MULTIRANGE, ['ranges'], [['a']]])))),
+        framed(packb(Ext(9, packb([SQLALCHEMY_MULTIRANGE, ['ranges'], [['a']]])))),
+        framed(packb(Ext(27, b'10.0.0.256'))),
+        framed(packb(Ext(29, b'10.0.0.1/8'))),
+        framed(packb(Ext(30, b'10.0.0.1'))),
+        framed(packb(Ext(32, b'\xff'))),
+        framed(packb(Ext(33, b'012'))),
         framed(packb(Ext(23, b'123'))),
         framed(packb(Ext(24, b'x'))),
         framed(packb(Ext(25, b'123'))),

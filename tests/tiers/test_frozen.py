@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 
 import pytest
 from frozendict import frozendict
+from psycopg.types.multirange import Multirange
+from psycopg.types.range import Range as PsycopgRange
+from sqlalchemy.dialects.postgresql import MultiRange, Range
 
 from onegov_ormcache.errors import ValueNotCacheable
 from onegov_ormcache.tiers.frozen import freeze
-from onegov_ormcache.tiers.records import build_rows
+from tests.tiers.serializable import rows
 
 
 class Pair(NamedTuple):
@@ -36,7 +39,7 @@ class Changeable:
 
 def row(held: Any) -> Any:
     """A row with one column."""
-    return build_rows(['held'], [[held]])[0]
+    return rows((held,), keys=('held',))[0]
 
 
 @pytest.mark.parametrize(
@@ -46,8 +49,10 @@ def row(held: Any) -> Any:
         ({'a': {1}}, frozendict({'a': frozenset({1})})),
         (Pair([1], {2: [3]}), Pair((1,), frozendict({2: (3,)}))),
         (Pair([Holder(1)], row('x')), Pair((Holder(1),), row('x'))),
+        ({1: MultiRange([Range(1, 2)])}, frozendict({1: (Range(1, 2),)})),
+        (Multirange([PsycopgRange(1, 2)]), (PsycopgRange(1, 2),)),
     ],
-    ids=['list', 'dict', 'named tuple', 'records'],
+    ids=['list', 'dict', 'named tuple', 'records', 'multirange', "psycopg's multirange"],
 )
 def test_parts_become_immutable(value: Any, frozen: Any) -> None:
     """Lists, dicts and sets become their immutable forms, wherever they are."""
@@ -57,11 +62,17 @@ def test_parts_become_immutable(value: Any, frozen: Any) -> None:
     hash(found)
 
 
+def psycopg_range(held: Any) -> Any:
+    """A range of psycopg with one bound."""
+    return PsycopgRange(held)
+
+
+RECORDS = [Holder, row, Range, psycopg_range]
 IMMUTABLE: list[Any] = [1, 'x', (1, (2,)), frozendict({1: (2,)}), frozenset({(1,)}), Holder((1,))]
 
 
 @pytest.mark.parametrize('held', IMMUTABLE, ids=repr)
-@pytest.mark.parametrize('record', [Holder, row])
+@pytest.mark.parametrize('record', RECORDS)
 def test_records_of_immutable_parts_stay(record: Any, held: Any) -> None:
     """A row or a frozen dataclass that holds nothing mutable is given as it is."""
     value = record(held)
@@ -78,11 +89,16 @@ MUTABLE: list[Any] = [
     Holder([1]),
     Holder((1, {2: 3})),
     Pair(1, [2]),
+    MultiRange(),
+    (Multirange(),),
+    Range([1]),
+    (PsycopgRange([1]),),
+    row([1]),
 ]
 
 
 @pytest.mark.parametrize('held', MUTABLE, ids=repr)
-@pytest.mark.parametrize('record', [Holder, row])
+@pytest.mark.parametrize('record', RECORDS)
 def test_records_with_a_mutable_part_are_refused(record: Any, held: Any) -> None:
     """A row or a frozen dataclass can't be given immutable parts, so they are refused at any
     depth: requests would share what each of them can change."""

@@ -16,9 +16,15 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from ormsgpack import Ext, Fragment
+from psycopg.types.json import Jsonb
+from psycopg.types.multirange import Multirange
+from psycopg.types.range import Int4Range
+from psycopg.types.range import Range as PsycopgRange
 from sqlalchemy import select, text
+from sqlalchemy.dialects.postgresql import BitString, MultiRange, Range
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import Session, registry
 
 from onegov_ormcache.errors import UndecodableValue, ValueNotCacheable
@@ -83,6 +89,11 @@ def loose_attribute() -> object:
     return loose
 
 
+def with_attribute(value: Any) -> object:
+    value.extra = 1
+    return value
+
+
 def keyless_zone() -> datetime:
     header = b'TZif' + b'\0' * 16 + struct.pack('>6l', 0, 0, 0, 0, 1, 4)
     tables = io.BytesIO(header + struct.pack('>lbb', 0, 0, 0) + b'UTC\0')
@@ -131,6 +142,13 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (extra_attribute, "attribute 'extra' that is no field"),
     (loose_attribute, "attribute 'extra' that is no field"),
     (Unset, 'a field of it has no value .*Give each field a value'),
+    (lambda: with_attribute(BitString('1')), "bit string of '1' with the attributes {'extra': 1}"),
+    (lambda: BitString('2', False), "bit string of '2' .*the digits '0' and '1'"),
+    (lambda: with_attribute(MultiRange()), "attribute 'extra' that is no field"),
+    (lambda: with_attribute(Multirange()), "attribute 'extra' that is no field"),
+    (lambda: with_attribute(Int4Range(1)), "attribute 'extra' that is no field"),
+    (lambda: MutableDict(a=1), r'MutableDict, a subclass of dict.*dict\(\.\.\.\)'),
+    (lambda: Jsonb({}), "Jsonb, a kind that can't be cached"),
     (lambda: rows((1, 2), keys=('id', 'id'))[0], r"columns are called \['id', 'id'\].*label"),
 ]
 
@@ -152,6 +170,9 @@ PLACES: list[tuple[Callable[[Any], object], str]] = [
     (lambda part: Slotted(part), 'users.a'),
     (lambda part: rows((1, part))[0], 'users.name'),
     (lambda part: rows((1, 2), (3, part)), 'users[1].name'),
+    (lambda part: Range(1, part), 'users.upper'),
+    (lambda part: PsycopgRange(part), 'users.lower'),
+    (lambda part: MultiRange([Range(1), Range(part)]), 'users.ranges[1].lower'),
     (lambda part: [*rows((1, 2)), *rows((part, 2), keys=('a', 'b'))], 'users[1].a'),
 ]
 

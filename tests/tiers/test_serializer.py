@@ -7,20 +7,28 @@ bytes.
 from __future__ import annotations
 
 import gc
+import sys
 import uuid
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from ipaddress import ip_address, ip_interface, ip_network
 from zoneinfo import ZoneInfo
 
 import pytest
 from frozendict import frozendict
 from hypothesis import given
 from markupsafe import Markup
+from psycopg.types.multirange import Int4Multirange, Multirange
+from psycopg.types.range import DateRange
+from psycopg.types.range import Range as PsycopgRange
 from sqlalchemy import create_engine, text
+from sqlalchemy.dialects.postgresql import BitString, MultiRange, Range
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import quoted_name
 
 from onegov_ormcache.errors import UndecodableValue
+from onegov_ormcache.tiers.frozen import freeze
+from onegov_ormcache.tiers.ranges import psycopg_ranges
 from onegov_ormcache.tiers.serializer import LARGE, VERSION, Serializer
 from tests.support.examples import examples
 from tests.tiers.serializable import (
@@ -76,6 +84,17 @@ VALUES: list[object] = [
     Color.RED, Color.CRIMSON, Color.BLUE, Level.HIGH, Mood.GOOD, Outer.Inner.X, Right.READ,
     Right.READ | Right.WRITE, Right(0), Bits.A | Bits.B, Bits(4), Bits(-1), ~Bits.A,
     [Level.LOW, 1, Mood.GOOD, 'good'],
+    ip_address('10.0.0.1'), ip_address('fe80::1%eth0'), ip_address('::ffff:10.0.0.1'),
+    ip_interface('10.0.0.1/8'), ip_interface('10.0.0.1'), ip_interface('fe80::1/64'),
+    ip_network('10.0.0.0/8'), ip_network('::/0'), BitString(''), BitString('0101'),
+    [BitString('1'), '1'], {ip_address('::1'): ip_network('::1')},
+    Range(1, 3), Range(None, Decimal('1.50'), bounds='(]'), Range(empty=True), Range([1], None),
+    [Range(1, 2), Range(date(2024, 1, 1), None)], {Range(1, 2)}, MultiRange(),
+    MultiRange([Range(1, 3), Range(5, None)]), [MultiRange([Range(1, 2)]), []],
+    PsycopgRange(1, 3), PsycopgRange(None, Decimal('1.50'), '(]'), PsycopgRange(empty=True),
+    PsycopgRange(float('nan'), [1]), DateRange(date(2024, 1, 1), None), Multirange(),
+    Multirange([PsycopgRange(1, 3), PsycopgRange(5, None)]), Multirange[int]([PsycopgRange(1)]),
+    Int4Multirange([PsycopgRange(1)]), [PsycopgRange(1, 2), Range(1, 2)],
     Markup('<b>\ud800</b>'), [Markup('a'), 'a'], {'a': Markup('')},
     Point(1), Point(1, Point(2, [3])), Empty(), LooseChild(1, 2), [Point(1), Point(2)],
     [Point(1), (1, None)], {Point(1): Point(2)}, {Point(1, 2), Point(3, 4)},
@@ -94,13 +113,16 @@ IMMUTABLE: list[object] = [
     timedelta(), Decimal(1), uuid.UUID(int=1), Color.RED, Right.BOTH, Markup(''),
     rows((1, 'a'))[0], tuple(rows((1, 'a'), (2, (3,)))), Point(1, (2,)), (Point(1), Point(2)),
     Money(Decimal(1)), (Money(Decimal(1), 'x'),), Slotted(Point(1)),
+    ip_address('::1'), ip_interface('::1'), ip_network('::'), BitString('1'),
+    Range(1, 2), PsycopgRange(1, 2), rows((1, Range(1, 2)))[0],
 ]  # fmt: skip
 
 MUTABLE: list[object] = [
     [], {}, set(), ([],), ((1, {}),), ((1, [2]), (3, 4)), (set(),), rows((1, []))[0],
     tuple(rows((1, 'a'), (2, {}))), Point(1, []), (Point(1), Point(2, {})), Node('a'),
     (Node('a'),), Money(Decimal(1), [1]), Slotted({}), ({1: 2},), (({1: 'x'}, '\ud800'),),
-    Point(1, Node('a')), Box(1), (Box(1), Box(2)),
+    Point(1, Node('a')), Box(1), (Box(1), Box(2)), MultiRange(),
+    Multirange(), (MultiRange([Range(1, 2)]),), Range([1], None), PsycopgRange([1], None),
 ]  # fmt: skip
 
 
@@ -183,6 +205,22 @@ def test_a_dataclass_comes_back_without_running_its_code(serializer: Serializer)
     slotted = Slotted(1)
     object.__setattr__(slotted, 'total', 7)
     assert serializer.decode(serializer.encode(slotted).data).total == 7
+
+
+def test_psycopg_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without psycopg all else comes back, and a stored value of its classes is a miss."""
+    data = Serializer().encode([PsycopgRange(1, 2)]).data
+    others = [Range(1, 2), MultiRange([Range(1, 2)]), (ip_address('::1'), BitString('1'))]
+    psycopg_ranges.cache_clear()
+    monkeypatch.setitem(sys.modules, 'psycopg.types', None)
+    try:
+        serializer = Serializer()
+        assert form(serializer.decode(serializer.encode(others).data)) == form(others)
+        assert freeze([Range(1, 2)], 'users') == (Range(1, 2),)
+        with pytest.raises(UndecodableValue, match='psycopg'):
+            serializer.decode(data)
+    finally:
+        psycopg_ranges.cache_clear()
 
 
 def test_the_first_byte_is_the_version(serializer: Serializer) -> None:
