@@ -85,6 +85,14 @@ class ValueNotCacheable(OrmCacheError, TypeError):
     """A value, or a part of it, can't be cached; the message names the part."""
 
 
+class RowKeyError(OrmCacheError, KeyError):
+    """A cached row has no value for a column, alias, label or class that is used as a key; the
+    message has the names that it has."""
+
+    # the text of a KeyError is the repr of its message
+    __str__ = Exception.__str__
+
+
 class UndecodableValue(OrmCacheError):
     """This release of the package can't decode stored bytes; callers treat them as a miss."""
 

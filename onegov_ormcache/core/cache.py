@@ -7,6 +7,7 @@ program without Morepath makes its own.
 from __future__ import annotations
 
 import os
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Self, Unpack
@@ -88,7 +89,10 @@ class OrmCache:
             if session_manager is None
             else session_manager
         )
-        self.serializer = Serializer(settings.types)
+        self.serializer = Serializer(
+            settings.types,
+            ChainMap(*(metadata.tables for metadata in self.session_manager.metadatas)),
+        )
         self.process_tier = ProcessTier(settings.process_cache_size)
         #: Its properties.
         self.registry = Registry(self.session_manager, settings.release)

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from frozendict import frozendict
-from ormsgpack import unpackb
-from sqlalchemy.engine import Row
+from ormsgpack import packb, unpackb
+from sqlalchemy.engine import Row, RowMapping
 
 from onegov_ormcache.errors import UndecodableValue
 from onegov_ormcache.tiers import encoding as codes
-from onegov_ormcache.tiers.records import Registry, build_rows, read_member
+from onegov_ormcache.tiers.records import Registry, read_member
+from onegov_ormcache.tiers.rows import RowKeys
 from onegov_ormcache.tiers.scalars import SCALARS, read_int, read_text
 
 
@@ -26,10 +27,11 @@ class Decoding:
     here.
     """
 
-    __slots__ = ('_fault', 'registry')
+    __slots__ = ('_fault', 'registry', 'row_keys')
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, row_keys: RowKeys) -> None:
         self.registry = registry
+        self.row_keys = row_keys
         self._fault: BaseException | None = None
 
     def run(self, data: memoryview) -> Any:
@@ -75,7 +77,17 @@ def _read_enum(decoding: Decoding, payload: bytes) -> object:
 
 
 def _read_rows(decoding: Decoding, payload: bytes) -> list[Row[Any]]:
-    return build_rows(*decoding.content(payload))
+    return decoding.row_keys.build(*decoding.content(payload))
+
+
+def _read_mappings(decoding: Decoding, payload: bytes) -> list[RowMapping]:
+    return [row._mapping for row in _read_rows(decoding, payload)]
+
+
+def _read_rows_of_fields(decoding: Decoding, payload: bytes) -> list[Row[Any]]:
+    """Read rows whose bytes have no keys beside the fields, as release 0.1.0 wrote them."""
+    fields, rows = decoding.content(payload)
+    return decoding.row_keys.build(packb([fields, [[] for _ in fields]]), rows)
 
 
 def _read_records(decoding: Decoding, payload: bytes) -> list[object]:
@@ -100,8 +112,12 @@ _READERS: dict[int, Callable[[Decoding, bytes], object]] = {
     codes.FROZENDICT: _read_frozendict,
     codes.ENUM: _read_enum,
     codes.TUPLES: lambda decoding, payload: list(map(tuple, decoding.content(payload))),
-    codes.ROW: lambda decoding, payload: _read_rows(decoding, payload)[0],
-    codes.ROWS: _read_rows,
+    codes.ROW: lambda decoding, payload: _read_rows_of_fields(decoding, payload)[0],
+    codes.ROWS: _read_rows_of_fields,
+    codes.KEYED_ROW: lambda decoding, payload: _read_rows(decoding, payload)[0],
+    codes.KEYED_ROWS: _read_rows,
+    codes.MAPPING: lambda decoding, payload: _read_mappings(decoding, payload)[0],
+    codes.MAPPINGS: _read_mappings,
     codes.RECORD: lambda decoding, payload: _read_records(decoding, payload)[0],
     codes.RECORDS: _read_records,
 }

@@ -16,15 +16,17 @@ from typing import Any
 
 from frozendict import frozendict
 from ormsgpack import Ext, packb
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Row, RowMapping
 
-from onegov_ormcache.tiers.records import Record, Registry, row_fields, write_member
+from onegov_ormcache.tiers.records import Record, Registry, write_member
 from onegov_ormcache.tiers.refusals import TOO_DEEP, Refused, class_name, reason
+from onegov_ormcache.tiers.rows import RowKeys
 from onegov_ormcache.tiers.scalars import SCALARS, write_int, write_text
 
 # codes of the extensions; scalars.py has the codes of scalars
 INT, STR, TUPLE, SET, FROZENSET, DICT, ENUM = 1, 2, 3, 4, 5, 6, 7
 ROW, RECORD, TUPLES, ROWS, RECORDS, FROZENDICT = 8, 9, 10, 11, 12, 13
+KEYED_ROW, KEYED_ROWS, MAPPING, MAPPINGS = 14, 15, 16, 17
 
 #: The types of values that ormsgpack writes and reads without loss. It refuses integers that
 #: do not fit into 64 bits, and texts with lone surrogates.
@@ -122,11 +124,16 @@ class Kinds(dict[type, _Writer]):
     the values do not have enough in common.
 
     :param registry: the classes that the application registers.
+    :param row_keys: names the keys of rows.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, row_keys: RowKeys) -> None:
         super().__init__(_WRITERS)
-        self.tables: dict[type, _Table] = {tuple: _write_tuples, Row: _write_rows}
+        self.tables: dict[type, _Table] = {tuple: _write_tuples}
+        self[Row], self.tables[Row] = _row_writers(row_keys, KEYED_ROW, KEYED_ROWS, tuple)
+        self[RowMapping], self.tables[RowMapping] = _row_writers(
+            row_keys, MAPPING, MAPPINGS, lambda row: tuple(row.values())
+        )
         self._registry = registry
         for record in registry.records.values():
             self[record.type], self.tables[record.type] = _record_writers(record)
@@ -205,15 +212,26 @@ def _write_tuples(encoding: Encoding, values: Sequence[Any], room: int) -> objec
     return _ext(TUPLES, encoding.matrix(values, room))
 
 
-def _write_row(encoding: Encoding, row: Row[Any], room: int) -> object:
-    return _ext(ROW, [row_fields([row]), encoding.matrix([tuple(row)], room)])
+def _row_writers(
+    row_keys: RowKeys, one: int, many: int, values: Callable[[Any], tuple[object, ...]]
+) -> tuple[_Writer, _Table]:
+    """Return the functions that write rows, or the mappings of rows.
 
+    :param one: the code of one row.
+    :param many: the code of a list of rows.
+    :param values: returns the values of a row.
+    """
 
-def _write_rows(encoding: Encoding, rows: Sequence[Any], room: int) -> object:
-    fields = row_fields(rows)
-    if fields is None:
-        return None
-    return _ext(ROWS, [fields, encoding.matrix(list(map(tuple, rows)), room)])
+    def write_one(encoding: Encoding, row: Any, room: int) -> object:
+        return _ext(one, [row_keys.header([row]), encoding.matrix([values(row)], room)])
+
+    def write_many(encoding: Encoding, rows: Sequence[Any], room: int) -> object:
+        header = row_keys.header(rows)
+        if header is None:
+            return None
+        return _ext(many, [header, encoding.matrix(list(map(values, rows)), room)])
+
+    return write_one, write_many
 
 
 def _record_writers(record: Record) -> tuple[_Writer, _Table]:
@@ -253,6 +271,5 @@ _WRITERS: dict[type, _Writer] = {
     set: _write_set,
     frozenset: _write_frozenset,
     tuple: _write_tuple,
-    Row: _write_row,
     **{scalar.type: _scalar_writer(scalar.code, scalar.write) for scalar in SCALARS},
 }

@@ -11,10 +11,11 @@ from reprlib import Repr
 from typing import Any
 
 from frozendict import frozendict
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Row, RowMapping
 
-from onegov_ormcache.tiers.records import Record, row_fields
+from onegov_ormcache.tiers.records import Record
 from onegov_ormcache.tiers.refusals import CIRCULAR, MAX_DEPTH, TOO_DEEP, Refused
+from onegov_ormcache.tiers.rows import row_fields
 
 _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = 60
@@ -75,7 +76,10 @@ class FaultSearch:
         if kind is dict or kind is frozendict:
             return _items(value, path)
         if kind is Row:
-            return _fields(path, row_fields([value]) or [], value)
+            return _fields(path, row_fields(value), value)
+        if kind is RowMapping:
+            row_fields(value)
+            return _items(value, path)
         if record := self._records.get(kind):
             return _fields(path, record.fields, record.values(value))
         return None
@@ -95,7 +99,7 @@ def _shown(value: object) -> str:
         return f'<{type(value).__name__}>'
 
 
-def _items(value: dict[object, object], path: str) -> Iterator[tuple[object, str]]:
+def _items(value: Mapping[Any, object], path: str) -> Iterator[tuple[object, str]]:
     for key, part in value.items():
         yield key, f'key {_shown(key)} of {path}'
         yield part, f'{path}[{_shown(key)}]'

@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from frozendict import frozendict
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Row, RowMapping
 
 from ..errors import ValueNotCacheable
 from .encoding import LEAVES
@@ -36,6 +36,8 @@ def freeze(value: Any, name: str) -> Any:
         return frozenset({freeze(item, name) for item in value})
     if isinstance(value, Row):
         return _unchanged(value, tuple(value), name)
+    if isinstance(value, RowMapping):
+        return _unchanged(value, value.values(), name)
     if isinstance(value, psycopg_ranges()[0]):
         return _unchanged(value, [value.lower, value.upper], name)
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Values with named parts: rows, and instances of classes that the application registers.
+"""Values with named parts: instances of classes that the application registers.
 
 This module also finds classes by name. It looks them up only in the registry and in modules
 that are imported already: stored bytes can't cause an import.
@@ -7,16 +7,13 @@ that are imported already: stored bytes can't cause an import.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from enum import Enum, EnumType, Flag
 from functools import cached_property
 from inspect import getattr_static
 from types import ModuleType
 from typing import Any, Protocol
-
-from sqlalchemy.engine import IteratorResult, Row
-from sqlalchemy.engine.result import SimpleResultMetaData
 
 from onegov_ormcache.errors import ConfigurationError
 from onegov_ormcache.tiers.refusals import ORM_OBJECT, Refused, class_name, is_orm_object
@@ -210,33 +207,3 @@ def read_member(registry: Registry, module: str, qualname: str, text: str) -> En
     if type(member) is not cls:
         raise LookupError(f'{text} is no member of {module}:{qualname}')
     return member
-
-
-def row_fields(rows: Iterable[Row[Any]]) -> list[str] | None:
-    """Return the keys of the rows; None if the rows do not all have the same keys.
-
-    :raises Refused: if two keys of a row are the same, or a column has no name.
-    """
-    # the rows of one result share its metadata, so one row of each metadata is enough to see
-    samples = {row._parent: row for row in rows}.values()
-    keys = {row._fields for row in samples}
-    if len(keys) != 1:
-        return None
-    fields = list(keys.pop())
-    if any(len(set(fields)) != len(row) for row in samples):
-        raise Refused(
-            f'is a row whose columns are called {fields}. Give each column a name of its '
-            'own, for example with .label(...).'
-        )
-    return fields
-
-
-def build_rows(fields: list[str], rows: Sequence[Sequence[Any]]) -> list[Row[Any]]:
-    """Return rows with these keys and values.
-
-    :raises Exception: of any kind, if keys and values do not fit together.
-    """
-    if set(map(type, fields)) - {str} or set(map(len, rows)) - {len(set(fields))}:
-        raise ValueError('the rows do not fit their keys')
-    result: IteratorResult[Any] = IteratorResult(SimpleResultMetaData(fields), map(tuple, rows))
-    return list(result.all())

@@ -10,7 +10,7 @@ from dataclasses import is_dataclass
 from inspect import getattr_static
 from typing import Any
 
-from sqlalchemy.engine import FilterResult, Result, RowMapping
+from sqlalchemy.engine import FilterResult, Result
 from sqlalchemy.orm import Query
 from sqlalchemy.sql import ClauseElement
 
@@ -107,6 +107,5 @@ _ADVICE: tuple[tuple[Any, str], ...] = (
         (Iterator, AsyncIterator, MappingView, range),
         'which can be read only by iterating over it. Make it a list or a tuple.',
     ),
-    (RowMapping, 'the mapping of a row. Return the row, or convert it with dict(...).'),
     ((bytearray, memoryview), 'which is a buffer. Convert it with bytes(...).'),
 )

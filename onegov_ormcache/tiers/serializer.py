@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import gc
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ormsgpack import MsgpackEncodeError, packb
+from sqlalchemy import Table
 
 from onegov_ormcache.errors import UndecodableValue, ValueNotCacheable
 from onegov_ormcache.tiers.decoding import Decoding
@@ -21,6 +22,7 @@ from onegov_ormcache.tiers.faults import FaultSearch
 from onegov_ormcache.tiers.ranges import range_records
 from onegov_ormcache.tiers.records import Registry
 from onegov_ormcache.tiers.refusals import MAX_DEPTH, TOO_DEEP, Refused
+from onegov_ormcache.tiers.rows import RowKeys
 
 #: The version of the format. Bytes of another version can't be decoded, which is a miss.
 VERSION = 1
@@ -49,12 +51,17 @@ class Serializer:
     :param types: the NamedTuple, dataclass and Enum classes that the application
         registers (the setting ``types`` of the section ``orm_cache``). An enum class needs
         no registration if its module has it by its name.
+    :param tables: the tables of the application's metadata, by their full names: rows find
+        values by their columns.
     :raises ConfigurationError: if a class can't be registered.
     """
 
-    def __init__(self, types: Iterable[type] = ()) -> None:
+    def __init__(
+        self, types: Iterable[type] = (), tables: Mapping[str, Table] | None = None
+    ) -> None:
         self._registry = Registry(types, range_records())
-        self._kinds = Kinds(self._registry)
+        self._row_keys = RowKeys({} if tables is None else tables)
+        self._kinds = Kinds(self._registry, self._row_keys)
 
     def encode(self, value: object, name: str = 'value') -> Encoded:
         """Return the value as bytes.
@@ -89,7 +96,7 @@ class Serializer:
                 f'{VERSION} and {len(data) - _HEADER.size} bytes.'
             )
         with paused_collection(length):
-            return Decoding(self._registry).run(memoryview(data)[_HEADER.size :])
+            return Decoding(self._registry, self._row_keys).run(memoryview(data)[_HEADER.size :])
 
     def _refusal(self, value: object, name: str) -> ValueNotCacheable:
         encoding = Encoding(self._kinds, SURE_LEAVES)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import ForeignKey
-from sqlalchemy.engine import IteratorResult, Row
+from sqlalchemy.engine import IteratorResult, Row, RowMapping
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
 
@@ -201,6 +201,8 @@ def form(value: Any) -> object:
         return cls, value.replace(tzinfo=None).isoformat(), value.fold, zone_form(value.tzinfo)
     if isinstance(value, Row):
         return cls, value._fields, [form(part) for part in value]
+    if isinstance(value, RowMapping):
+        return cls, [(key, form(part)) for key, part in value.items()]
     if hasattr(cls, 'lower_inc'):  # the ranges of SQLAlchemy and psycopg
         return cls, form(value.lower), form(value.upper), value.bounds, value.isempty
     if isinstance(value, tuple | MutableSequence):

@@ -76,6 +76,7 @@ KEYS = st.recursive(
         st.builds(Point, parts, parts),
         st.builds(Slotted, parts),
         st.tuples(parts, parts).map(lambda pair: rows(pair)[0]),
+        st.tuples(parts, parts).map(lambda pair: rows(pair)[0]._mapping),
         ranges(parts),
     ),
     max_leaves=4,
@@ -88,6 +89,9 @@ def containers(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.lists(parts).map(tuple),
         st.lists(st.tuples(parts, parts)),
         st.lists(st.tuples(parts, parts)).map(lambda pairs: rows(*pairs)),
+        st.lists(st.tuples(parts, parts)).map(
+            lambda pairs: [row._mapping for row in rows(*pairs)]
+        ),
         st.lists(st.builds(Point, parts, parts)),
         st.lists(ranges(parts)),
         st.lists(ranges(parts)).map(MultiRange),

@@ -62,12 +62,17 @@ def test_parts_become_immutable(value: Any, frozen: Any) -> None:
     hash(found)
 
 
+def mapping(held: Any) -> Any:
+    """The mapping of a row with one column."""
+    return row(held)._mapping
+
+
 def psycopg_range(held: Any) -> Any:
     """A range of psycopg with one bound."""
     return PsycopgRange(held)
 
 
-RECORDS = [Holder, row, Range, psycopg_range]
+RECORDS = [Holder, row, mapping, Range, psycopg_range]
 IMMUTABLE: list[Any] = [1, 'x', (1, (2,)), frozendict({1: (2,)}), frozenset({(1,)}), Holder((1,))]
 
 
@@ -94,6 +99,7 @@ MUTABLE: list[Any] = [
     Range([1]),
     (PsycopgRange([1]),),
     row([1]),
+    row([1])._mapping,
 ]
 
 

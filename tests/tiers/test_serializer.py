@@ -18,6 +18,7 @@ import pytest
 from frozendict import frozendict
 from hypothesis import given
 from markupsafe import Markup
+from ormsgpack import Ext, packb
 from psycopg.types.multirange import Int4Multirange, Multirange
 from psycopg.types.range import DateRange
 from psycopg.types.range import Range as PsycopgRange
@@ -50,6 +51,7 @@ from tests.tiers.serializable import (
     Slotted,
     User,
     form,
+    framed,
     rows,
 )
 from tests.tiers.strategies import ANY_VALUE
@@ -104,6 +106,8 @@ VALUES: list[object] = [
     [*rows((1, 'a')), *rows((2, 'b'), keys=('nr', 'label'))], {'rows': rows((1, [2]))},
     rows((1, 'a'), keys=(quoted_name('id', quote=True), 'name')),
     [*rows((1, 'a')), (1, 'a')], [*rows((1, 'a')), *rows((2, 'b'))], rows((), keys=()),
+    rows((1, [2]))[0]._mapping, [row._mapping for row in rows((1, 'a'), (2, 'b'))],
+    [rows((1, 'a'))[0], rows((1, 'a'))[0]._mapping, rows((1, 2), keys=('a', 'b'))[0]._mapping],
     set(rows((1, 'a'), (2, 'b'))), rows((datetime(2024, 1, 1), Color.RED), (None, '\ud800')),
 ]  # fmt: skip
 
@@ -112,7 +116,7 @@ IMMUTABLE: list[object] = [
     frozenset({1, (2,)}), datetime(2024, 1, 1, tzinfo=ZURICH), date(2024, 1, 1), time(),
     timedelta(), Decimal(1), uuid.UUID(int=1), Color.RED, Right.BOTH, Markup(''),
     rows((1, 'a'))[0], tuple(rows((1, 'a'), (2, (3,)))), Point(1, (2,)), (Point(1), Point(2)),
-    Money(Decimal(1)), (Money(Decimal(1), 'x'),), Slotted(Point(1)),
+    Money(Decimal(1)), (Money(Decimal(1), 'x'),), Slotted(Point(1)), rows((1, 'a'))[0]._mapping,
     ip_address('::1'), ip_interface('::1'), ip_network('::'), BitString('1'),
     Range(1, 2), PsycopgRange(1, 2), rows((1, Range(1, 2)))[0],
 ]  # fmt: skip
@@ -121,7 +125,7 @@ MUTABLE: list[object] = [
     [], {}, set(), ([],), ((1, {}),), ((1, [2]), (3, 4)), (set(),), rows((1, []))[0],
     tuple(rows((1, 'a'), (2, {}))), Point(1, []), (Point(1), Point(2, {})), Node('a'),
     (Node('a'),), Money(Decimal(1), [1]), Slotted({}), ({1: 2},), (({1: 'x'}, '\ud800'),),
-    Point(1, Node('a')), Box(1), (Box(1), Box(2)), MultiRange(),
+    Point(1, Node('a')), Box(1), (Box(1), Box(2)), rows((1, []))[0]._mapping, MultiRange(),
     Multirange(), (MultiRange([Range(1, 2)]),), Range([1], None), PsycopgRange([1], None),
 ]  # fmt: skip
 
@@ -221,6 +225,14 @@ def test_psycopg_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
             serializer.decode(data)
     finally:
         psycopg_ranges.cache_clear()
+
+
+def test_rows_of_an_older_format_are_read(serializer: Serializer) -> None:
+    """Rows that were stored without the keys of their columns come back by name."""
+    one = serializer.decode(framed(packb(Ext(8, packb([['id', 'name'], [[1, 'a']]])))))
+    many = serializer.decode(framed(packb(Ext(11, packb([['id', 'name'], [[1, 'a'], [2, 'b']]])))))
+    assert form(one) == form(rows((1, 'a'))[0])
+    assert form(many) == form(rows((1, 'a'), (2, 'b')))
 
 
 def test_the_first_byte_is_the_version(serializer: Serializer) -> None:
