@@ -36,6 +36,7 @@ from .names import (
     OWN_SETTING,
 )
 from .notes import Relation, take_notes
+from .prepared import ANY_TENANT, keep_apart
 from .protocols import Scope, Statement
 from .statements import Understanding
 from .tables import Tables
@@ -186,7 +187,9 @@ class Postgres:
         for n, place in enumerate(places):
             parameters |= {f'place_{n}': quote(place), f'own_{n}': f',{place},'}
         begin = begin_statement(len(places))
+        keep_apart(connection, ANY_TENANT)
         row = connection.execute(begin, parameters, execution_options=INTERNAL).one()
+        keep_apart(connection, schema)
         inquiry = PostgresInquiry(connection, scope, self, marker)
         # the expression is evaluated after set_config(), but may show the old search path
         settings = row[5].split('|', 1)[1]
@@ -280,6 +283,7 @@ class Postgres:
                 text("SELECT set_config('search_path', :path, true)"),
                 {'path': search_path(schema)},
             )
+            keep_apart(connection, schema)
             for metadata in metadatas:
                 for own in sorted({t.schema for t in metadata.tables.values() if t.schema}):
                     connection.execute(CreateSchema(own, if_not_exists=True))
