@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self, Unpack
 
 from sqlalchemy.orm import Session
@@ -36,7 +36,7 @@ from .descriptors import ATTRIBUTE, CachedDescriptor, cached_descriptors
 from .listening import OutsideChanges
 from .prefetching import prefetch
 from .properties import Declaration
-from .recording import CacheEvent
+from .recording import CacheEvent, Recordings
 from .registry import Registry
 from .scope import RequestScope, innermost_scope
 from .settings import OrmCacheSettings, SettingsValues
@@ -103,8 +103,7 @@ class OrmCache:
             tags, self.registry.shared_tables, lambda: self.registry.function_tags
         )
         self.settler = Settler(self.tags, settings.lease)
-        #: The function to call with each event; None if nobody records.
-        self.recorder: Callable[[CacheEvent], None] | None = None
+        self._recordings = Recordings()
         self._pid = os.getpid()
         self._is_closed = False
         #: The listener for changes from outside; None unless the setting ``listen`` is on.
@@ -323,18 +322,19 @@ class OrmCache:
 
     # events and changes
 
-    @contextmanager
-    def recording(self) -> Iterator[list[CacheEvent]]:
-        """Record what the cache does in all threads while the block runs.
+    @property
+    def recorder(self) -> Callable[[CacheEvent], None] | None:
+        """The function to call with each event; None if nobody records."""
+        return self._recordings.recorder
 
-        :return: the events so far, oldest first.
+    def recording(self) -> AbstractContextManager[list[CacheEvent]]:
+        """Record what the cache does in all threads while a ``with`` block runs.
+
+        Blocks may overlap. Each has a list of its own.
+
+        :return: a context manager; ``as`` gives the list of the events so far, oldest first.
         """
-        events: list[CacheEvent] = []
-        before, self.recorder = self.recorder, events.append
-        try:
-            yield events
-        finally:
-            self.recorder = before
+        return self._recordings.recording()
 
     def _schema_created(self, schema: str) -> None:
         self.renew_later(schema)

@@ -5,7 +5,9 @@ This module does not know who records them.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Literal, NamedTuple, TypeAlias
 
 Tier: TypeAlias = Literal['request', 'process', 'shared', 'creator']
@@ -32,3 +34,39 @@ class CacheEvent(NamedTuple):
     def commit(cls, schema: str, tags: Collection[str]) -> CacheEvent:
         """Return the event of a commit that changed these tags."""
         return cls('commit', schema, tags=frozenset(tags))
+
+
+class Recordings:
+    """The blocks of a cache that record at present, each with a list of its own.
+
+    Made by the cache. Blocks may overlap, in one thread or in several, and end in any order.
+    """
+
+    def __init__(self) -> None:
+        # replaced and never changed, so that `_record` needs no lock
+        self._lists: tuple[list[CacheEvent], ...] = ()
+        self._lock = Lock()
+        #: The function to call with each event; None if nobody records.
+        self.recorder: Callable[[CacheEvent], None] | None = None
+
+    @contextmanager
+    def recording(self) -> Iterator[list[CacheEvent]]:
+        """Record while the block runs.
+
+        :return: the events so far, oldest first.
+        """
+        events: list[CacheEvent] = []
+        with self._lock:
+            self._lists = (*self._lists, events)
+            self.recorder = self._record
+        try:
+            yield events
+        finally:
+            with self._lock:
+                # by identity, because two lists of the same events are equal
+                self._lists = tuple(each for each in self._lists if each is not events)
+                self.recorder = self._record if self._lists else None
+
+    def _record(self, event: CacheEvent) -> None:
+        for events in self._lists:
+            events.append(event)

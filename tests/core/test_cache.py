@@ -205,6 +205,26 @@ def test_recording(cache: OrmCache, tenant: str) -> None:
     ]
 
 
+@pytest.mark.parametrize('first_ends', [True, False])
+def test_recordings_that_overlap(cache: OrmCache, tenant: str, first_ends: bool) -> None:
+    """Each of several blocks that record at once has all events of its time, in whichever order
+    they end; afterwards nothing is recorded."""
+
+    def change(name: str) -> None:
+        add(cache, tenant, User(name=name))
+
+    blocks = [cache.recording(), cache.recording()]
+    first = blocks[0].__enter__()
+    second = blocks[1].__enter__()
+    change('a')
+    blocks[0 if first_ends else 1].__exit__(None, None, None)
+    change('b')
+    blocks[1 if first_ends else 0].__exit__(None, None, None)
+    change('c')
+    assert (len(first), len(second)) == ((1, 2) if first_ends else (2, 1))
+    assert cache.recorder is None
+
+
 def test_representations_say_the_state(cache: OrmCache, tenant: str) -> None:
     """The `repr` of a cache, a scope, a snapshot and a transaction says its state."""
     namespace = cache.settings.namespace
