@@ -220,9 +220,8 @@ class OrmCache:
         :raises CacheClosedError: after :meth:`close`.
         """
         self._refuse_use_when_closed()
-        if not create and not self.session_manager.has_schema(schema):
-            self.session_manager.check_schema(schema)
-            raise UnknownSchemaError(f'The database has no schema {schema!r}')
+        if not create:
+            self.require_schema(schema)
         with self.open_scope(schema, create=create).opened() as scope:
             yield scope
 
@@ -254,6 +253,19 @@ class OrmCache:
         if create:
             self.session_manager.ensure_schema_exists(schema)
         return RequestScope(self, schema, request_tier, process_tier)
+
+    def require_schema(self, schema: str) -> None:
+        """Raise an error if the database does not have the tenant.
+
+        :raises InvalidSchemaError: if no tenant may have this name.
+        :raises UnknownSchemaError: if there is no such schema.
+        """
+        self.session_manager.check_schema(schema)
+        if not self.session_manager.has_schema(schema):
+            raise UnknownSchemaError(
+                f'The database has no schema {schema!r}; correct the name, or leave out '
+                'create=False to create it'
+            )
 
     def _refuse_use_when_closed(self) -> None:
         if self._is_closed:

@@ -231,20 +231,26 @@ class OrmCacheApp(morepath.App):
     # scopes
 
     @contextmanager
-    def request_scope(self, schema: str | None = None) -> Iterator[RequestScope]:
+    def request_scope(
+        self, schema: str | None = None, *, create: bool = True
+    ) -> Iterator[RequestScope]:
         """Open a request scope for a ``with`` block, in a script or a test for example.
 
         Changes that the block does not commit are rolled back.
 
-        :param schema: the tenant, which is created if it does not exist; by default the
-            ``schema`` that a host class provides.
+        :param schema: the tenant; by default the ``schema`` that a host class provides.
+        :param create: create the schema and its tables, if they are missing. Pass False where
+            a mistyped name should be an error.
         :raises InvalidSchemaError: if a tenant can't have this name.
+        :raises UnknownSchemaError: if there is no such schema and ``create`` is False.
         :raises ConfigurationError: if no schema is given and the host class provides none.
         """
         if schema is None and not HOST['schema'].is_provided(self):
             raise ConfigurationError('request_scope needs a schema: app.request_scope("main")')
         named = self.schema if schema is None else schema
-        with self.open_scope(named, create=True).opened() as scope:
+        if not create:
+            self.ensure_orm_cache().require_schema(named)
+        with self.open_scope(named, create=create).opened() as scope:
             yield scope
 
     def open_scope(self, schema: str, *, create: bool) -> RequestScope:

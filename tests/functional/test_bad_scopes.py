@@ -69,6 +69,25 @@ def test_unknown_tenant_is_not_created(applications: Applications, tenant: str) 
     assert tenant not in app.session_manager.list_schemas()
 
 
+def test_script_for_a_tenant_that_must_exist(applications: Applications, tenant: str) -> None:
+    """A script that says so gets an error for a name that the database does not have, and
+    nothing is created; a tenant that exists is opened."""
+    app = applications.start(Plain)
+    for opened in (
+        lambda name: app.request_scope(name, create=False),
+        lambda name: app.orm_cache.scope(name, create=False),
+    ):
+        with pytest.raises(e.UnknownSchemaError, match=f"no schema '{tenant}'"), opened(tenant):
+            pass
+        with pytest.raises(e.InvalidSchemaError), opened('../main'):
+            pass
+    assert tenant not in app.session_manager.list_schemas()
+    with app.request_scope(tenant):
+        assert app.count == 0
+    with app.request_scope(tenant, create=False):
+        assert app.count == 0
+
+
 def test_scope_without_a_schema(applications: Applications) -> None:
     """Neither request_scope nor the middleware guesses a schema."""
     app = applications.start(Plain)
