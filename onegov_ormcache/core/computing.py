@@ -15,7 +15,7 @@ from sqlalchemy.orm import Query
 from ..database.signals import tables_of
 from ..errors import AuditError, CircularPropertyError, VariantError
 from ..tags.snapshot import TABLE_TAG
-from .policies import table_tags
+from .policies import as_written, table_tags
 from .properties import Property
 from .protocols import ComputingScope
 from .runs import Run
@@ -72,7 +72,7 @@ def audit(scope: ComputingScope, run: Run) -> None:
     tables = ', '.join(sorted(tag.removeprefix(TABLE_TAG) for tag in missed))
     message = (
         f'{prop.where} read {tables}, which its policy '
-        f'{prop.declaration.cache_policy!r} does not mention: a change is not seen'
+        f'{as_written(prop.declaration.cache_policy)} does not mention: a change is not seen'
     )
     if mode == 'error':
         raise AuditError(message)

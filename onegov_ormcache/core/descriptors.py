@@ -265,8 +265,9 @@ def orm_cached(
     the attribute ``orm_cache``.
 
     :param policy: the changes that evict the property: ``'on-table-change:users'``, several
-        tables (``'on-table-change:users,groups'``), a mapped class, a function of the changed
-        object, ``'auto'`` (changes of all tables that the creator reads), or a list of these.
+        tables (``'on-table-change:users,groups'``), a mapped class, a ``Table``, a function of
+        the changed object, ``'auto'`` (changes of all tables that the creator reads), or a list
+        of these.
     :param by_role: keep a value for each role of the instance's ``identity``; short for a ``vary``
         that returns the role.
     :param vary: a function of the instance; keep a value for each key that it returns:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import inspect
-from sqlalchemy.orm import Mapper
+from sqlalchemy import Column, Table, inspect
+from sqlalchemy.orm import InstrumentedAttribute, Mapper
 
 from ..database.signals import mapped_tables
 from ..errors import PolicyError
@@ -21,9 +21,11 @@ from .objects import ObjectState, UnknownState
 
 log = logging.getLogger('onegov_ormcache')
 
-#: ``'on-table-change:users,groups'``, ``'auto'``, a mapped class, a function of the
-#: changed object, or a list of these.
-CachePolicy: TypeAlias = 'str | type | Callable[[Any], bool] | list[Any] | tuple[Any, ...]'
+#: ``'on-table-change:users,groups'``, ``'auto'``, a mapped class, a ``Table``, a function of
+#: the changed object, or a list of these.
+CachePolicy: TypeAlias = (
+    'str | type | Table | Callable[[Any], bool] | list[Any] | tuple[Any, ...]'
+)
 
 TABLES = 'on-table-change:'
 AUTO: Literal['auto'] = 'auto'
@@ -66,12 +68,18 @@ def check_policy(policy: CachePolicy, where: str) -> None:
             if part != AUTO and not (part.startswith(TABLES) and all(_names(part))):
                 raise PolicyError(
                     f'{where}: unknown policy {part!r}; use {TABLES}TABLE[,TABLE...], '
-                    'auto, a mapped class, a function of the changed object, or a list of these'
+                    'auto, a mapped class, a Table, a function of the changed object, or a list '
+                    'of these'
                 )
         elif isinstance(part, type):
             if not isinstance(inspect(part, raiseerr=False), Mapper):
                 raise PolicyError(f'{where}: the policy {part!r} is no mapped class')
-        elif not callable(part):
+        elif isinstance(part, (InstrumentedAttribute, Column)):
+            raise PolicyError(
+                f'{where}: the policy {part} is a column or attribute; a change of any row '
+                f'evicts, so name what it belongs to: policy={_owner(part)}'
+            )
+        elif not (callable(part) or isinstance(part, Table)):
             raise PolicyError(f'{where}: {part!r} can not be a policy')
 
 
@@ -92,8 +100,8 @@ def resolve_policy(policy: CachePolicy, known: Collection[str], where: str) -> P
             auto = True
         elif isinstance(part, str):
             tables.update(_names(part))
-        elif isinstance(part, type):
-            tables.update(mapped_tables(part))
+        elif isinstance(part, (type, Table)):
+            tables.update(tables_meant(part))
         else:
             functions.append(part)
     for table in sorted(tables):
@@ -103,6 +111,25 @@ def resolve_policy(policy: CachePolicy, known: Collection[str], where: str) -> P
                 f'not have; it has {", ".join(sorted(known)) or "none"}'
             )
     return Policy(frozenset(tables), tuple(functions), auto)
+
+
+def tables_meant(what: str | type | Table) -> Collection[str]:
+    """Return the names of the tables that a name, mapped class or ``Table`` stands for.
+
+    A mapped class stands for all tables that it is mapped to.
+    """
+    if isinstance(what, str):
+        return (what,)
+    if isinstance(what, Table):
+        return (what.fullname,)
+    return frozenset(mapped_tables(what))
+
+
+def as_written(policy: CachePolicy) -> str:
+    """Return a policy as a short text, for messages."""
+    if isinstance(policy, (list, tuple)):
+        return '[' + ', '.join(map(as_written, policy)) + ']'
+    return f'Table {policy}' if isinstance(policy, Table) else repr(policy)
 
 
 def depends_on_shared(
@@ -158,6 +185,14 @@ def _parts(policy: CachePolicy) -> Iterator[Any]:
             yield from _parts(part)
     else:
         yield policy
+
+
+def _owner(part: InstrumentedAttribute[Any] | Column[Any]) -> str:
+    """Return what to write as a policy instead of a column or attribute."""
+    if isinstance(part, InstrumentedAttribute):
+        return part.class_.__qualname__
+    table: Any = part.table
+    return repr(f'{TABLES}{getattr(table, "fullname", "TABLE")}')
 
 
 def _names(part: str) -> list[str]:

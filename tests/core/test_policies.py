@@ -19,9 +19,11 @@ POLICIES: dict[str, Any] = {
     'table': 'on-table-change:users',
     'tables': 'on-table-change:groups, users',
     'class': User,
+    'Table': User.__table__,
     'function': lambda obj: isinstance(obj, User),
     'auto': 'auto',
     'list': ['on-table-change:groups', User],
+    'list with a Table': [Group, User.__table__],
     'list of lists': [['on-table-change:groups'], [lambda obj: isinstance(obj, User)]],
 }
 
@@ -114,7 +116,7 @@ def test_audit_of_policies(
     refused with an error; a creator whose policy is right is neither."""
 
     class App(OrmCacheApp):
-        @orm_cached(policy='on-table-change:users')
+        @orm_cached(policy=[User.__table__])
         def wrong(self) -> Any:
             return [self.session().query(User).count(), self.session().query(Group).count()]
 
@@ -130,7 +132,7 @@ def test_audit_of_policies(
     for _ in range(2):
         assert value(app, tenant, lambda app: (app.right, app.by_function)) == ([0, 0], [0, 0])
         if audit == 'error':
-            with pytest.raises(AuditError, match=r"App\.wrong read groups.*change:users'"):
+            with pytest.raises(AuditError, match=r'App\.wrong read groups.*\[Table users\]'):
                 value(app, tenant, lambda app: app.wrong)
         else:
             assert value(app, tenant, lambda app: app.wrong) == [0, 0]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import Column, MetaData, Table
 
 from onegov_ormcache import OrmCacheApp, orm_cached, request_cached
 from onegov_ormcache import errors as e
 from tests.functional.plain import configured
 from tests.support.applications import Applications, value
+from tests.support.models import Letter, User
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,34 @@ def test_unknown_policy_is_an_error_where_it_is_written(policy: Any) -> None:
             @orm_cached(policy=policy)
             def prop(self) -> int:
                 return 1
+
+
+@pytest.mark.parametrize(
+    ('policy', 'advice'),
+    [
+        (User.name, r'policy=User'),
+        (User.groups, r'policy=User'),
+        ([Letter.title], r'policy=Letter'),
+        (User.__table__.c.name, r"policy='on-table-change:users'"),
+        (Column('name'), r"policy='on-table-change:TABLE'"),
+    ],
+)
+def test_column_is_no_policy(policy: Any, advice: str) -> None:
+    """A column or mapped attribute is refused with the policy to write instead."""
+    with pytest.raises(e.PolicyError, match=rf'test_bad_properties\.py:\d+.*{advice}$'):
+        orm_cached(policy=policy)(prop)
+
+
+def test_table_of_another_application() -> None:
+    """A `Table` that the application does not have is an error when it is committed."""
+
+    class Wrong(OrmCacheApp):
+        @orm_cached(policy=Table('elsewhere', MetaData()))
+        def prop(self) -> int:
+            return 1
+
+    with pytest.raises(e.PolicyError, match=r"Wrong\.prop.*'elsewhere'.*documents, groups"):
+        configured(Wrong).commit()
 
 
 @pytest.mark.parametrize('policy', ['nonsense', 3])
