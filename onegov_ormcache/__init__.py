@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .core.cache import OrmCache
-from .core.descriptors import OrmCacheDescriptor, orm_cached, request_cached
+from .core.decorators import orm_cached, request_cached
+from .core.descriptors import OrmCacheDescriptor
 from .database.session_manager import SessionManager
 from .errors import MissingExtraError, OrmCacheError, RetryableConflict
 

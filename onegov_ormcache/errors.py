@@ -18,8 +18,9 @@ class ConfigurationError(OrmCacheError):
 class PropertyError(OrmCacheError):
     """A cached property is declared wrongly; the message names file and line.
 
-    Also raised for a property that an object does not have, when it is prefetched, and for
-    an object with cached properties that does not say which cache they belong to.
+    Also raised for an assignment to a property, for a property that an object does not have,
+    when it is prefetched, and for an object with cached properties that does not say which cache
+    they belong to.
     """
 
 

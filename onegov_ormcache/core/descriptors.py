@@ -8,16 +8,12 @@ This module does not know how a value is found or computed.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
-
-from sqlalchemy.orm import Query
+from typing import Any, Generic, Never, NoReturn, Self, TypeVar, cast, overload
 
 from ..database.transactions import current_scope
 from ..errors import (
     OutsideScopeError,
-    PropertyConflictError,
     PropertyError,
     ValueNotCacheable,
 )
@@ -54,7 +50,8 @@ class CachedDescriptor(Generic[T]):
         computes the value.
     :param name: the property's name, if it is not the creator's.
     :raises PropertyError: if the creator can't be called with just the instance, or is a
-        coroutine or generator function.
+        coroutine or generator function; and for each assignment to the property of an
+        instance.
     """
 
     #: The functions by which the property varies, beside tenant and class.
@@ -97,6 +94,20 @@ class CachedDescriptor(Generic[T]):
             if not (modified or new or deleted):
                 return value  # type: ignore[no-any-return]
         return self if instance is None else self.load(instance)
+
+    def __set__(self, instance: Any, value: Never) -> NoReturn:
+        # without this, the value would hide the property in all requests and for all tenants
+        raise PropertyError(
+            f'{self.name} ({self.location}) is a cached property and can not be assigned: its '
+            'creator computes it. A test can replace it on the class: '
+            f'monkeypatch.setattr({type(instance).__qualname__}, {self.name!r}, ...)'
+        )
+
+    def __delete__(self, instance: Any) -> NoReturn:
+        raise PropertyError(
+            f'{self.name} ({self.location}) is a cached property and can not be deleted: a '
+            'committed change of what its policy names evicts it'
+        )
 
     def load(self, instance: Any) -> T:
         """Return the property's value for this instance; compute it if no tier has it.
@@ -245,65 +256,6 @@ class RequestCacheDescriptor(CachedDescriptor[T]):
         return RequestCacheDescriptor(self.creator, self.name)
 
 
-class OrmCachedDecorator(Protocol):
-    """The type of the decorator that :func:`orm_cached` returns."""
-
-    @overload
-    def __call__(self, creator: Creator[Query[T]]) -> OrmCacheDescriptor[tuple[T, ...]]: ...
-
-    @overload
-    def __call__(self, creator: Creator[T]) -> OrmCacheDescriptor[T]: ...
-
-
-def orm_cached(
-    policy: CachePolicy,
-    by_role: bool = False,
-    vary: Vary | None = None,
-    frozen: bool = False,
-) -> OrmCachedDecorator:
-    """Declare an orm-cached property in the body of a class: an app, a request, or another with
-    the attribute ``orm_cache``.
-
-    :param policy: the changes that evict the property: ``'on-table-change:users'``, several
-        tables (``'on-table-change:users,groups'``), a mapped class, a ``Table``, a function of
-        the changed object, ``'auto'`` (changes of all tables that the creator reads), or a list
-        of these.
-    :param by_role: keep a value for each role of the instance's ``identity``; short for a ``vary``
-        that returns the role.
-    :param vary: a function of the instance; keep a value for each key that it returns:
-        None, a number, string, date, UUID, enum member, or a tuple of these.
-    :param frozen: return the value with its lists as tuples, its dicts as frozendicts and its
-        sets as frozensets. Requests then share it, so that a large value is not decoded for
-        each.
-    :raises PropertyError: if the creator can't be called with just the instance, or
-        ``vary`` is no function.
-    :raises PolicyError: if the policy is of no known kind.
-    :raises PropertyConflictError: if the class body has such a property already.
-    """
-
-    def decorate(creator: Creator[Any]) -> OrmCacheDescriptor[Any]:
-        descriptor = OrmCacheDescriptor(policy, creator, by_role, vary=vary, frozen=frozen)
-        refuse_second(descriptor, sys._getframe(1).f_locals)
-        return descriptor
-
-    return cast('OrmCachedDecorator', decorate)
-
-
-def request_cached(creator: Creator[T]) -> RequestCacheDescriptor[T]:
-    """Declare a request-cached property in the body of a class: an app, a request, or another
-    with the attribute ``orm_cache``.
-
-    Its value is computed once per request scope, and may contain ORM objects.
-
-    :param creator: a function of the instance that computes the value.
-    :raises PropertyError: if the creator can't be called with just the instance.
-    :raises PropertyConflictError: if the class body has such a property already.
-    """
-    descriptor = RequestCacheDescriptor(creator)
-    refuse_second(descriptor, sys._getframe(1).f_locals)
-    return descriptor
-
-
 def scope_of(instance: Any, descriptor: CachedDescriptor[Any] | None = None) -> RequestScope:
     """Return the innermost current scope of the cache that an object's properties belong to.
 
@@ -364,17 +316,3 @@ def check_creator(creator: Callable[..., Any], where: str) -> None:
         pass  # a builtin function that has no signature
     if inspect.iscoroutinefunction(creator) or inspect.isgeneratorfunction(creator):
         raise PropertyError(f'{where}: a creator returns its value; it can not await or yield')
-
-
-def refuse_second(descriptor: CachedDescriptor[Any], namespace: Any) -> None:
-    """Raise :class:`PropertyConflictError` if a class body has such a property already.
-
-    :param namespace: the local variables at the place of the decorator; those of a class
-        body have ``__qualname__``.
-    """
-    other = namespace.get(descriptor.name) if '__qualname__' in namespace else None
-    if isinstance(other, CachedDescriptor):
-        raise PropertyConflictError(
-            f'{namespace["__qualname__"]} has two properties {descriptor.name!r}: '
-            f'{other.location} and {descriptor.location}'
-        )

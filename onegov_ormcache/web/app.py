@@ -35,6 +35,7 @@ from .directives import (
     PropertyAction,
     RequestCachedDirective,
     Target,
+    property_directive,
     refuse_existing,
 )
 from .host import HostAttribute
@@ -53,8 +54,8 @@ class OrmCacheApp(morepath.App):
     the cache of its root app.
     """
 
-    orm_cached = directive(OrmCachedDirective)
-    request_cached = directive(RequestCachedDirective)
+    orm_cached = property_directive(OrmCachedDirective)
+    request_cached = property_directive(RequestCachedDirective)
     _cached_property = directive(PropertyAction)
     view = directive(PrefetchingViewAction)
     json = directive(PrefetchingJsonAction)

@@ -9,18 +9,25 @@ one class are a conflict, and one in a subclass overrides the equal one of its b
 from __future__ import annotations
 
 import keyword
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, ParamSpec, Protocol
 
-from dectate import Action, Composite
+from dectate import Action, Composite, directive
+from dectate.app import BoundDirectiveMethod, DirectiveMethod
+from dectate.config import Directive
 from morepath.directive import HtmlAction, JsonAction, ViewAction
 
+from ..core.decorators import is_decorator_of
 from ..core.descriptors import CachedDescriptor, OrmCacheDescriptor, RequestCacheDescriptor
 from ..core.policies import CachePolicy
 from ..core.prefetching import prefetch
+from ..core.properties import location
 from ..core.variants import Vary
 from ..errors import PropertyConflictError, PropertyError
+
+P = ParamSpec('P')
 
 Target = Literal['app', 'request']
 
@@ -83,6 +90,38 @@ class PropertyDirective(Composite):
         action = PropertyAction(name, self.target)
         action.directive = self.directive
         yield action, self.descriptor(obj)
+
+
+class PropertyDirectiveMethod(DirectiveMethod[Any, P]):
+    """The class method of a property's directive, which refuses to be used as
+    ``@App.orm_cached``, without parentheses.
+
+    Dectate would wait for a function to be decorated, and the property would not exist.
+    """
+
+    def __get__(self, instance: Any, owner: Any, /) -> BoundPropertyDirective[P]:
+        return BoundPropertyDirective(owner, self.__func__)
+
+
+class BoundPropertyDirective(BoundDirectiveMethod[Any, P]):
+    """A :class:`PropertyDirectiveMethod` as an attribute of an app class."""
+
+    def __call__(self, *arguments: P.args, **options: P.kwargs) -> Directive:
+        creator: Any = arguments[0] if arguments else None
+        if is_decorator_of(creator, sys._getframe(1)):
+            raise PropertyError(
+                f'{creator.__name__} ({location(creator)}): a directive is used without '
+                'parentheses; write @App.orm_cached(policy=...), or @App.request_cached()'
+            )
+        # not by super(): Dectate looks for the caller's file and line at a fixed depth
+        return self.__func__(self.__objclass__, *arguments, **options)
+
+
+def property_directive(
+    action_factory: Callable[P, PropertyDirective],
+) -> PropertyDirectiveMethod[P]:
+    """Return the class method with which an app class declares properties."""
+    return PropertyDirectiveMethod(directive(action_factory).__func__)
 
 
 class OrmCachedDirective(PropertyDirective):

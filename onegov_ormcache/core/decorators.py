@@ -1,0 +1,145 @@
+"""The decorators that declare cached properties in the body of a class.
+
+This module tells a declaration from a mistaken one by the place where it stands. It does not
+know how properties are read.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from types import FrameType
+from typing import Any, NoReturn, TypeVar, TypeVarTuple, overload
+
+from sqlalchemy import Row, Select
+from sqlalchemy.orm import Query
+
+from ..errors import PropertyConflictError, PropertyError
+from .descriptors import (
+    CachedDescriptor,
+    Creator,
+    OrmCacheDescriptor,
+    RequestCacheDescriptor,
+)
+from .policies import CachePolicy
+from .properties import location
+from .variants import Vary
+
+T = TypeVar('T')
+Ts = TypeVarTuple('Ts')
+
+
+class OrmCachedDecorator:
+    """The decorator that :func:`orm_cached` returns. Its arguments are those of the latter."""
+
+    def __init__(
+        self, policy: CachePolicy, by_role: bool, vary: Vary | None, frozen: bool
+    ) -> None:
+        self._policy = policy
+        self._by_role = by_role
+        self._vary = vary
+        self._frozen = frozen
+
+    @overload
+    def __call__(self, creator: Creator[Query[T]]) -> OrmCacheDescriptor[tuple[T, ...]]: ...
+
+    @overload
+    def __call__(
+        self, creator: Creator[Select[*Ts]]
+    ) -> OrmCacheDescriptor[tuple[Row[*Ts], ...]]: ...
+
+    @overload
+    def __call__(self, creator: Creator[T]) -> OrmCacheDescriptor[T]: ...
+
+    def __call__(self, creator: Creator[Any]) -> OrmCacheDescriptor[Any]:
+        descriptor = OrmCacheDescriptor(
+            self._policy, creator, self._by_role, vary=self._vary, frozen=self._frozen
+        )
+        refuse_second(descriptor, sys._getframe(1).f_locals)
+        return descriptor
+
+    def __set_name__(self, owner: type, name: str) -> NoReturn:
+        raise without_parentheses(f'{owner.__qualname__}.{name}', self._policy)
+
+
+def orm_cached(
+    policy: CachePolicy,
+    by_role: bool = False,
+    vary: Vary | None = None,
+    frozen: bool = False,
+) -> OrmCachedDecorator:
+    """Declare an orm-cached property in the body of a class: an app, a request, or another with
+    the attribute ``orm_cache``.
+
+    :param policy: the changes that evict the property: ``'on-table-change:users'``, several
+        tables (``'on-table-change:users,groups'``), a mapped class, a ``Table``, a function of
+        the changed object, ``'auto'`` (changes of all tables that the creator reads), or a list
+        of these.
+    :param by_role: keep a value for each role of the instance's ``identity``; short for a ``vary``
+        that returns the role.
+    :param vary: a function of the instance; keep a value for each key that it returns:
+        None, a number, string, date, UUID, enum member, or a tuple of these.
+    :param frozen: return the value with its lists as tuples, its dicts as frozendicts and its
+        sets as frozensets. Requests then share it, so that a large value is not decoded for
+        each.
+    :raises PropertyError: if the creator can't be called with just the instance, ``vary`` is no
+        function, or the decorator is used without parentheses.
+    :raises PolicyError: if the policy is of no known kind.
+    :raises PropertyConflictError: if the class body has such a property already.
+    """
+
+    if is_decorator_of(policy, sys._getframe(1)):
+        raise without_parentheses(getattr(policy, '__name__', ''), policy)
+    return OrmCachedDecorator(policy, by_role, vary, frozen)
+
+
+def request_cached(creator: Creator[T]) -> RequestCacheDescriptor[T]:
+    """Declare a request-cached property in the body of a class: an app, a request, or another
+    with the attribute ``orm_cache``.
+
+    Its value is computed once per request scope, and may contain ORM objects.
+
+    :param creator: a function of the instance that computes the value.
+    :raises PropertyError: if the creator can't be called with just the instance.
+    :raises PropertyConflictError: if the class body has such a property already.
+    """
+    descriptor = RequestCacheDescriptor(creator)
+    refuse_second(descriptor, sys._getframe(1).f_locals)
+    return descriptor
+
+
+def is_decorator_of(function: object, frame: FrameType) -> bool:
+    """Return whether a frame calls a decorator that stands directly above a function.
+
+    The frame has made the function itself, and is still within the function's lines.
+    """
+    code = getattr(inspect.unwrap(function) if callable(function) else None, '__code__', None)
+    if code is None or code.co_name == '<lambda>':
+        return False
+    lines = [line for _, _, line in code.co_lines() if line is not None]
+    return (
+        any(constant is code for constant in frame.f_code.co_consts)
+        and code.co_firstlineno <= frame.f_lineno <= max(lines)
+    )
+
+
+def without_parentheses(name: str, policy: object) -> PropertyError:
+    """Return the error of a declaration whose policy is the creator."""
+    return PropertyError(
+        f'{name} ({location(policy)}): orm_cached is used without a policy, so that the creator '
+        'is taken for one; write @orm_cached(policy=...)'
+    )
+
+
+def refuse_second(descriptor: CachedDescriptor[Any], namespace: Any) -> None:
+    """Raise :class:`PropertyConflictError` if a class body has such a property already.
+
+    :param namespace: the local variables at the place of the decorator; those of a class
+        body have ``__qualname__``.
+    """
+    other = namespace.get(descriptor.name) if '__qualname__' in namespace else None
+    if isinstance(other, CachedDescriptor):
+        raise PropertyConflictError(
+            f'{namespace["__qualname__"]} has two properties {descriptor.name!r}: '
+            f'{other.location} and {descriptor.location}'
+        )
