@@ -48,6 +48,10 @@ class UnknownSchemaError(OrmCacheError, LookupError):
     """The database has no schema of this name, and the caller does not let it be created."""
 
 
+class UnknownTableError(OrmCacheError, LookupError):
+    """A change of a table is reported that the application does not have."""
+
+
 class CacheClosedError(OrmCacheError):
     """A cache is used after it was closed, when others may change the database unnoticed."""
 

@@ -34,6 +34,7 @@ from ..tiers.serializer import Serializer
 from ..tiers.shared import MemoryTier, RedisTier, SharedTier
 from .descriptors import ATTRIBUTE, CachedDescriptor, cached_descriptors
 from .listening import OutsideChanges
+from .marking import TableName, mark_changed
 from .prefetching import prefetch
 from .properties import Declaration
 from .recording import CacheEvent, Recordings
@@ -333,6 +334,19 @@ class OrmCache:
         return stamp is not None and self.shared_tier.fill(schema, key, stored, stamp)
 
     # events and changes
+
+    def mark_changed(self, *tables: TableName) -> None:
+        """Report a change that nothing of the package can see, such as one by another program.
+
+        It is part of the current scope's transaction, like any other change: what depends on
+        the tables is evicted when the session commits.
+
+        :param tables: names of tables, mapped classes, or ``Table`` objects.
+        :raises UnknownTableError: if the application has no such table.
+        :raises OutsideScopeError: outside of a scope.
+        """
+        scope = self.current_scope()
+        mark_changed(scope, scope.session(), tables)
 
     @property
     def recorder(self) -> Callable[[CacheEvent], None] | None:

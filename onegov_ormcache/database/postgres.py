@@ -208,6 +208,10 @@ class Postgres:
     def executed(self, connection: Connection, context: ExecutionContext | None) -> None:
         """Return None: :meth:`executing` has told."""
 
+    def assign_id(self, connection: Connection) -> None:
+        """Give the transaction an id, if it has none yet."""
+        connection.exec_driver_sql('SELECT pg_current_xact_id()', execution_options=INTERNAL)
+
     def lost_savepoint(self, dbapi_connection: Any) -> bool:
         """Return False: what the driver does by itself is unclear in any case."""
         return False

@@ -154,6 +154,9 @@ class SQLite:
             refuse_control(sql)
         authorizer_of(connection.connection.dbapi_connection).announced = True
 
+    def assign_id(self, connection: Connection) -> None:
+        """Do nothing: SQLite has no transaction ids."""
+
     def executed(
         self, connection: Connection, context: ExecutionContext | None
     ) -> Statement:

@@ -17,6 +17,7 @@ from dogpile.cache import CacheRegion
 from sqlalchemy.orm import Session
 
 from ..core.descriptors import CachedDescriptor, OrmCacheDescriptor, scope_of
+from ..core.marking import TableName, mark_changed
 from ..core.policies import resolve_policy
 from ..core.prefetching import prefetch
 from ..core.recording import CacheEvent
@@ -283,6 +284,16 @@ class OrmCacheApp(morepath.App):
         :raises OutsideScopeError: outside of a request scope.
         """
         prefetch((self,), names)
+
+    def mark_changed(self, *tables: TableName) -> None:
+        """Report a change that nothing of the package can see; see
+        :meth:`.OrmCache.mark_changed`.
+
+        :param tables: names of tables, mapped classes, or ``Table`` objects.
+        :raises UnknownTableError: if the application has no such table.
+        :raises OutsideScopeError: outside of a request scope.
+        """
+        mark_changed(scope_of(self), self.session(), tables)
 
     # attributes that a host class may replace
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from onegov_ormcache import OrmCacheApp, orm_cached
+from onegov_ormcache import OrmCacheApp, OrmCacheError, orm_cached
 from onegov_ormcache.steps import Step
 from tests.consistency.interleaving import before
 from tests.support.applications import Applications, change, committed, value
@@ -135,6 +135,16 @@ def test_replica_is_no_witness(
             scope.session().add(User(name='b'))
         for each in (third, app):
             assert value(each, tenant, names) == ['a', 'b']
+
+
+def test_replica_changes_nothing(
+    on_servers: Applications, standby: str, tenant: str
+) -> None:
+    """A change that is reported in a transaction of a replica is an error."""
+    change(on_servers.start(Town), tenant, User(name='a'))
+    reader = on_servers.start(Town, dsn=standby)
+    with reader.request_scope(tenant), pytest.raises(OrmCacheError, match='of the primary'):
+        reader.mark_changed('users')
 
 
 class paused:

@@ -1,0 +1,71 @@
+"""Changes that an application reports by hand, because nothing of the package can see them.
+
+This module turns what is reported into tags of the scope's transactions. It does not know how
+these evict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from sqlalchemy import Table, inspect
+from sqlalchemy.orm import Mapper, Session
+
+from ..errors import OrmCacheError, UnknownTableError
+from .policies import table_tags, tables_meant
+from .scope import RequestScope
+
+#: The name of a table, a mapped class, or a ``Table``.
+TableName: TypeAlias = 'str | type | Table'
+
+
+def mark_changed(scope: RequestScope, session: Session, tables: Iterable[TableName]) -> None:
+    """Treat tables as changed by a session's transaction, and with them the tables that the
+    database changes by foreign keys.
+
+    No object stands for such a change, so it concerns all function policies. The values that
+    depend on it are evicted when the transaction commits; until then, this scope reads them
+    from the database.
+
+    :param session: a session of the scope; its transaction begins, if it has not begun.
+    :raises UnknownTableError: if the metadata has no such table.
+    :raises OrmCacheError: if the scope is not told of the session's transactions, or if it reads
+        from a replica.
+    """
+    manager = scope.session_manager
+    named = {name for each in tables for name in _names(each)}
+    for name in sorted(named):
+        if not manager.has_table(name):
+            raise UnknownTableError(
+                f'mark_changed: the application has no table {name!r}; it has '
+                f'{", ".join(sorted(manager.tables)) or "none"}'
+            )
+    if not named:
+        return
+    connection = session.connection()  # begins a transaction, if there is none
+    if not scope.transactions:
+        raise OrmCacheError(
+            f'mark_changed: the session {session!r} is not one of the session manager, so its '
+            'commit would evict nothing'
+        )
+    if scope.on_replica:
+        raise OrmCacheError(
+            f'mark_changed: {scope.schema} is read from a replica, where no transaction changes '
+            'anything; mark the change in a transaction of the primary'
+        )
+    # a transaction without an id counts as one that wrote nothing
+    manager.database.assign_id(connection)
+    affected = frozenset().union(*map(manager.reached_from, named))
+    scope.changed(table_tags(affected) | scope.cache.registry.function_tags)
+    if manager.on_table_change.receivers:
+        manager.on_table_change.send(scope.schema, tables=affected)
+
+
+def _names(each: TableName) -> tuple[str, ...]:
+    is_mapped = isinstance(each, type) and isinstance(inspect(each, raiseerr=False), Mapper)
+    if isinstance(each, (str, Table)) or is_mapped:
+        return tuple(tables_meant(each))
+    raise UnknownTableError(
+        f'mark_changed: {each!r} is no name of a table, mapped class or Table'
+    )
