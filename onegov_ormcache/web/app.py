@@ -30,6 +30,7 @@ from ..tiers.process import Slot
 from .cache import ROOT_ATTRIBUTE, AppCache, descriptors_of
 from .directives import (
     OrmCachedDirective,
+    Prefetch,
     PrefetchingHtmlAction,
     PrefetchingJsonAction,
     PrefetchingViewAction,
@@ -67,6 +68,9 @@ class OrmCacheApp(morepath.App):
     # the names of the properties that directives have installed on the class
     _installed_properties: ClassVar[list[str]] = []
 
+    #: What the views of the committed class prefetch.
+    prefetches: ClassVar[list[Prefetch]] = []
+
     #: True from :meth:`setup_orm_cache` to :meth:`close_orm_cache`.
     is_orm_cache_setup = False
 
@@ -81,6 +85,7 @@ class OrmCacheApp(morepath.App):
         for name in vars(cls).get('_installed_properties', ()):
             delattr(cls, name)
         cls._installed_properties = []
+        cls.prefetches = []
         cls.request_class = own_request_class(cls)
 
     @classmethod
@@ -123,6 +128,11 @@ class OrmCacheApp(morepath.App):
                 refuse_existing(owner, descriptor, where)
                 if tables is not None and isinstance(descriptor, OrmCacheDescriptor):
                     resolve_policy(descriptor.cache_policy, tables, where)
+            if issubclass(app_class, OrmCacheApp):
+                # a request has the properties of all apps that the answering one is mounted in
+                requests = (app_class.request_class, *(each.request_class for each in discovered))
+                for views in app_class.prefetches:
+                    views.check((app_class, *requests))
         return discovered
 
     @classmethod

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import keyword
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
-from typing import Any, Literal, ParamSpec, Protocol
+from typing import Any, Literal, NamedTuple, ParamSpec, Protocol
 
 from dectate import Action, Composite, directive
 from dectate.app import BoundDirectiveMethod, DirectiveMethod
@@ -182,8 +182,36 @@ class Prefetching:
         self.prefetch = (prefetch,) if isinstance(prefetch, str) else tuple(prefetch)
 
     def perform(self, obj: Any, **config: Any) -> None:
-        view = prefetching(obj, self.prefetch) if self.prefetch else obj
+        view = obj
+        if self.prefetch:
+            view = prefetching(obj, self.prefetch)
+            # the properties may be installed later, so the app class checks the names at the end
+            action: Any = self
+            where = action.code_info.filelineno() if action.code_info else '?'
+            config['app_class'].prefetches.append(Prefetch(where, self.prefetch))
         super().perform(view, **config)  # type: ignore[misc]
+
+
+class Prefetch(NamedTuple):
+    """The names that a view's option ``prefetch`` gives, with the file and line of the view."""
+
+    where: str
+    names: tuple[str, ...]
+
+    def check(self, owners: Iterable[type]) -> None:
+        """Raise :class:`PropertyError` for a name that is no orm-cached property.
+
+        :param owners: the classes whose properties the names may be: that of the app, and those
+            of the requests that it may answer.
+        """
+        owners = tuple(owners)
+        for name in self.names:
+            found = [getattr(owner, name, None) for owner in owners]
+            if not any(isinstance(each, OrmCacheDescriptor) for each in found):
+                raise PropertyError(
+                    f'{self.where}: prefetch names {name!r}, which is no orm-cached property of '
+                    f'{owners[0].__qualname__} or of its requests'
+                )
 
 
 def prefetching(view: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:

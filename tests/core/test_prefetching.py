@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from webtest import TestApp as Client
 
-from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, orm_cached
+from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, orm_cached, request_cached
 from onegov_ormcache.errors import PropertyError
 from tests.support.applications import Applications, change
 from tests.support.counting import Runs
@@ -52,11 +52,6 @@ def plain(self: Root, request: Any) -> str:
     return str(request.app.p1)
 
 
-@App.json(model=Root, name='wrong', prefetch=['nothing'])
-def wrong(self: Root, request: Any) -> Any:
-    return None
-
-
 def test_view_option(on_servers: Applications, tenant: str, redis_ops: Any) -> None:
     """A view that names its properties costs two commands in a new process, then one."""
     app = on_servers.start(App)
@@ -93,8 +88,52 @@ def test_unknown_names(applications: Applications, tenant: str) -> None:
     app = applications.start(App)
     with app.request_scope(tenant), pytest.raises(PropertyError, match=r"App has no .*'runs'"):
         app.prefetch('p1', 'runs')
-    with pytest.raises(PropertyError, match='nothing'):
-        Client(OrmCacheMiddleware(app, schema=tenant)).get('/wrong')
+
+
+@pytest.mark.parametrize('directive', ['view', 'json', 'html'])
+@pytest.mark.parametrize('names', [['p1', 'nothing'], 'nothing', ['runs'], ['passing']])
+def test_unknown_names_of_a_view(directive: str, names: Any) -> None:
+    """A view that names anything but orm-cached properties is an error when the app is committed,
+    with the view's file and line."""
+
+    class Wrong(App):
+        @request_cached
+        def passing(self) -> int:
+            return 1
+
+    @getattr(Wrong, directive)(model=Root, name='wrong', prefetch=names)
+    def wrong(self: Root, request: Any) -> str:
+        return ''
+
+    named = names if isinstance(names, str) else names[-1]
+    with pytest.raises(
+        PropertyError, match=rf'test_prefetching\.py", line \d+: .* {named!r}.* of .*Wrong or'
+    ):
+        Wrong.commit()
+
+
+def test_view_that_names_properties_of_the_root_app(on_servers: Applications, tenant: str) -> None:
+    """A mounted app's view may name its own properties, and those that the root app's requests
+    have; the mounted app alone is not committed with the latter."""
+
+    class Mounted(OrmCacheApp):
+        @orm_cached(policy=User)
+        def users(self) -> int:
+            return self.session().query(User).count()
+
+    class Town(App):
+        pass
+
+    @Mounted.json(model=Root, prefetch=['users', 'of_request'])
+    def both(self: Root, request: Any) -> Any:
+        return [request.app.users, request.of_request]
+
+    Mounted.path(path='')(Root)
+    Town.mount(app=Mounted, path='/mounted')(lambda: Mounted())
+    app = on_servers.start(Town)
+    assert Client(OrmCacheMiddleware(app, schema=tenant)).get('/mounted').json == [0, 0]
+    with pytest.raises(PropertyError, match=r"'of_request'"):
+        Mounted.commit()
 
 
 def test_body_property_is_found(applications: Applications, tenant: str) -> None:
