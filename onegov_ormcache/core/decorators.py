@@ -76,7 +76,7 @@ def orm_cached(
         the changed object, ``'auto'`` (changes of all tables that the creator reads), or a list
         of these.
     :param by_role: keep a value for each role of the instance's ``identity``; short for a ``vary``
-        that returns the role.
+        that returns the role. The instance must have this attribute, which may be None.
     :param vary: a function of the instance; keep a value for each key that it returns:
         None, a number, string, date, UUID, enum member, or a tuple of these.
     :param frozen: return the value with its lists as tuples, its dicts as frozendicts and its

@@ -123,7 +123,7 @@ class CachedDescriptor(Generic[T]):
         value = descriptor.read(scope, instance, prop)
         # otherwise the snapshot has ended, and the value is not in the request tier either
         if number == scope.snapshot_number:
-            role = role_of(instance) if self.varies else None
+            role = role_of(instance) if self.varies and self.vary is None else None
             scope.remember_hit(self, instance, value, self.variant(instance), role)
         return value
 
@@ -136,6 +136,7 @@ class CachedDescriptor(Generic[T]):
 
         :return: ``''`` if the property has no variants.
         :raises VariantError: if ``vary`` returns a value that can't be part of a key.
+        :raises PropertyError: if it varies by role, and the instance has no identity.
         """
         if not self.varies:
             return ''
@@ -162,7 +163,8 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
     :param cache_policy: the changes that evict the property, see :func:`orm_cached`.
     :param creator: a function of the instance that computes the value. If it returns a
         ``Query`` or ``select()``, the value is a tuple of all rows.
-    :param by_role: keep a value for each role of ``instance.identity``.
+    :param by_role: keep a value for each role of ``instance.identity``. A read on an instance
+        that has no such attribute is a :class:`PropertyError`.
     :param name: the property's name, if it is not the creator's.
     :param vary: a function of the instance; keep a value for each key that it returns.
     :param frozen: make lists, dicts and sets in the value immutable, so that requests can
@@ -205,6 +207,15 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
         The full key, under which the value is kept, has release and class before the name.
         """
         return self.name + self.variant(instance)
+
+    def variant(self, instance: Any) -> str:
+        if self.by_role and not hasattr(instance, 'identity'):
+            raise PropertyError(
+                f'{self.name} ({self.location}): by_role needs the role of '
+                f'{type(instance).__qualname__}.identity, and there is no such attribute: all '
+                'users would share one value. Set it to the user, or to None for no user'
+            )
+        return super().variant(instance)
 
     def read(self, scope: RequestScope, instance: Any, prop: Property) -> T:
         key = prop.key + self.variant(instance)

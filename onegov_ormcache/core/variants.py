@@ -22,7 +22,7 @@ PLAIN = (bool, int, float, str, bytes, datetime.date, datetime.timedelta, uuid.U
 
 
 def role_of(instance: Any) -> Any:
-    """Return the role of an app's or request's identity; None if it has none.
+    """Return the role of an app's or request's identity; None if the identity has none.
 
     It is the ``vary`` function of properties with ``by_role``.
     """

@@ -107,6 +107,8 @@ def test_variants_are_not_hidden(applications: Applications, tenant: str) -> Non
         return 'de'
 
     class App(OrmCacheApp):
+        identity = None
+
         @orm_cached(policy=User, vary=language)
         def inner(self) -> int:
             return 1

@@ -378,6 +378,8 @@ def test_property_that_hides_a_role(applications: Applications, tenant: str) -> 
     """A property that is the same for all roles can't read one that is not."""
 
     class Roles(OrmCacheApp):
+        identity = None
+
         @orm_cached(policy='on-table-change:users', by_role=True)
         def mine(self) -> int:
             return 1
@@ -389,3 +391,26 @@ def test_property_that_hides_a_role(applications: Applications, tenant: str) -> 
     app = applications.start(Roles)
     with pytest.raises(e.VariantError, match=r'Roles\.ours reads .*Roles\.mine'):
         value(app, tenant, lambda app: app.ours)
+
+
+@pytest.mark.parametrize('vary', [None, lambda app: 1])
+def test_role_without_identity(applications: Applications, tenant: str, vary: Any) -> None:
+    """A property by role can't be read on an app that has no identity, and nothing is stored; it
+    can as soon as there is one. A property that varies by something else needs none."""
+
+    class Roles(OrmCacheApp):
+        @orm_cached(policy='on-table-change:users', by_role=True, vary=vary)
+        def mine(self) -> str:
+            return str(self.identity)
+
+        @orm_cached(policy='on-table-change:users', vary=lambda app: 1)
+        def ours(self) -> int:
+            return 1
+
+    app: Any = applications.start(Roles)
+    for read in (lambda app: app.mine, lambda app: app.prefetch('mine')):
+        with pytest.raises(e.PropertyError, match=r'^mine \(.*\.py:\d+\).*Roles\.identity'):
+            value(app, tenant, read)
+    assert value(app, tenant, lambda app: (app.ours, app.ours)) == (1, 1)
+    app.identity = None
+    assert value(app, tenant, lambda app: (app.mine, app.mine)) == ('None', 'None')

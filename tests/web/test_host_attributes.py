@@ -123,6 +123,8 @@ def test_descriptor_keeps_the_names_of_the_seed(
     """Attributes and methods of OrmCacheDescriptor that hosts use are there."""
 
     class App(OrmCacheApp):
+        identity = None
+
         @orm_cached(policy='on-table-change:users', by_role=True)
         def users(self) -> Any:
             """All users."""
