@@ -1,6 +1,7 @@
 """The rules for a creator's run: its dependencies, its audit, and whether it may be stored.
 
-This module knows what a run has recorded. It does not know the tiers.
+This module knows what a run has recorded, and how large a value is. It does not look into the
+tiers.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from sqlalchemy.orm import Query
 from ..database.signals import tables_of
 from ..errors import AuditError, CircularPropertyError, VariantError
 from ..tags.snapshot import TABLE_TAG
+from ..tiers.process import bytes_taken
+from ..tiers.serializer import Encoded
 from .policies import as_written, table_tags
 from .properties import Property
 from .protocols import ComputingScope
 from .runs import Run
+from .settings import OrmCacheSettings
 
 log = logging.getLogger('onegov_ormcache')
 
@@ -79,6 +83,27 @@ def audit(scope: ComputingScope, run: Run) -> None:
     _warn_once(prop, message)
 
 
+def report_size(settings: OrmCacheSettings, prop: Property, encoded: Encoded) -> None:
+    """Log, once, that a value is larger than the whole process tier.
+
+    A process tier without any room is taken for intended, and nothing is logged.
+    """
+    size = settings.process_cache_size
+    is_shared = encoded.immutable or prop.declaration.frozen
+    if not size or bytes_taken(encoded, is_shared) <= size:
+        return
+    if settings.redis_url is None and bytes_taken(encoded, is_shared=False) > size:
+        effect = 'it is not stored, and each request computes it'
+    else:
+        effect = 'this process does not keep it, and each request fetches and decodes it'
+    _warn_once(
+        prop,
+        f'{prop.where} has a value of {len(encoded.data):,} bytes, which does not fit into '
+        f'process_cache_size={size:,}: {effect}. Make the setting larger, or the value smaller',
+        subject='size',
+    )
+
+
 def refuse_cycle(runs: Sequence[Run], prop: Property) -> None:
     """Raise :class:`CircularPropertyError` if the property's creator is running already."""
     if any(run.prop is prop for run in runs):
@@ -98,7 +123,12 @@ def refuse_variant(reader: Property, prop: Property) -> NoReturn:
     )
 
 
-def _warn_once(prop: Property, message: str) -> None:
-    if message not in prop.logged:
-        prop.logged.add(message)
+def _warn_once(prop: Property, message: str, subject: str | None = None) -> None:
+    """Log a message about a property, unless one of the same subject was logged.
+
+    :param subject: what it is about; by default the whole message.
+    """
+    subject = subject or message
+    if subject not in prop.logged:
+        prop.logged.add(subject)
         log.warning('%s', message)

@@ -59,7 +59,7 @@ class Property:
         self.tags = policy.tags | ({self.function_tag} if self.function_tag else set())
         #: True if the last run could not be stored, so that nobody should wait for a run.
         self.never_stored = False
-        #: The messages about it that were logged; each is logged once.
+        #: The messages about it that were logged, or their subjects; each is logged once.
         self.logged: set[str] = set()
 
     def __repr__(self) -> str:

@@ -19,7 +19,14 @@ from ..tiers.frozen import freeze
 from ..tiers.process import Slot, StoredValue
 from ..tiers.request import TierEntry
 from ..tiers.serializer import Encoded
-from .computing import audit, is_storable, learn, refuse_cycle, refuse_variant
+from .computing import (
+    audit,
+    is_storable,
+    learn,
+    refuse_cycle,
+    refuse_variant,
+    report_size,
+)
 from .properties import Property
 from .protocols import ComputingScope, LookupScope, ReadingScope
 from .recording import CacheEvent, Tier
@@ -267,6 +274,7 @@ class Reading(Lookup):
             audit(scope, run)
         run.tags |= prop.tags
         encoded = self.scope.cache.serializer.encode(value, prop.name)
+        report_size(scope.cache.settings, prop, encoded)
         # decode the bytes, so that the first caller gets the same value as all others
         value = self.decode(encoded.data)
         tags = frozenset(run.tags)

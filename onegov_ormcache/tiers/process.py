@@ -48,7 +48,14 @@ class ProcessTier(BoundedCache[Slot]):
         super().__init__(size, _size)
 
 
+def bytes_taken(encoded: Encoded, is_shared: bool) -> int:
+    """Return the number of bytes that a value takes in the process tier.
+
+    :param is_shared: True if all requests share the value itself, which is kept beside its bytes
+        then, and takes about three times their size.
+    """
+    return OVERHEAD + (4 if is_shared else 1) * len(encoded.data)
+
+
 def _size(slot: Slot) -> int:
-    # an immutable value is kept beside its bytes, and takes about three times their size
-    factor = 1 if slot.value is None else 4
-    return OVERHEAD + factor * len(slot.stored.encoded.data)
+    return bytes_taken(slot.stored.encoded, slot.value is not None)

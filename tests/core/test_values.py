@@ -9,6 +9,8 @@ from sqlalchemy import select
 
 from onegov_ormcache import OrmCacheApp, orm_cached
 from tests.support.applications import Applications, change, value
+from tests.support.counting import Runs
+from tests.support.creators import user_count
 from tests.support.models import User
 
 
@@ -113,3 +115,52 @@ def test_frozen(applications: Applications, tenant: str) -> None:
         with pytest.raises((AttributeError, TypeError)):
             change_it()
     assert value(app, tenant, lambda app: app.outer) == [seen[0]]
+
+
+def test_values_that_are_too_large(
+    applications: Applications, tenant: str, runs: Runs, caplog: Any
+) -> None:
+    """A value that does not fit into the process tier, which a text fills four times as much as
+    its bytes, is logged once per property, with its size and what follows."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy=User)
+        def small(self) -> str:
+            return 'x' * 100
+
+        @orm_cached(policy=User)
+        def large(self) -> str:
+            runs('large')
+            return 'x' * (4_000 + user_count(self))
+
+        @orm_cached(policy=User)
+        def huge(self) -> Any:
+            runs('huge')
+            return ['x' * (20_000 + user_count(self))]
+
+    app = applications.start(App, process_cache_size=10_000)
+    for name in 'ab':
+        for _ in range(2):
+            value(app, tenant, lambda app: (app.small, app.large, app.huge))
+        change(app, tenant, User(name=name))
+    on_servers = applications.backend.name == 'servers'
+    assert (runs.count('large'), runs.count('huge')) == (2, 2 if on_servers else 4)
+    large, huge = (record.getMessage() for record in caplog.records)
+    assert 'App.large has a value of 4,0' in large
+    assert 'process_cache_size=10,000' in large
+    assert 'each request fetches and decodes it' in large
+    assert 'App.huge has a value of 20,0' in huge
+    assert ('fetches' if on_servers else 'each request computes it') in huge
+
+
+def test_no_process_tier(applications: Applications, tenant: str, caplog: Any) -> None:
+    """With a process tier of no bytes, nothing is too large."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy=User)
+        def large(self) -> str:
+            return 'x' * 10_000
+
+    app = applications.start(App, process_cache_size=0)
+    assert value(app, tenant, lambda app: len(app.large)) == 10_000
+    assert caplog.records == []
