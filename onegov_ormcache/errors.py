@@ -114,7 +114,8 @@ class VariantError(OrmCacheError):
 
 
 class AuditError(OrmCacheError):
-    """A creator read a table that its policy does not mention (setting ``audit='error'``)."""
+    """A creator read a table that its policy does not mention, or something of a request that its
+    value does not vary by (setting ``audit='error'``)."""
 
 
 class RetryableConflict(OrmCacheError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Self, Unpack
 
 from sqlalchemy.orm import Session
@@ -206,6 +206,11 @@ class OrmCache:
         """Return the cached property of this name that an object has; None if it has none."""
         found = getattr(type(instance), name, None)
         return found if isinstance(found, CachedDescriptor) else None
+
+    def watching(self, instance: Any) -> AbstractContextManager[None]:
+        """Return a context manager in which the creator of an orm-cached property of the object
+        runs; here it does nothing."""
+        return nullcontext()
 
     # scopes
 

@@ -74,13 +74,24 @@ def audit(scope: ComputingScope, run: Run) -> None:
     if mode == 'off' or not missed or prop.functions:
         return
     tables = ', '.join(sorted(tag.removeprefix(TABLE_TAG) for tag in missed))
-    message = (
+    report(
+        mode,
+        prop,
         f'{prop.where} read {tables}, which its policy '
-        f'{as_written(prop.declaration.cache_policy)} does not mention: a change is not seen'
+        f'{as_written(prop.declaration.cache_policy)} does not mention: a change is not seen',
     )
+
+
+def report(mode: str, prop: Property, message: str) -> None:
+    """Report what an audit has found about a property; a warning is logged once.
+
+    :param mode: the setting ``audit``.
+    :raises AuditError: if the mode is ``'error'``.
+    """
     if mode == 'error':
         raise AuditError(message)
-    _warn_once(prop, message)
+    if mode == 'warn':
+        _warn_once(prop, message)
 
 
 def report_size(settings: OrmCacheSettings, prop: Property, encoded: Encoded) -> None:

@@ -223,6 +223,10 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
             self.used_cache_keys.add(key)
         return cast('T', read(scope, instance, prop, key))
 
+    def create(self, instance: Any) -> T:
+        with scope_of(instance).cache.watching(instance):
+            return super().create(instance)
+
     def assert_no_orm_objects(self, obj: object) -> None:
         """Raise :class:`ValueNotCacheable` if ``obj`` is or contains an ORM object.
 

@@ -127,6 +127,10 @@ class ScopeCache(ReadingCache, WritingCache, Protocol):
     def find(self, instance: Any, name: str) -> Declaration | None:
         """Return the cached property of this name that an object has; None if it has none."""
 
+    def watching(self, instance: Any) -> AbstractContextManager[None]:
+        """Return a context manager in which the creator of an orm-cached property of the object
+        runs."""
+
 
 # parts of a request scope, and of its write paths
 

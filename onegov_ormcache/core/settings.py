@@ -26,9 +26,9 @@ SECTION = 'orm_cache'
 #: until the store can be reached again and the tenant has got a new birth.
 OUTAGE_POLICIES = ('refuse', 'continue')
 
-#: The values of ``audit``, for tables that a creator reads and its policy does not mention:
-#: nothing is done, a warning is logged once for each property and set of tables, or an error
-#: is raised.
+#: The values of ``audit``, for tables that a creator reads and its policy does not mention, and
+#: for what it reads of a request and its value does not vary by: nothing is done, a warning is
+#: logged once for each property and what it read, or an error is raised.
 AUDITS = ('off', 'warn', 'error')
 
 
@@ -64,7 +64,7 @@ class OrmCacheSettings:
     #: read through the cache (promise P5 of the documentation).
     check_write_skew: bool = True
     #: One of :data:`AUDITS`: the reaction to a creator that reads a table which its policy
-    #: does not mention.
+    #: does not mention, or something of a request which its value does not vary by.
     audit: str = 'warn'
     #: Listen for changes from outside, which triggers report; PostgreSQL with psycopg only.
     listen: bool = False

@@ -27,6 +27,7 @@ from ..database.session_manager import SessionManager
 from ..database.tables import metadatas_of
 from ..errors import ConfigurationError, OrmCacheError, PropertyConflictError
 from ..tiers.process import Slot
+from .auditing import remember
 from .cache import ROOT_ATTRIBUTE, AppCache, descriptors_of
 from .directives import (
     OrmCachedDirective,
@@ -354,7 +355,9 @@ class OrmCacheApp(morepath.App):
         """
         if not self.is_committed():
             self.commit()
-        return super().request(environ)
+        request = super().request(environ)
+        remember(request)
+        return request
 
 
 HOST: dict[str, HostAttribute[Any]] = {

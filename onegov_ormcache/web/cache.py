@@ -6,6 +6,7 @@ It does not know how their values are read, stored and evicted.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import morepath
@@ -14,6 +15,7 @@ from ..core.cache import OrmCache
 from ..core.descriptors import ATTRIBUTE, CachedDescriptor, cached_descriptors
 from ..core.properties import Declaration
 from ..database.session_manager import SessionManager
+from .auditing import watching
 from .settings import AppSettings
 
 #: The attribute in which a root app keeps its cache. Mounted apps and requests use the cache
@@ -68,6 +70,11 @@ class AppCache(OrmCache):
         if not is_request or (found is not None and found is not declaration):
             return declaration, type(app)
         return nearest_for_request(app, declaration.name) or (declaration, type(app))
+
+    def watching(self, instance: Any) -> AbstractContextManager[None]:
+        """Return a context manager in which reads of the request are audited, if the setting
+        ``audit`` is on."""
+        return super().watching(instance) if self.settings.audit == 'off' else watching(instance)
 
     def find(self, instance: Any, name: str) -> Declaration | None:
         """Return the cached property of this name that an app or request has; None if it has
