@@ -11,6 +11,8 @@ from webtest import TestApp as Client
 
 from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, orm_cached
 from onegov_ormcache.errors import OrmCacheError, OutsideScopeError, UnknownTableError
+from onegov_ormcache.steps import Step
+from tests.consistency.interleaving import before
 from tests.support.applications import Applications, value
 from tests.support.counting import Runs
 from tests.support.creators import user_count
@@ -141,6 +143,24 @@ def test_marked_change_that_is_rolled_back(applications: Applications, tenant: s
             savepoint.rollback()
         scope.commit()
     assert computed(app, tenant) == {'users', 'letters', 'chosen'}
+
+
+def test_marked_tables_are_in_doubt(applications: Applications, tenant: str) -> None:
+    """While the transaction commits, no value that depends on the tables is stored."""
+    app = applications.start(Hall)
+    other = applications.elsewhere(app)
+    seen: list[Any] = []
+
+    def read_meanwhile() -> None:
+        seen.append(computed(other, tenant))
+
+    for each in (app, other):
+        computed(each, tenant)
+    with app.request_scope(tenant) as scope, before(Step.COMMIT, read_meanwhile):
+        app.mark_changed('groups')
+        scope.commit()
+    assert seen == [{'groups', 'chosen'}]
+    assert computed(other, tenant) == {'groups', 'chosen'}
 
 
 def test_marked_change_of_a_request(applications: Applications, tenant: str) -> None:
