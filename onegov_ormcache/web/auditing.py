@@ -36,24 +36,26 @@ class WatchedAttribute:
     """An attribute of a watched request, which reports its reads.
 
     :param name: the attribute's name.
+    :param usual: the class that the request has while it is not watched.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, usual: type) -> None:
         self._name = name
+        self._usual = usual
 
     def __get__(self, request: Any, owner: type) -> Any:
         if request is None:
             return self
-        with unwatched(request):  # because one attribute may read another
+        with of_class(request, self._usual):  # because one attribute may read another
             report_read(self._name)
             return getattr(request, self._name)
 
     def __set__(self, request: Any, value: object) -> None:
-        with unwatched(request):
+        with of_class(request, self._usual):
             setattr(request, self._name, value)
 
     def __delete__(self, request: Any) -> None:
-        with unwatched(request):
+        with of_class(request, self._usual):
             delattr(request, self._name)
 
 
@@ -77,30 +79,26 @@ def watching(instance: object) -> Iterator[None]:
     if request is None or isinstance(request, WatchedRequest):
         yield
         return
-    usual = type(request)
-    request.__class__ = watched_class(usual)
-    try:
+    with of_class(request, watched_class(type(request))):
         yield
-    finally:
-        request.__class__ = usual
 
 
 @contextmanager
-def unwatched(request: Any) -> Iterator[None]:
-    """Give a watched request its usual class while the block runs."""
-    watched = type(request)
-    request.__class__ = watched.__bases__[1]
+def of_class(request: Any, its_class: type) -> Iterator[None]:
+    """Give a request another class while the block runs."""
+    before = type(request)
+    request.__class__ = its_class
     try:
         yield
     finally:
-        request.__class__ = watched
+        request.__class__ = before
 
 
 def watched_class(usual: Any) -> type:
     """Return the class that a request of a class has while it is watched; make it once."""
     found: type | None = vars(usual).get('_watched_class')
     if found is None:
-        namespace: dict[str, Any] = {name: WatchedAttribute(name) for name in WATCHED}
+        namespace: dict[str, Any] = {name: WatchedAttribute(name, usual) for name in WATCHED}
         namespace |= {'__module__': usual.__module__, '__qualname__': usual.__qualname__}
         found = usual._watched_class = type(usual.__name__, (WatchedRequest, usual), namespace)
     return found
