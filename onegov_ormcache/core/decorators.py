@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from types import FrameType
-from typing import Any, NoReturn, TypeVar, TypeVarTuple, overload
+from typing import Any, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy import Row, Select
 from sqlalchemy.orm import Query
@@ -39,6 +39,7 @@ class OrmCachedDecorator:
         self._by_role = by_role
         self._vary = vary
         self._frozen = frozen
+        self._has_decorated = False
 
     @overload
     def __call__(self, creator: Creator[Query[T]]) -> OrmCacheDescriptor[tuple[T, ...]]: ...
@@ -56,10 +57,13 @@ class OrmCachedDecorator:
             self._policy, creator, self._by_role, vary=self._vary, frozen=self._frozen
         )
         refuse_second(descriptor, sys._getframe(1).f_locals)
+        self._has_decorated = True
         return descriptor
 
-    def __set_name__(self, owner: type, name: str) -> NoReturn:
-        raise without_parentheses(f'{owner.__qualname__}.{name}', self._policy)
+    def __set_name__(self, owner: type, name: str) -> None:
+        # a class body may keep a decorator, to use it for several creators
+        if not self._has_decorated:
+            raise without_creator(f'{owner.__qualname__}.{name}', self._policy)
 
 
 def orm_cached(
@@ -89,7 +93,7 @@ def orm_cached(
     """
 
     if is_decorator_of(policy, sys._getframe(1)):
-        raise without_parentheses(getattr(policy, '__name__', ''), policy)
+        raise without_creator(getattr(policy, '__name__', ''), policy)
     return OrmCachedDecorator(policy, by_role, vary, frozen)
 
 
@@ -123,11 +127,14 @@ def is_decorator_of(function: object, frame: FrameType) -> bool:
     )
 
 
-def without_parentheses(name: str, policy: object) -> PropertyError:
-    """Return the error of a declaration whose policy is the creator."""
+def without_creator(name: str, policy: object) -> PropertyError:
+    """Return the error of a declaration without a creator, which may have become the policy.
+
+    :param name: the name of what was declared.
+    """
     return PropertyError(
-        f'{name} ({location(policy)}): orm_cached is used without a policy, so that the creator '
-        'is taken for one; write @orm_cached(policy=...)'
+        f'{name} ({location(policy)}): orm_cached decorates no creator; write '
+        '@orm_cached(policy=...), with a policy in parentheses, above the creator'
     )
 
 

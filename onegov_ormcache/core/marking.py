@@ -44,10 +44,10 @@ def mark_changed(scope: RequestScope, session: Session, tables: Iterable[TableNa
     if not named:
         return
     connection = session.connection()  # begins a transaction, if there is none
-    if not scope.transactions:
+    if connection.engine.pool is not manager.database.engine(scope.schema).pool:
         raise OrmCacheError(
-            f'mark_changed: the session {session!r} is not one of the session manager, so its '
-            'commit would evict nothing'
+            f'mark_changed: {session!r} does not use the session manager, so its commit would '
+            'evict nothing'
         )
     if scope.on_replica:
         raise OrmCacheError(

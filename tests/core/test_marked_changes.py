@@ -217,5 +217,8 @@ def test_mark_by_a_session_that_nobody_watches(
 
     app: Any = embedded.start(Host)
     app.elsewhere = create_engine('sqlite://')
-    with app.request_scope(tenant), pytest.raises(OrmCacheError, match='evict nothing'):
-        app.mark_changed('users')
+    for begin in (lambda scope: None, lambda scope: scope.session().connection()):
+        with app.request_scope(tenant) as scope:
+            begin(scope)
+            with pytest.raises(OrmCacheError, match='evict nothing'):
+                app.mark_changed('users')

@@ -42,14 +42,33 @@ def test_decorator_without_parentheses() -> None:
                 return 1
 
 
-def test_decorator_with_the_creator_as_its_policy() -> None:
-    """The same for a creator that is not defined there; before Python 3.12, the error is the
+@pytest.mark.parametrize('policy', [lambda app: 1, 'on-table-change:users'])
+def test_decorator_without_a_creator(policy: Any) -> None:
+    """The same for a decorator that decorates nothing; before Python 3.12, the error is the
     cause of the RuntimeError that Python makes of it."""
     with pytest.raises((e.PropertyError, RuntimeError)) as refused:
-        type('Wrong', (OrmCacheApp,), {'prop': orm_cached(lambda app: 1)})
+        type('Wrong', (OrmCacheApp,), {'prop': orm_cached(policy)})
     error = refused.value.__cause__ or refused.value
     assert isinstance(error, e.PropertyError)
     assert 'Wrong.prop' in str(error)
+
+
+def test_decorator_of_several_creators() -> None:
+    """A class body may keep a decorator, and use it for several creators."""
+
+    class Right(OrmCacheApp):
+        of_users = orm_cached(policy=User)
+
+        @of_users
+        def one(self) -> int:
+            return 1
+
+        @of_users
+        def two(self) -> int:
+            return 2
+
+    configured(Right).commit()
+    assert {descriptor.name for descriptor in Right().orm_cache_descriptors} == {'one', 'two'}
 
 
 @pytest.mark.parametrize('name', ['orm_cached', 'request_cached'])

@@ -1,4 +1,4 @@
-"""A writer changes a table in a way that its statements do not show, or ends its transaction so."""
+"""A writer changes a table, or ends its transaction, in a way that its statements do not show."""
 
 from __future__ import annotations
 
