@@ -14,10 +14,13 @@ from threading import Lock
 from ..errors import SnapshotConflict
 from .snapshot import PROPERTY_TAG, Doubt, Snapshot, Stamp, new_token
 
+#: The number of identities of which a tenant's versions are kept.
+KEPT_IDENTITIES = 4
+
 
 @dataclass(slots=True)
 class Tenant:
-    """The state of one tenant, from its first use until the store ends."""
+    """The versions of one tenant for one identity, from its first use until the store ends."""
 
     birth: str
     epoch: str
@@ -29,6 +32,8 @@ class Tenant:
     since: dict[str, float] = field(default_factory=dict)
     #: The snapshot of this epoch; None until it is asked for.
     snapshot: Snapshot | None = None
+    #: When versions were last forgotten: seconds of ``time.monotonic()``; None if never.
+    forgotten: float | None = None
 
     def version(self, tag: str) -> str:
         """Return the tag's version: the birth, if the tag has no version of its own."""
@@ -63,18 +68,43 @@ class MemoryTagStore:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._tenants: dict[str, Tenant] = {}
+        # by schema and identity, the identity used last at the end
+        self._tenants: dict[str, dict[str, Tenant]] = {}
+        # by schema, the identity that its database has
+        self._known: dict[str, str] = {}
 
     def check(self) -> None:
         pass
+
+    def identity(self, schema: str) -> str | None:
+        return self._known.get(schema)
+
+    def unidentified(self, schema: str) -> Snapshot:
+        return Snapshot.unidentified('')
+
+    def identify(self, schema: str, identity: str, identities: str) -> None:
+        # no list and no token: no other process can find another identity
+        with self._lock:
+            self._known[schema] = identity
+            tenants = self._tenants.setdefault(schema, {})
+            tenants[identity] = tenants.pop(identity) if identity in tenants else self._born()
+            for earlier in list(tenants)[:-KEPT_IDENTITIES]:
+                del tenants[earlier]
+
+    def follow(self, schema: str, identity: str, identities: str) -> None:
+        self.identify(schema, identity, identities)
+
+    def assume(self, schema: str, identity: str) -> None:
+        self.identify(schema, identity, '')
 
     def snapshot(self, schema: str) -> Snapshot:
         with self._lock:
             tenant = self._tenant(schema)
             if tenant.snapshot is None:
                 tenant.snapshot = Snapshot.of(
-                    tenant.birth, tenant.epoch, dict(tenant.versions), dict(tenant.doubts), None
-                )
+                    tenant.birth, tenant.epoch, dict(tenant.versions), dict(tenant.doubts), None,
+                    self._known.get(schema, ''),
+                )  # fmt: skip
             return tenant.snapshot
 
     def doubt(
@@ -141,6 +171,15 @@ class MemoryTagStore:
             tenant.versions = dict.fromkeys(tenant.versions, tenant.birth)
             tenant.renew_epoch()
 
+    def forget(self, schema: str, interval: float) -> None:
+        with self._lock:
+            tenant, now = self._tenant(schema), time.monotonic()
+            if tenant.forgotten is None or now - tenant.forgotten >= interval:
+                tenant.forgotten = now
+                tenant.birth = new_token()
+                tenant.versions = {}
+                tenant.renew_epoch()
+
     def fill(self, schema: str, stamp: Stamp, store: Callable[[], None]) -> bool:
         """Call ``store`` if the stamp holds; no change can come in between.
 
@@ -158,11 +197,17 @@ class MemoryTagStore:
             return True
 
     def _tenant(self, schema: str) -> Tenant:
-        tenant = self._tenants.get(schema)
+        tenants = self._tenants.setdefault(schema, {})
+        identity = self._known.get(schema, '')
+        tenant = tenants.get(identity)
         if tenant is None:
-            token = new_token()
-            tenant = self._tenants[schema] = Tenant(token, token)
+            tenant = tenants[identity] = self._born()
         return tenant
+
+    @staticmethod
+    def _born() -> Tenant:
+        token = new_token()
+        return Tenant(token, token)
 
     def _end(self, tenant: Tenant, writer: str) -> None:
         tenant.doubts.pop(writer, None)

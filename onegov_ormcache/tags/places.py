@@ -43,6 +43,22 @@ class PlacedTagStore:
     def check(self) -> None:
         self.store.check()
 
+    def identity(self, schema: str) -> str | None:
+        return self.store.identity(schema)
+
+    def unidentified(self, schema: str) -> Snapshot:
+        places = (schema, *self.shared_schemas)
+        return self._merge(tuple((place, self.store.unidentified(place)) for place in places))
+
+    def identify(self, schema: str, identity: str, identities: str) -> None:
+        self.store.identify(schema, identity, identities)
+
+    def follow(self, schema: str, identity: str, identities: str) -> None:
+        self.store.follow(schema, identity, identities)
+
+    def assume(self, schema: str, identity: str) -> None:
+        self.store.assume(schema, identity)
+
     def snapshot(self, schema: str) -> Snapshot:
         parts = tuple((part, self.store.snapshot(part)) for part in (schema, *self.shared_schemas))
         with self._lock:
@@ -105,6 +121,9 @@ class PlacedTagStore:
     def renew(self, schema: str) -> None:
         self.store.renew(schema)
 
+    def forget(self, schema: str, interval: float) -> None:
+        self.store.forget(schema, interval)
+
     def own_part(self, schema: str, stamp: Stamp) -> Stamp | None:
         """Return the part of a stamp that belongs to the tenant itself.
 
@@ -119,7 +138,8 @@ class PlacedTagStore:
         for place, part in stamps.items():
             present = self.store.snapshot(place)
             if (
-                present.quarantine is not None
+                not present.identified
+                or present.quarantine is not None
                 or not present.agrees(part)
                 or not present.in_doubt.isdisjoint(part)
             ):
@@ -142,6 +162,9 @@ class PlacedTagStore:
             quarantine=quarantines[0] if quarantines else None,
             in_doubt=frozenset().union(*(part.in_doubt for _, part in parts)),
             parts=parts,
+            identity=own.identity,
+            identities=own.identities,
+            identified=all(part.identified for _, part in parts),
         )
 
     def _by_place(self, schema: str, tags: Iterable[str]) -> dict[str, list[str]]:

@@ -1,4 +1,6 @@
-"""The tag store on Redis: a hash per tenant, changed by Lua scripts alone.
+"""The tag store on Redis: a hash per tenant and identity, changed by Lua scripts alone.
+
+A second hash per tenant lists the identities that its database had, see ``lua/identify.lua``.
 
 The scripts are the files in ``lua/``, beside this module. The comment in each states its
 keys, arguments and reply, and why it must be atomic.
@@ -16,12 +18,22 @@ from typing import Any
 import redis
 from cachetools import LRUCache
 
-from ..errors import SnapshotConflict
+from ..errors import SnapshotConflict, StoreUnreachable
 from ..redis_client import ask, hash_tag
-from .snapshot import Doubt, Snapshot, Stamp, new_token
+from .snapshot import Doubt, Snapshot, Stamp, new_token, same_schema
 
 #: The number of tenants of which a store remembers the last snapshot.
 REMEMBERED_TENANTS = 10_000
+
+#: The number of identities that a tenant's list keeps.
+KEPT_IDENTITIES = 16
+
+#: Seconds after which the list drops an identity for which nobody has asked, and Redis the
+#: versions of an identity that is not the latest one.
+KEPT_SECONDS = 7 * 24 * 3600
+
+#: Stands for the token of a list of identities that is not looked at.
+UNLISTED = '-'
 
 
 @cache
@@ -52,23 +64,66 @@ class RedisTagStore:
             name: client.register_script(script(name))
             for name in (
                 'snapshot', 'doubt', 'publish', 'end_doubt',
-                'settle', 'quarantine', 'renew', 'register', 'fill',
+                'settle', 'quarantine', 'renew', 'register', 'fill', 'forget', 'identify',
             )
         }  # fmt: skip
         self._lock = Lock()
         self._last: LRUCache[str, Snapshot] = LRUCache(REMEMBERED_TENANTS)
+        # by tenant, the identity that its database has, and the token of the list of identities
+        # that this was found out with
+        self._known: dict[str, tuple[str, str]] = {}
 
     def check(self) -> None:
         ask(self.client.ping)
 
+    def identity(self, schema: str) -> str | None:
+        known = self._known.get(schema)
+        return known[0] if known else None
+
+    def unidentified(self, schema: str) -> Snapshot:
+        token: Any = ask(lambda: self.client.hget(self._list_key(schema), 'token'))
+        return Snapshot.unidentified(token.decode() if token else '')
+
+    def identify(self, schema: str, identity: str, identities: str) -> None:
+        if identities and self._known.get(schema) == (identity, identities):
+            return  # another thread was faster
+        keys = self._key(schema, identity), self._list_key(schema)
+        limits = self._key(schema, ''), str(KEPT_IDENTITIES), str(KEPT_SECONDS)
+        try:
+            token = self._run_on(keys, 'identify', identity, identities, *limits).decode()
+        except StoreUnreachable:
+            self.assume(schema, identity)
+            raise
+        # without a token, what another thread has found out about this identity stays
+        if token or self.identity(schema) != identity:
+            self._know(schema, identity, token)
+
+    def follow(self, schema: str, identity: str, identities: str) -> None:
+        listed: Any = ask(lambda: self.client.hgetall(self._list_key(schema)))
+        since = {
+            field[2:].decode(): float(value)
+            for field, value in listed.items()
+            if field.startswith(b'i:') and same_schema(field[2:].decode(), identity)
+        }
+        primary = max(since, key=since.__getitem__) if since else identity
+        self._know(schema, primary, identities)
+
+    def assume(self, schema: str, identity: str) -> None:
+        self._know(schema, identity, '')
+
     def snapshot(self, schema: str) -> Snapshot:
         with self._lock:
             last = self._last.get(schema)
-        reply = self._run('snapshot', schema, last.epoch if last else '')
+            identity, identities = self._known.get(schema, (None, UNLISTED))
+        # the keys are those of this identity, also if another thread finds another one meanwhile
+        keys = self._key(schema, identity), self._list_key(schema)
+        reply = self._run_on(keys, 'snapshot', last.epoch if last else '', identities)
         if reply is None:  # the epoch is still the same
             assert last is not None
             return last
-        snapshot = _parse(reply)
+        if len(reply) == 1:  # the list of identities is another one
+            return Snapshot.unidentified(reply[0].decode())
+        snapshot = _parse(reply, identity or '', identities)
         with self._lock:
             self._last[schema] = snapshot
         return snapshot
@@ -106,6 +161,9 @@ class RedisTagStore:
     def renew(self, schema: str) -> None:
         self._run('renew', schema)
 
+    def forget(self, schema: str, interval: float) -> None:
+        self._run('forget', schema, str(interval))
+
     def fill(self, schema: str, stamp: Stamp, key: str, value: bytes, ttl: float | None) -> bool:
         """Store a value under ``key``, if its stamp holds.
 
@@ -122,13 +180,32 @@ class RedisTagStore:
     def _run(
         self, name: str, schema: str, *arguments: str | bytes, more_keys: tuple[str, ...] = ()
     ) -> Any:
-        keys = (hash_tag(self._namespace, schema) + ':tags', *more_keys)
+        keys = (self._key(schema, self.identity(schema)), *more_keys)
+        return self._run_on(keys, name, *arguments)
+
+    def _run_on(self, keys: tuple[str, ...], name: str, *arguments: str | bytes) -> Any:
         run = self._scripts[name]
         # each attempt gets a new token, see `redis_client.connect()`
         return ask(lambda: run(keys, (new_token(), self._quarantined, *arguments)))
 
 
-def _parse(reply: list[bytes]) -> Snapshot:
+    def _know(self, schema: str, identity: str, identities: str) -> None:
+        with self._lock:
+            self._known[schema] = identity, identities
+            # its token is that of an earlier list
+            self._last.pop(schema, None)
+
+    def _key(self, schema: str, identity: str | None) -> str:
+        """Return the key of a tenant's versions; None if this process was told no identity."""
+        key = hash_tag(self._namespace, schema) + ':tags'
+        return key if identity is None else f'{key}:{identity}'
+
+    def _list_key(self, schema: str) -> str:
+        """Return the key of a tenant's list of identities."""
+        return hash_tag(self._namespace, schema) + ':identities'
+
+
+def _parse(reply: list[bytes], identity: str, identities: str) -> Snapshot:
     """Return the snapshot in a reply of ``snapshot.lua``: fields and values, alternating."""
     versions: dict[str, str] = {}
     doubts: dict[str, Doubt] = {}
@@ -143,4 +220,6 @@ def _parse(reply: list[bytes]) -> Snapshot:
             fields[name] = value
     quarantine = fields.get('quarantine')
     waiting = None if quarantine is None else tuple(filter(None, quarantine.split(',')))
-    return Snapshot.of(fields['birth'], fields['epoch'], versions, doubts, waiting)
+    return Snapshot.of(
+        fields['birth'], fields['epoch'], versions, doubts, waiting, identity, identities
+    )

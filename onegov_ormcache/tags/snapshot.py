@@ -1,9 +1,10 @@
 """Snapshots, doubts, and the interface of a tag store.
 
-A store keeps, per tenant, a birth, an epoch, the versions of its tags and the
+A store keeps, per tenant and identity, a birth, an epoch, the versions of its tags and the
 doubts of its writers; the glossary in ``docs/how_it_works.rst`` explains these words.
-It knows nothing of properties, sessions or databases: here, writers, transaction ids and
-tags are opaque strings, except that a tag's prefix tells its kind.
+It knows nothing of properties, sessions or databases: here, identities, writers, transaction
+ids and tags are opaque strings, except that a tag's prefix tells its kind, and the end of an
+identity its schema.
 """
 
 from __future__ import annotations
@@ -70,6 +71,15 @@ class Snapshot:
     parts: tuple[tuple[str, Snapshot], ...] = ()
     #: False if this stands for a store that could not be reached.
     reachable: bool = True
+    #: The identity of the tenant's database whose versions these are; '' if the store was told
+    #: of none.
+    identity: str = ''
+    #: The token that the tenant's list of identities had when the snapshot was taken; '' if
+    #: there is no list.
+    identities: str = ''
+    #: False if this stands for the versions of a database that this process must ask first
+    #: which identity it has; see :meth:`TagStore.identify`.
+    identified: bool = True
 
     @classmethod
     def of(
@@ -79,14 +89,35 @@ class Snapshot:
         versions: Stamp,
         doubts: Mapping[str, Doubt],
         quarantine: tuple[str, ...] | None,
+        identity: str = '',
+        identities: str = '',
     ) -> Snapshot:
         """Return a snapshot of one place, with :attr:`in_doubt` computed from the doubts."""
         in_doubt = frozenset(tag for doubt in doubts.values() for tag in doubt.tags)
-        return cls(birth, epoch, versions, doubts, quarantine, in_doubt)
+        return cls(
+            birth, epoch, versions, doubts, quarantine, in_doubt,
+            identity=identity, identities=identities,
+        )  # fmt: skip
+
+    @classmethod
+    def unidentified(cls, identities: str) -> Snapshot:
+        """Return a snapshot that is not identified, with the token of the tenant's list."""
+        return cls('', '', {}, identities=identities, identified=False)
+
+    @property
+    def usable(self) -> bool:
+        """True if cached values may be used with this snapshot."""
+        return self.reachable and self.identified
+
+    def of_place(self, place: str) -> Snapshot:
+        """Return the part of this snapshot that belongs to a place."""
+        return dict(self.parts).get(place, self)
 
     def __repr__(self) -> str:
         if not self.reachable:
             return '<Snapshot of an unreachable store>'
+        if not self.identified:
+            return '<Snapshot of a database that was not identified>'
         quarantined = '' if self.quarantine is None else ', in quarantine'
         in_doubt = f', in doubt: {sorted(self.in_doubt)}' if self.in_doubt else ''
         return f'<Snapshot {self.epoch} {len(self.versions)} tags{in_doubt}{quarantined}>'
@@ -117,6 +148,15 @@ class Snapshot:
         return self.in_doubt | changed
 
 
+def same_schema(identity: str, other: str) -> bool:
+    """Return whether two identities are those of the same schema, on a primary and its replica.
+
+    Their last three parts tell it: the ids of database and schema, and of the transaction that
+    made the schema what it is.
+    """
+    return identity.split('.')[-3:] == other.split('.')[-3:]
+
+
 #: Stands for the snapshot of a store that can't be reached: a scope that has it uses no stored
 #: value, and stores none.
 UNREACHABLE = Snapshot('', '', {}, reachable=False)
@@ -127,6 +167,10 @@ class TagStore(Protocol):
 
     Each call is one round trip, and atomic; only a
     :class:`~onegov_ormcache.tags.places.PlacedTagStore` makes several.
+
+    A tenant has versions of its own for each identity of its database. All other methods work
+    with those of the identity that :meth:`identify`, :meth:`follow` or :meth:`assume` was last
+    called with, in this process.
     """
 
     #: True if the versions live in this process alone.
@@ -138,8 +182,45 @@ class TagStore(Protocol):
         :raises StoreUnreachable: if it can't be reached; all other methods raise it, too.
         """
 
+    def identity(self, schema: str) -> str | None:
+        """Return the identity with whose versions this process works; None if it was told none.
+
+        Takes no round trip.
+        """
+
+    def unidentified(self, schema: str) -> Snapshot:
+        """Return a snapshot with which no value may be used, but :meth:`identify` be called."""
+
+    def identify(self, schema: str, identity: str, identities: str) -> None:
+        """Work with the versions of this identity, which the tenant's database was found to have.
+
+        A new identity is entered in the tenant's list, which gets a new token. Then all
+        processes get snapshots that are not identified, until each has asked its database.
+
+        :param identities: the token of a snapshot that was taken before the database was asked.
+            If the list has another token by now, the next snapshot is not identified: the
+            answer of the database may be out of date.
+        """
+
+    def follow(self, schema: str, identity: str, identities: str) -> None:
+        """Work with the versions of the primary of a replica, which has this identity.
+
+        :param identity: the identity of the replica. The primary's has the same schema, and is
+            the latest one in the tenant's list. If there is none, :meth:`assume`.
+        :param identities: see :meth:`identify`.
+        """
+
+    def assume(self, schema: str, identity: str) -> None:
+        """Work with the versions of this identity until the store can be reached again.
+
+        The next snapshot is not identified. Takes no round trip.
+        """
+
     def snapshot(self, schema: str) -> Snapshot:
-        """Return the tenant's present snapshot; a tenant that is unknown gets a birth."""
+        """Return the tenant's present snapshot; a tenant that is unknown gets a birth.
+
+        It is not identified if the tenant's list of identities has changed.
+        """
 
     def doubt(
         self,
@@ -200,4 +281,11 @@ class TagStore(Protocol):
         """Give the tenant a new birth, so that everything stored for it is void.
 
         Doubts stay.
+        """
+
+    def forget(self, schema: str, interval: float) -> None:
+        """Give the tenant a new birth without any tags of their own versions.
+
+        Doubts stay. Tags of properties must be registered again. Nothing is done if it was
+        done within the last ``interval`` seconds.
         """

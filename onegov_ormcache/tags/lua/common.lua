@@ -1,13 +1,14 @@
 -- Comes before every other script: gives the tenant a birth if it has none, and defines
 -- what the scripts have in common.
 --
--- KEYS[1]  the tenant's key, a hash:
+-- KEYS[1]  the key of the tenant's versions for one identity of its database, a hash:
 --            run_id      that of the server on which the rest was written
 --            birth       token; the version of every tag without one of its own
 --            epoch       token; renewed by every script that changes anything
 --            quarantine  exists from a birth until the writers that were in progress
 --                        then have ended; their transaction ids, separated by commas,
 --                        '' if nobody knows them yet, 'lease' if there are no ids
+--            forgotten   when versions were last forgotten (seconds, the server's clock)
 --            v:TAG       the tag's version
 --            d:WRITER    a doubt, as JSON: tags, xid, at (seconds, the server's clock)
 -- ARGV[1]  a new random token

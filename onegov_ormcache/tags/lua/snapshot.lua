@@ -1,10 +1,24 @@
 -- Returns the tenant's state, unless the caller has it already.
 --
 -- KEYS[1], ARGV[1], ARGV[2]  see common.lua
+-- KEYS[2]  the tenant's list of identities, see identify.lua
 -- ARGV[3]  the epoch that the caller knows, or ''
--- Reply:   nil if that is still the epoch; else all fields and values of the hash,
---          alternating.
--- Atomic: versions and doubts are those of one moment.
+-- ARGV[4]  the token of the list of identities that the caller knows; '-' if the caller knows
+--          no identity, and does not look at the list
+-- Reply:   {token} if the list has another token, '' if it has none, or was written on another
+--          server; else nil if the epoch is still the same; else all fields and values of the
+--          hash, alternating.
+-- Atomic: versions and doubts are those of one moment, and so is the token: a snapshot that is
+-- newer than a new identity is never taken for one of an older identity.
+if ARGV[4] ~= '-' then
+    local listed = ''
+    if redis.call('HGET', KEYS[2], 'run_id') == run_id then
+        listed = redis.call('HGET', KEYS[2], 'token')
+    end
+    if listed == '' or listed ~= ARGV[4] then
+        return {listed}
+    end
+end
 if redis.call('HGET', key, 'epoch') == ARGV[3] then
     return false
 end

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from tests.tags.conformance.doubts import Doubts
 from tests.tags.conformance.fills import Fills
+from tests.tags.conformance.identities import ONE, TWO, Identities, found
 from tests.tags.conformance.store_under_test import (
     FILES,
     MENU,
@@ -30,8 +31,19 @@ from tests.tags.conformance.store_under_test import (
 from tests.tags.conformance.tenants import Tenants
 from tests.tags.conformance.versions import Versions
 
-__all__ = ['FILES', 'MENU', 'PAGES', 'TREE', 'USERS', 'TagStoreConformance', 'put_in_doubt']
+__all__ = [
+    'FILES',
+    'MENU',
+    'ONE',
+    'PAGES',
+    'TREE',
+    'TWO',
+    'USERS',
+    'TagStoreConformance',
+    'found',
+    'put_in_doubt',
+]
 
 
-class TagStoreConformance(Versions, Doubts, Fills, Tenants):
+class TagStoreConformance(Versions, Doubts, Fills, Tenants, Identities):
     """Inherit this class, and provide `store`, `other` and `fill` as shown above."""
