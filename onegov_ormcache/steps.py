@@ -18,6 +18,9 @@ class Step(StrEnum):
     SNAPSHOT = 'snapshot'
     #: A transaction takes its view.
     VIEW = 'view'
+    #: The identity that a transaction has found is told to the tag store: it is not that of the
+    #: snapshot.
+    IDENTIFY = 'identify'
     #: The second snapshot is taken, after a view that lasts to the end of the transaction.
     SECOND_SNAPSHOT = 'second snapshot'
     #: A value is looked for in the process tier.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Self, Unpack
 
@@ -101,7 +101,9 @@ class OrmCache:
         tags, self.shared_tier = _stores(settings, self.serializer)
         #: The tag store, with the rules for times when it can't be reached.
         self.versions = Versions(
-            tags, self.registry.shared_tables, lambda: self.registry.function_tags
+            tags,
+            self.registry.shared_tables,
+            lambda: self.registry.function_tags,
         )
         self.settler = Settler(self.tags, settings.lease)
         self._recordings = Recordings()
@@ -328,6 +330,12 @@ class OrmCache:
     def renew_later(self, *schemas: str) -> None:
         """Give these schemas a new birth, as soon as the tag store can be reached."""
         self.versions.renew_later(*schemas)
+
+    def identify(
+        self, schema: str, identities: Mapping[str, str], snapshot: Snapshot, *, replica: bool
+    ) -> bool:
+        """Work with the versions of these identities, see :meth:`.Versions.identify`."""
+        return self.versions.identify(schema, identities, snapshot, replica=replica)
 
     def fill(self, schema: str, key: str, stored: StoredValue, holding: Stamp) -> bool:
         """Store a value in the shared tier if its stamp holds; return whether it was stored.

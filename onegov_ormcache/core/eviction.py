@@ -86,17 +86,19 @@ class WritePath:
     def begun(self, connection: Connection, view: View, inquiry: Inquiry) -> None:
         scope = self._scope
         self._view = view
-        self._inquiry = inquiry
-        self.strayed = view.strayed
         scope.transaction_begun(self)
-        if view.lasts:
-            # the view was taken between the scope's snapshot and this one
-            try:
+        try:
+            view, self._inquiry = scope.identify(connection, self, view, inquiry)
+            self._view, self.strayed = view, view.strayed
+            if view.lasts:
+                # the view was taken between the scope's snapshot and this one
                 scope.take_second_snapshot()
-            except SnapshotConflict:
-                self._end()
-                raise
-        elif not view.replica and scope.snapshot().quarantine is not None:
+        except SnapshotConflict:
+            self._end()
+            raise
+        if view.lasts:
+            return
+        if not view.replica and scope.snapshot().quarantine is not None:
             # the transaction has read nothing yet, so it can use a snapshot that is taken
             # after the end of the quarantine
             scope.end_quarantine(connection, self)

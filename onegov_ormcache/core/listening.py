@@ -24,6 +24,7 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
+from ..database.identity import identity_parameters, identity_query
 from ..database.inquiries import parse_change
 from ..database.names import CHANNEL
 from ..database.notes import Relation
@@ -213,6 +214,7 @@ class Listening:
         elif self._is_free():
             self._connection.execute(f'LISTEN {CHANNEL}')
             for (schema,) in self._connection.execute(WATCHED_SCHEMAS).fetchall():
+                self._identify(schema)
                 self._cache.tags.renew(schema)
             self._is_active = True
             log.info('Changes from outside are heard')
@@ -246,10 +248,24 @@ class Listening:
             else:
                 log.warning('Somebody notified the channel %s of %r', CHANNEL, payload)
         for schema, tables in changed.items():
+            self._identify(schema)
             if '' in tables:
                 self._cache.tags.renew(schema)
             else:
                 self._publish(schema, tables)
+
+    def _identify(self, schema: str) -> None:
+        """Make sure that this process evicts the versions of the database that it listens to."""
+        tags = self._cache.tags
+        if tags.identity(schema) != self._ask_identity(schema):
+            # the token of the list of identities must be older than the answer
+            before = tags.unidentified(schema).of_place(schema)
+            tags.identify(schema, self._ask_identity(schema), before.identities)
+
+    def _ask_identity(self, schema: str) -> str:
+        row = self._connection.execute(identity_query(), identity_parameters([schema])).fetchone()
+        assert row is not None
+        return str(row[0])
 
     def _publish(self, schema: str, tables: set[str]) -> None:
         """Give new versions to the tags of these tables, and to those of the function policies

@@ -9,7 +9,7 @@ request scope is a :class:`ReadingScope`, a :class:`ChangedScope` and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from ..database.notes import Relation
-from ..database.protocols import Reads, Statement
+from ..database.protocols import Inquiry, Reads, Statement, View
 from ..database.session_manager import SessionManager
 from ..tags.settling import Settler
 from ..tags.snapshot import Snapshot, Stamp, TagStore
@@ -116,6 +116,15 @@ class ScopeCache(ReadingCache, WritingCache, Protocol):
 
     def snapshot(self, schema: str) -> Snapshot:
         """Return the tenant's present snapshot."""
+
+    def identify(
+        self, schema: str, identities: Mapping[str, str], snapshot: Snapshot, *, replica: bool
+    ) -> bool:
+        """Work with the versions of these identities; return False if the snapshot is one of
+        theirs.
+
+        :raises StoreUnreachable: if the store can't be reached.
+        """
 
     def is_cache_of(self, instance: Any) -> bool:
         """Return whether the cached properties of an object belong to this cache."""
@@ -268,6 +277,15 @@ class WritingScope(Protocol):
 
     def snapshot(self) -> Snapshot:
         """Return the snapshot of this transaction."""
+
+    def identify(
+        self, connection: Connection, beginning: Transaction, view: View, inquiry: Inquiry
+    ) -> tuple[View, Inquiry]:
+        """Go on with the versions of the database that a transaction has begun in.
+
+        :return: view and inquiry of the transaction, which may have begun again.
+        :raises SnapshotConflict: if a cached value of another database was returned.
+        """
 
     def take_second_snapshot(self) -> None:
         """Take a second snapshot, after a view that lasts; block the tags that differ."""

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from ..database.protocols import Inquiry, View
 from ..errors import SnapshotConflict, StoreUnreachable
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
@@ -20,6 +21,10 @@ from .protocols import ScopeCache, Transaction
 
 #: Seconds within which most commits in progress end.
 COMMIT_TIME = 0.002
+
+#: The number of times that a transaction is begun at most, to find an identity that does not
+#: change meanwhile.
+IDENTIFY_ATTEMPTS = 3
 
 
 class TransactionalScope:
@@ -84,6 +89,55 @@ class TransactionalScope:
         """
         self._snapshot = UNREACHABLE
 
+    def identify(
+        self, connection: Connection, beginning: Transaction, view: View, inquiry: Inquiry
+    ) -> tuple[View, Inquiry]:
+        """Go on with the versions of the database that a transaction has begun in.
+
+        If the snapshot is one of another identity, or of none, it ends. A view that lasts was
+        taken before the next snapshot then, so the transaction begins again. If it can't, or
+        another transaction of the scope is open, all values are read from the database.
+
+        :param connection: the connection of the transaction.
+        :param beginning: the transaction, which has read nothing yet.
+        :param view: the view that it has taken.
+        :param inquiry: asks the database about it.
+        :return: both, with which the transaction goes on.
+        :raises SnapshotConflict: if a cached value of another identity was already returned.
+        """
+        for _ in range(IDENTIFY_ATTEMPTS):
+            if not self._identify(view):
+                return view, inquiry
+            if self.returned:
+                raise SnapshotConflict(
+                    f'{self.schema}: the database is not the one, or not in the state, whose '
+                    'values were read from the cache before: it was replaced, restored or '
+                    'recovered meanwhile'
+                )
+            if self.transactions - {beginning}:
+                break
+            self._end_snapshot()
+            if self.snapshot().identified and not view.lasts:
+                return view, inquiry
+            again = self.session_manager.database.begin_again(connection, self)
+            if again is None:
+                break
+            view, inquiry = again
+        self.store_lost()
+        return view, inquiry
+
+    def _identify(self, view: View) -> bool:
+        """Tell the cache the identities that a view has; return False if the snapshot can be
+        kept, because it is one of these, or because the store can't be reached."""
+        snapshot = self.snapshot()
+        try:
+            return self.cache.identify(
+                self.schema, view.identities, snapshot, replica=view.replica
+            )
+        except StoreUnreachable:
+            self.store_lost()
+            return False
+
     def take_second_snapshot(self) -> None:
         """Take a second snapshot, after a view that lasts; block the tags that differ.
 
@@ -95,11 +149,11 @@ class TransactionalScope:
         :raises SnapshotConflict: if a cached value of such a tag was already returned.
         """
         first = self.snapshot()
-        if not first.reachable:
+        if not first.usable:
             return
         about_to(Step.SECOND_SNAPSHOT)
         second = self.cache.snapshot(self.schema)
-        unsettled = second.unsettled(first) if second.reachable else None
+        unsettled = second.unsettled(first) if second.usable else None
         broken = self.returned if unsettled is None else self.returned.keys() & unsettled
         if broken:
             raise SnapshotConflict(
@@ -116,8 +170,11 @@ class TransactionalScope:
 
         They must if the tag store can't be reached, while a flush is in progress, and if one
         of the tags is in doubt, was changed by this scope itself, or differs in the second
-        snapshot. They must also if a transaction has strayed from its settings.
+        snapshot. They must also if a transaction has strayed from its settings. If the database
+        must be asked for its identity first, a transaction begins.
         """
+        if self.flushed_tables is not None:
+            return True
         try:
             self.ask()
         except DBAPIError:
@@ -126,7 +183,10 @@ class TransactionalScope:
             return True
         tags = {*tags, CODE_TAG}
         snapshot = self.snapshot()
-        if not snapshot.reachable or self._blocked is None or self.flushed_tables is not None:
+        if not (snapshot.identified or self.transactions):
+            self.session().connection()
+            snapshot = self.snapshot()
+        if not snapshot.usable or self._blocked is None:
             return True
         if not (self._blocked or snapshot.in_doubt or self.transactions):
             return False

@@ -5,10 +5,11 @@ This module knows schemas and tags. It does not know properties, values or trans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 
 from ..errors import StoreUnreachable
+from ..steps import Step, about_to
 from ..tags.places import PlacedTagStore
 from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore
 
@@ -45,11 +46,17 @@ class Versions:
     def snapshot(self, schema: str) -> Snapshot:
         """Return the tenant's snapshot; :data:`UNREACHABLE` if the store can't be reached.
 
-        Makes pending renewals first, and registers function policies that the tenant lacks.
+        It is not identified if this process must ask the tenant's database for its identity.
+        Otherwise makes pending renewals first, and registers function policies that the tenant
+        lacks.
         """
         try:
+            if not self._is_identified(schema):
+                return self.tags.unidentified(schema)
             self._renew_pending(self.places(schema))
             snapshot = self.tags.snapshot(schema)
+            if not snapshot.identified:
+                return snapshot
             function_tags = self._function_tags()
             if not function_tags <= snapshot.versions.keys():
                 # this is the first use of the tenant since its birth, or by this release
@@ -58,6 +65,34 @@ class Versions:
             return snapshot
         except StoreUnreachable:
             return UNREACHABLE
+
+    def identify(
+        self, schema: str, identities: Mapping[str, str], snapshot: Snapshot, *, replica: bool
+    ) -> bool:
+        """Work with the versions of these identities, which the tenant's database has.
+
+        :param identities: the identities by place.
+        :param snapshot: the tenant's snapshot, taken before the database was asked.
+        :param replica: True if the database is a replica.
+        :return: False if the snapshot is one of these identities.
+        :raises StoreUnreachable: if the store can't be reached.
+        """
+        has_changed = False
+        for place in self.places(schema):
+            part, identity = snapshot.of_place(place), identities[place]
+            if not part.reachable:
+                self.tags.assume(place, identity)
+            elif replica and part.identified:
+                continue  # the identity of the primary was found when it became this one
+            elif replica:
+                about_to(Step.IDENTIFY)
+                self.tags.follow(place, identity, part.identities)
+                has_changed = True
+            elif not (part.identified and part.identity == identity):
+                about_to(Step.IDENTIFY)
+                self.tags.identify(place, identity, part.identities)
+                has_changed = True
+        return has_changed
 
     def own_part(self, schema: str, stamp: Stamp) -> Stamp | None:
         """Return the part of a stamp whose tags have their place in the tenant itself.
@@ -85,10 +120,14 @@ class Versions:
     def _renew_pending(self, schemas: Iterable[str]) -> None:
         for schema in schemas if self._pending_renewals else ():
             mark = self._pending_renewals.get(schema)
-            if mark is None:
-                continue
+            if mark is None or self.tags.identity(schema) is None:
+                continue  # without an identity, nothing of this process is valid anyway
             self.tags.renew(schema)
             with self._lock:
                 # another mark stays: its call may have come after this birth
                 if self._pending_renewals.get(schema) is mark:
                     del self._pending_renewals[schema]
+
+    def _is_identified(self, schema: str) -> bool:
+        """Return whether this process knows the identities of all places of the tenant."""
+        return all(self.tags.identity(place) is not None for place in self.places(schema))

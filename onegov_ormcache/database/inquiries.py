@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, text
@@ -152,6 +153,7 @@ class PostgresView(NamedTuple):
     replica: bool
     triggers: bool = False
     strayed: str | None = None
+    identities: Mapping[str, str] = MappingProxyType({})
 
     @property
     def lasts(self) -> bool:

@@ -26,6 +26,7 @@ from sqlalchemy.schema import CreateSchema
 from ..errors import DatabaseUnreachable
 from .catalog import Catalogs
 from .driver import ending, report_to, watch_driver
+from .identity import identity_columns, identity_parameters
 from .inquiries import STRAYED, SURROUNDINGS, PostgresInquiry, PostgresView, new_marker
 from .names import (
     CLAIM_LOCK,
@@ -63,7 +64,7 @@ FAILED_TRANSACTION = '25P02'
 BEGIN = f"""
 SELECT set_config('search_path', :path, true), current_setting('transaction_isolation'),
     pg_is_in_recovery(), set_config('{OWN_SETTING}', {{own}}, true) <> '',
-    set_config('{MARKER_SETTING}', :marker, true), {SURROUNDINGS}
+    set_config('{MARKER_SETTING}', :marker, true), {SURROUNDINGS}, {{identities}}
 """
 
 #: One schema's part of :data:`~.names.OWN_SETTING`: empty if the schema does not have the trigger
@@ -183,7 +184,9 @@ class Postgres:
         # under REPEATABLE READ and SERIALIZABLE; one statement, to save round trips
         schema, marker = scope.schema, new_marker()
         places = dict.fromkeys((schema, *self.shared_schemas))
-        parameters = {'path': search_path(schema), 'marker': marker}
+        parameters = {
+            'path': search_path(schema), 'marker': marker, **identity_parameters(places)
+        }  # fmt: skip
         for n, place in enumerate(places):
             parameters |= {f'place_{n}': quote(place), f'own_{n}': f',{place},'}
         begin = begin_statement(len(places))
@@ -198,7 +201,17 @@ class Postgres:
         if self._settings is None:
             self._settings = settings
         strayed = None if settings == self._settings else STRAYED
-        return PostgresView(row[1], row[2], row[3], strayed), inquiry
+        identities = dict(zip(places, row[6:], strict=True))
+        return PostgresView(row[1], row[2], row[3], strayed, identities), inquiry
+
+    def begin_again(
+        self, connection: Connection, scope: Scope
+    ) -> tuple[PostgresView, PostgresInquiry] | None:
+        try:
+            connection.connection.rollback()
+        except connection.dialect.loaded_dbapi.ProgrammingError:
+            return None  # the driver refuses it within a two-phase transaction
+        return self.begin(connection, scope)
 
     def executing(
         self, connection: Connection, scope: Scope, sql: str, context: ExecutionContext | None
@@ -383,7 +396,8 @@ def begin_statement(places: int) -> TextClause:
     :param places: the number of schemas that the transaction may ask about: the tenant's, and
         those of shared tables.
     """
-    return text(BEGIN.format(own=' || '.join(OWN.format(n=n) for n in range(places))))
+    own = ' || '.join(OWN.format(n=n) for n in range(places))
+    return text(BEGIN.format(own=own, identities=identity_columns(places)))
 
 
 def search_path(schema: str) -> str:

@@ -106,6 +106,11 @@ class View(Protocol):
         """The reason why the transaction's settings are not those of all others; None if they
         are."""
 
+    @property
+    def identities(self) -> Mapping[str, str]:
+        """The identities of the tenant's schema and of those of shared tables, by schema; see
+        :mod:`.identity`."""
+
 
 class Inquiry(Protocol):
     """Asks the database about one transaction; made when the transaction begins."""
@@ -188,6 +193,14 @@ class Dialect(Protocol):
 
     def begin(self, connection: Connection, scope: Scope) -> tuple[View, Inquiry]:
         """Bind the transaction to the scope's schema, and take its view."""
+
+    def begin_again(
+        self, connection: Connection, scope: Scope
+    ) -> tuple[View, Inquiry] | None:
+        """Begin a transaction that has done nothing yet a second time, with a new view.
+
+        :return: None if that is not possible.
+        """
 
     def executing(
         self, connection: Connection, scope: Scope, sql: str, context: ExecutionContext | None

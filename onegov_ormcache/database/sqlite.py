@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
@@ -27,6 +28,7 @@ from .authorizer import (
     authorizer_of,
     ending,
 )
+from .identity import file_identity
 from .names import INTERNAL
 from .notes import Relation, is_of_objects, notes_of, take_notes
 from .protocols import Scope, Statement
@@ -34,6 +36,9 @@ from .statements import refuse_control
 from .tables import Tables
 
 SUFFIX = '.sqlite'
+
+#: The key of the identity of a connection's file in ``Connection.info``.
+IDENTITY = 'onegov_ormcache_identity'
 
 #: Result codes of a failed COMMIT after which the transaction is still open.
 REFUSALS = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CONSTRAINT}
@@ -50,6 +55,7 @@ class SQLiteView(NamedTuple):
     replica: bool = False
     triggers: bool = False
     strayed: str | None = None
+    identities: Mapping[str, str] = MappingProxyType({})
 
 
 class SQLite:
@@ -133,7 +139,8 @@ class SQLite:
         self._begin(connection)
         authorizer = authorizer_of(connection.connection.dbapi_connection)
         authorizer.take()  # what the last transaction on this connection did
-        return SQLiteView(), SQLiteInquiry(authorizer)
+        view = SQLiteView(identities={scope.schema: connection.info[IDENTITY]})
+        return view, SQLiteInquiry(authorizer)
 
     def _begin(self, connection: Connection) -> None:
         # by default the module sqlite3 begins a transaction only before the first change, so
@@ -142,6 +149,13 @@ class SQLite:
         with ending(connection.connection.dbapi_connection):
             connection.exec_driver_sql('BEGIN', execution_options=INTERNAL)
         connection.exec_driver_sql('SELECT 1 FROM sqlite_master', execution_options=INTERNAL)
+
+    def begin_again(
+        self, connection: Connection, scope: Scope
+    ) -> tuple[SQLiteView, SQLiteInquiry]:
+        with ending(connection.connection.dbapi_connection):
+            connection.connection.rollback()
+        return self.begin(connection, scope)
 
     def executing(
         self, connection: Connection, scope: Scope, sql: str, context: ExecutionContext | None
@@ -263,7 +277,7 @@ class SQLite:
         take_notes(engine.dialect)
 
         def connected(connection: AuthorizedConnection, record: ConnectionPoolEntry) -> None:
-            _on_connect(connection)
+            _on_connect(self._file(schema), connection, record)
             authorize(connection, schema, self._names_of)
 
         event.listen(engine, 'connect', connected)
@@ -275,7 +289,11 @@ class SQLite:
         return self.folder / f'{schema}{SUFFIX}'
 
 
-def _on_connect(connection: sqlite3.Connection) -> None:
+def _on_connect(
+    file: Path, connection: sqlite3.Connection, record: ConnectionPoolEntry
+) -> None:
     connection.isolation_level = None  # sqlite3 sends no BEGIN; `SQLite.begin()` does
     connection.execute('PRAGMA journal_mode=WAL')
     connection.execute('PRAGMA foreign_keys=ON')
+    # not asked at each begin: the connection goes on with this file if another takes its name
+    record.info[IDENTITY] = file_identity(str(file))

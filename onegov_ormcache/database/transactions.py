@@ -133,10 +133,10 @@ class Watch:
         view, inquiry = self._dialect.begin(connection, scope)
         self._listeners[connection] = scope, listener
         self._checkouts[connection.connection] = ref(connection)
+        listener.begun(connection, view, inquiry)
         self._dialect.report_to(
             connection.connection.dbapi_connection, lambda: listener.executing(UNSEEN)
         )
-        listener.begun(connection, view, inquiry)
 
     def _listener(self, connection: Connection | None) -> Listener | None:
         found = self._listeners.get(connection) if connection is not None else None

@@ -13,6 +13,7 @@ from unittest.mock import patch
 from onegov_ormcache.core.eviction import WritePath
 from onegov_ormcache.core.reading import Reading
 from onegov_ormcache.core.scope import RequestScope
+from onegov_ormcache.core.versions import Versions
 from onegov_ormcache.database import catalog, postgres, statements
 from onegov_ormcache.database.driver import ReportingCursor
 from onegov_ormcache.database.inquiries import PostgresInquiry
@@ -29,6 +30,8 @@ original_script = redis_tags.script
 original_store = Reading.store
 original_blocks = RequestScope.blocks
 original_end = RequestScope._end_snapshot
+original_identify = Versions.identify
+original_scope_identify = RequestScope.identify
 
 
 def without_doubt() -> AbstractContextManager[Any]:
@@ -62,8 +65,15 @@ def with_process_tier_first() -> AbstractContextManager[Any]:
 
 @contextmanager
 def without_snapshot_before_view() -> Iterator[None]:
+    def identify(self: RequestScope, connection: Any, beginning: Any, view: Any) -> Any:
+        # a process that knows its database takes no snapshot here
+        if self.cache.tags.identity(self.schema) is not None:
+            return view
+        return original_scope_identify(self, connection, beginning, view)
+
     with (
         patch.object(RequestScope, 'transaction', lambda self: WritePath(self)),
+        patch.object(RequestScope, 'identify', identify),
         patch.object(RequestScope, 'take_second_snapshot', lambda self: None),
         patch.object(RequestScope, 'end_quarantine', lambda self, connection, beginning: None),
     ):
@@ -151,6 +161,25 @@ def without_fresh_epochs() -> AbstractContextManager[Any]:
     return _with_script(change)
 
 
+def without_identity() -> AbstractContextManager[Any]:
+    def identify(
+        self: Versions, schema: str, identities: Any, snapshot: Snapshot, *, replica: bool
+    ) -> bool:
+        same = dict.fromkeys(identities, 'same')
+        return original_identify(self, schema, same, snapshot, replica=replica)
+
+    return patch.object(Versions, 'identify', identify)
+
+
+def without_asking_again() -> AbstractContextManager[Any]:
+    def change(name: str, text: str) -> str:
+        if name != 'snapshot':
+            return text
+        return _replaced(text, "listed == '' or listed ~= ARGV[4]", "ARGV[4] == ''")
+
+    return _with_script(change)
+
+
 def without_write_skew_check() -> AbstractContextManager[Any]:
     return patch.object(WritePath, '_must_hold', lambda self: {})
 
@@ -209,6 +238,8 @@ MUTANTS: dict[str, Mutant] = {
     'its new birth': without_birth_after_quarantine,
     'run_id': without_run_id,
     'fresh epochs': without_fresh_epochs,
+    'identity': without_identity,
+    'asking again': without_asking_again,
     'P5': without_write_skew_check,
     'notes of the compiler': without_compiler,
     'lock table': without_lock_table,

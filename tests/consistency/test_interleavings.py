@@ -34,6 +34,7 @@ from .races.losses import (
     keys_evicted_one_by_one,
     lost_doubt,
     read_in_the_quarantine,
+    schema_replaced_by_another_program,
     server_rolled_back_to_a_dump,
 )
 from .races.outcomes import commit_whose_answer_is_lost, dead_writer, slow_writer
@@ -82,7 +83,8 @@ SCENARIOS: dict[str, Scenario] = {
         read_in_the_quarantine,
         commit_whose_answer_is_lost, carried_over_a_commit, request_cached_over_a_commit,
         transaction_ends_in_a_creator, mutation_carried_over, savepoint,
-        server_rolled_back_to_a_dump, keys_evicted_one_by_one, snapshot_of_an_epoch, write_skew,
+        schema_replaced_by_another_program, server_rolled_back_to_a_dump,
+        keys_evicted_one_by_one, snapshot_of_an_epoch, write_skew,
         ends_without_a_statement, write_skew_through_a_creator, session_of_another_scope,
         two_connections_in_one_scope, compiled_statement, code_of_the_database,
         cursor_of_the_driver, trigger_of_the_database, trigger_that_is_new,
@@ -107,6 +109,8 @@ NOTICED_BY = {
     'its new birth': 'fill_from_within_the_quarantine',
     'run_id': 'server_rolled_back_to_a_dump',
     'fresh epochs': 'snapshot_of_an_epoch',
+    'identity': 'schema_replaced_by_another_program',
+    'asking again': 'schema_replaced_by_another_program',
     'P5': 'write_skew',
     'notes of the compiler': 'compiled_statement',
     'lock table': 'code_of_the_database',

@@ -30,6 +30,8 @@ BREAKS: dict[Guard, set[str]] = {
     Guard.RUN_ID: {'P1'},
     Guard.FRESH_EPOCHS: {'P1'},
     Guard.FRESH_TOKENS: {'P1'},
+    Guard.IDENTITY: {'P1'},
+    Guard.ASKING_AGAIN: {'P1'},
 }
 
 MUTANTS = [(scenario, guard) for scenario in SCENARIOS for guard in scenario.shows]

@@ -182,6 +182,8 @@ def test_prefetch(servers_backend: Backend, stack: ExitStack, tenant: str, redis
     with caches[0].scope(tenant):
         expected = (Names(caches[0]).users, Names(caches[0]).groups)
     names = Names(caches[1])
+    with caches[1].scope(tenant):
+        caches[1].session().connection()  # the process knows the tenant's database now
     with caches[1].scope(tenant), redis_ops(2):
         caches[1].prefetch(names, 'users', 'groups')
         assert (names.users, names.groups) == expected
@@ -231,9 +233,10 @@ def test_representations_say_the_state(cache: OrmCache, tenant: str) -> None:
     with cache.scope(tenant) as scope:
         assert f"'{namespace}'" in repr(cache)
         assert repr(scope) == f'<RequestScope {tenant} without session, 0 values>'
-        assert 'tags' in repr(scope.snapshot())
+        assert repr(scope.snapshot()) == '<Snapshot of a database that was not identified>'
         scope.session().add(User(name='Ada'))
         scope.session().flush()
+        assert 'tags' in repr(scope.snapshot())
         (transaction,) = scope.transactions
         assert repr(transaction) == f"<WritePath open {tenant} ['table:users']>"
         assert repr(scope) == f'<RequestScope {tenant} with session, 0 values>'

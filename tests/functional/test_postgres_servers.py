@@ -122,6 +122,7 @@ def test_replica_is_no_witness(
     change(app, tenant, User(name='a'))
     reader = on_servers.start(Town, dsn=standby)
     third = on_servers.elsewhere(app)
+    assert value(third, tenant, names) == ['a']
 
     def read_meanwhile() -> None:
         doubts = third.orm_cache.snapshot(tenant).doubts

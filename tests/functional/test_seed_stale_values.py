@@ -99,7 +99,8 @@ def test_value_and_stamp_are_one_key(
     app = on_servers.start(Library, redis_url=own_redis.url)
     value(app, tenant, names)
     keys = own_redis.client().keys('*')
-    assert sorted(key.split(b'}')[1].split(b':')[1] for key in keys) == [b'tags', b'value']
+    kinds = sorted(key.split(b'}')[1].split(b':')[1] for key in keys)
+    assert kinds == [b'identities', b'tags', b'value']
 
 
 def test_function_policy_sees_the_state_before(applications: Applications, tenant: str) -> None:

@@ -80,6 +80,15 @@ def postgres_server() -> Iterator[str]:
         yield server.dsn
 
 
+def _copy_with_owners(source: Path, target: Path) -> None:
+    """Copy a folder; the copies belong to the owners of the originals."""
+
+    shutil.copytree(source, target)
+    for original in (source, *source.rglob('*')):
+        status = original.stat()
+        os.chown(target / original.relative_to(source), status.st_uid, status.st_gid)
+
+
 class PostgresServer:
     """A PostgreSQL server of one's own, to be crashed and started again, or copied.
 
@@ -143,6 +152,17 @@ class PostgresServer:
         """Start it again; it recovers what was committed."""
 
         self._server.ensure_postgres_running()
+
+    def save(self, folder: Path) -> None:
+        """Copy its data to a new folder; it must not be running."""
+
+        _copy_with_owners(self._server.pgdata, folder)
+
+    def restore(self, folder: Path) -> None:
+        """Replace its data by a copy that was saved; it must not be running."""
+
+        shutil.rmtree(self._server.pgdata)
+        _copy_with_owners(folder, self._server.pgdata)
 
     def _copy(self, primary: str) -> None:
         data = self._server.pgdata

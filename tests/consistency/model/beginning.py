@@ -11,7 +11,7 @@ from onegov_ormcache.steps import Step
 
 from .moves import Move, Moves
 from .scenarios import Guard, World
-from .states import Scope, Snapshot, State
+from .states import NO_VERSION, Scope, Snapshot, State, Store
 
 
 class Beginning(Moves):
@@ -19,7 +19,11 @@ class Beginning(Moves):
 
     def take_snapshot(self, s: State, process: int) -> tuple[Snapshot, dict[str, Any]]:
         """Return the snapshot that a process gets, and the change of what the processes know."""
-        told = Snapshot(s.store.version, s.store.doubts, s.store.quarantine)
+        told = Snapshot(s.store.version, s.store.doubts, s.store.quarantine, s.store.found)
+        if s.found[process] < s.store.found:
+            if self.has(Guard.ASKING_AGAIN):
+                return Snapshot(NO_VERSION, frozenset(), None, None), {}
+            told = Snapshot(s.store.before, frozenset(), None, s.found[process])
         if not self.scenario.epochs:
             return told, {}
         last = s.known[process]
@@ -31,24 +35,36 @@ class Beginning(Moves):
 
     def snapshot(self, s: State, i: int, scope: Scope) -> Move:
         told, changes = self.take_snapshot(s, self.scenario.programs[i].process)
-        since = s.commits if scope.since is None else scope.since
+        since = self.promised(s) if scope.since is None else scope.since
         after = scope._replace(snapshot=told, since=since)
         return self.move(s, i, Step.SNAPSHOT, after, **changes)
+
+    def promised(self, s: State) -> int:
+        """Return the number of commits that a scope must see which begins now.
+
+        That the database was replaced is known as soon as a transaction has begun in it.
+        """
+        return s.commits if s.seen else s.commits - 1
 
     def begin(self, s: State, i: int, scope: Scope) -> Iterator[Move]:
         """Begin the database transaction: snapshot, view, and what follows the view."""
         program = self.scenario.programs[i]
         view_first = program.lasts and not self.has(Guard.SNAPSHOT_FIRST)
-        if scope.at in ('ask', 'end quarantine'):
+        if scope.at == 'identify':
+            yield self.identify(s, i, scope)
+        elif scope.at in ('ask', 'end quarantine'):
             yield from self.end_quarantine(s, i, scope, at_begin=True)
         elif scope.at == 'second':
             yield self.second_snapshot(s, i, scope)
         elif scope.snapshot is None and not (view_first and not scope.begun):
             yield self.snapshot(s, i, scope)
         elif not scope.begun:
-            since = s.commits if scope.since is None else scope.since
+            since = self.promised(s) if scope.since is None else scope.since
             after = scope._replace(begun=True, since=since)
-            if program.lasts:
+            told = scope.snapshot.database if scope.snapshot else s.database
+            if told != s.database and self.has(Guard.IDENTITY):
+                yield self.move(s, i, Step.VIEW, after._replace(at='identify'))
+            elif program.lasts:
                 after = after._replace(view=s.commits, at='second')
                 if not self.has(Guard.SECOND_SNAPSHOT):
                     after = self.with_view(i, after)
@@ -56,11 +72,28 @@ class Beginning(Moves):
                     s, i, Step.VIEW, after, detail=s.commits, broken=self.unlike_view(after)
                 )
             elif scope.snapshot is not None and scope.snapshot.quarantine is not None:
-                yield self.move(s, i, Step.VIEW, after._replace(at='ask'))
+                yield self.move(s, i, Step.VIEW, after._replace(at='ask'), seen=True)
             else:
-                yield self.move(s, i, Step.VIEW, self.with_view(i, after))
+                yield self.move(s, i, Step.VIEW, self.with_view(i, after), seen=True)
         elif self.operation(i, scope) == 'begin':
             yield self.move(s, i, World.END, self.next(scope), detail='of its begin')
+
+    def identify(self, s: State, i: int, scope: Scope) -> Move:
+        """Tell the store which database it is, and go on with a snapshot of its versions."""
+        process = self.scenario.programs[i].process
+        found = tuple(s.database if p == process else known for p, known in enumerate(s.found))
+        store, token = s.store, s.token
+        if store.found < s.database:
+            quarantine = frozenset[int]() if self.has(Guard.QUARANTINE) else None
+            store = Store(
+                token, token, frozenset(), quarantine, store.values, s.database, store.version
+            )
+            token += 1
+        changes: dict[str, Any] = {'store': store, 'token': token, 'found': found, 'seen': True}
+        if scope.hit is not None:
+            return self.move(s, i, Step.IDENTIFY, self.over(scope, i), **changes)
+        after = scope._replace(at='', snapshot=None)
+        return self.move(s, i, Step.IDENTIFY, after, **changes)
 
     def with_view(self, i: int, scope: Scope) -> Scope:
         """Return the scope after its transaction has begun.
@@ -117,5 +150,7 @@ class Beginning(Moves):
 
     def blocks(self, scope: Scope) -> bool:
         assert scope.snapshot is not None
+        if scope.snapshot.database is None:
+            return True
         own = scope.tags and self.has(Guard.OWN_CHANGES)
         return bool(scope.snapshot.doubts) or scope.blocked or own

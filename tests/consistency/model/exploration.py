@@ -89,6 +89,8 @@ class Model(Reading, Committing, StoreMoves):
         operation = program.operations[scope.operation]
         if operation == 'begin' and scope.begun and scope.at == '':
             return True
+        if World.REPLACED in self.scenario.store:
+            return False  # which database it begins in depends on the order
         begins = operation in ('begin', 'change') or scope.at == 'create'
         unquarantined = scope.snapshot.quarantine is None and not program.lasts
         return begins and not scope.begun and unquarantined

@@ -28,12 +28,12 @@ class Reading(Beginning):
         process = self.scenario.programs[i].process
         at = scope.at
         if at == '' and (value := scope.tier[prop]) is not None:
-            since = s.commits if scope.since is None else scope.since
+            since = self.promised(s) if scope.since is None else scope.since
             begun = scope._replace(since=since)
             yield self.given(s, i, begun, prop, World.REQUEST_TIER, value)
         elif at in ('ask', 'end quarantine') and scope.got is not None:
             yield from self.end_quarantine(s, i, scope, at_begin=False)
-        elif at in ('ask', 'end quarantine', 'second'):
+        elif at in ('identify', 'ask', 'end quarantine', 'second'):
             yield from self.begin(s, i, scope)
         elif scope.snapshot is None:
             lasting = self.scenario.programs[i].lasts

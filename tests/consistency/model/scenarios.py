@@ -25,6 +25,8 @@ class Guard(StrEnum):
     RUN_ID = 'run_id'
     FRESH_EPOCHS = 'fresh epochs'
     FRESH_TOKENS = 'a new token for each attempt of a script'
+    IDENTITY = 'identity'
+    ASKING_AGAIN = 'asking again after a new identity'
 
 
 class World(StrEnum):
@@ -44,6 +46,7 @@ class World(StrEnum):
     LOSS = 'the store forgets'
     DUMP = 'the store saves a dump'
     RESTORE = 'the store is restarted from the dump'
+    REPLACED = 'the database is replaced by another one'
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Scenario:
     shows: tuple[Guard, ...] = ()
     #: The outcomes that a COMMIT may have, besides success.
     outcomes: frozenset[World] = frozenset()
-    #: The events that may happen to the store.
+    #: The events that may happen to the store or the database.
     store: frozenset[World] = frozenset()
     #: True if processes remember the snapshot of an epoch.
     epochs: bool = False
@@ -173,5 +176,11 @@ SCENARIOS = (
             Program(('read A', 'end', 'read A')),
         ),
         (Guard.FRESH_TOKENS,),
+    ),
+    Scenario(
+        'a database that is replaced',
+        (WRITER, Program(('read A', 'end', 'read A')), ELSEWHERE),
+        (Guard.IDENTITY, Guard.ASKING_AGAIN),
+        store=frozenset({World.REPLACED}),
     ),
 )

@@ -9,6 +9,9 @@ from typing import NamedTuple, TypeAlias
 
 Value: TypeAlias = int
 
+#: The version in a snapshot that is not identified.
+NO_VERSION = -1
+
 
 class Snapshot(NamedTuple):
     """The tag store's answer: version of the only tag, writers in doubt, quarantine."""
@@ -16,6 +19,8 @@ class Snapshot(NamedTuple):
     version: int
     doubts: frozenset[int]
     quarantine: frozenset[int] | None
+    #: The database whose version this is; None if the process must ask which it has.
+    database: int | None = 0
 
 
 class Stored(NamedTuple):
@@ -38,6 +43,10 @@ class Store(NamedTuple):
     #: asked which these are.
     quarantine: frozenset[int] | None = None
     values: Tier = (None, None)
+    #: The latest database that a process has found, whose version this is.
+    found: int = 0
+    #: The version of the database before, which nobody changes any more.
+    before: int = 0
 
 
 class Scope(NamedTuple):
@@ -75,6 +84,12 @@ class State(NamedTuple):
     store: Store = Store()
     dump: Store | None = None
     lost: bool = False
+    #: The database: 0, or 1 after it was replaced.
+    database: int = 0
+    #: True if a transaction has begun in the database that is there now.
+    seen: bool = True
+    #: Per process: the database that it has found last.
+    found: tuple[int, ...] = (0, 0)
     processes: tuple[Tier, ...] = ((None, None), (None, None))
     #: Per process: the epoch it knows, and the snapshot of it.
     known: tuple[tuple[int, Snapshot] | None, ...] = (None, None)

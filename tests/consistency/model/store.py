@@ -1,4 +1,6 @@
-"""The moves of the store itself: it forgets, it saves a dump, it is restarted from one."""
+"""The moves of the servers: the store forgets, saves a dump, is restarted from one; the database
+is replaced by another one.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,12 @@ from .states import Scope, State, Store
 
 
 class StoreMoves(Moves):
-    """The moves of the store."""
+    """The moves of the store and of the database."""
 
     def store_moves(self, s: State) -> Iterator[Move]:
         may = self.scenario.store
+        if World.REPLACED in may and not s.database:
+            yield self.replaced(s)
         for scope, program in zip(s.scopes, self.scenario.programs, strict=True):
             if program.late and scope != Scope():
                 return  # after a late scope has begun, nobody else could end a quarantine
@@ -34,3 +38,14 @@ class StoreMoves(Moves):
         store = Store(s.token, s.token, frozenset(), quarantine, left.values)
         after = s._replace(store=store, token=s.token + 1, lost=True)
         return Move(('store', what, ''), after)
+
+    def replaced(self, s: State) -> Move:
+        """Return the move that replaces the database: a change that no writer tells of. All
+        transactions end with their connections."""
+        scopes = list(s.scopes)
+        for i, scope in enumerate(s.scopes):
+            if scope.begun and not self.is_over(scope, self.scenario.programs[i]):
+                outcome = scope.outcome or ('aborted' if scope.tags else '')
+                scopes[i] = self.over(scope._replace(outcome=outcome), i)
+        after = s._replace(scopes=tuple(scopes), database=1, seen=False, commits=s.commits + 1)
+        return Move(('database', World.REPLACED, ''), after)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from onegov_ormcache.steps import Step
 from tests.consistency.interleaving import Died, before, die
 from tests.support.applications import committed
+from tests.support.outside import outside
 
 from .world import World, commit_unseen, differs, driver_connection
 
@@ -109,3 +110,43 @@ def keys_evicted_one_by_one(world: World) -> Iterator[str]:
             for app in reader, writer:
                 yield from differs(f'{key!r} {when}', world.names(app), [expected])
             world.names(reader)
+
+
+def schema_replaced_by_another_program(world: World) -> Iterator[str]:
+    """Another program drops the tenant's schema and makes it again; later it renames schemas, so
+    that the tenant's name is that of a copy. Afterwards one process begins a transaction."""
+    writer, reader = world.start()
+    kept = f'{world.tenant}_kept'
+    copied = [
+        f'CREATE SCHEMA "{kept}"',
+        *(
+            f'CREATE TABLE "{kept}".{table} (LIKE "{world.tenant}".{table} INCLUDING ALL)'
+            for table in ('users', 'documents')
+        ),
+        f'INSERT INTO "{kept}".users (id, name) VALUES (1, \'renamed\')',
+    ]
+    replaced = [
+        f'CREATE SCHEMA "{kept}_new"',
+        *(
+            f'CREATE TABLE "{kept}_new".{table} (LIKE "{world.tenant}".{table} INCLUDING ALL)'
+            for table in ('users', 'documents')
+        ),
+        f'DROP SCHEMA "{world.tenant}" CASCADE',
+        f'ALTER SCHEMA "{kept}_new" RENAME TO "{world.tenant}"',
+        f'INSERT INTO "{world.tenant}".users (id, name) VALUES (1, \'restored\')',
+    ]
+    renamed = [
+        f'ALTER SCHEMA "{world.tenant}" RENAME TO "{kept}_new"',
+        f'ALTER SCHEMA "{kept}" RENAME TO "{world.tenant}"',
+    ]
+    for statements, expected in ((copied, 'old'), (replaced, 'restored'), (renamed, 'renamed')):
+        for app in reader, writer:
+            world.names(app)
+            world.names(app)
+        with outside(world.applications.backend.settings['dsn'], world.tenant) as connection:
+            for statement in statements:
+                connection.execute(statement)
+        with writer.request_scope(world.tenant) as scope:
+            scope.session().connection()
+        for app in reader, writer, reader:
+            yield from differs('afterwards', world.names(app), [expected])

@@ -80,6 +80,7 @@ class World:
         two = self.applications.again(type(one))
         self.add(one, 'old')
         until(lambda: self.is_quarantine_over(one), 30)
+        value(two, self.tenant, lambda app: app.titles)  # it knows the tenant's database now
         App.runs = Runs()
         return one, two
 
@@ -94,6 +95,10 @@ class World:
         with closing(connect(self.redis.url, 10)) as client:
             namespace = app.orm_cache.settings.namespace
             store = RedisTagStore(client, namespace, quarantined=True)
+            identity = app.orm_cache.tags.identity(self.tenant)
+            assert identity is not None
+            listed = store.unidentified(self.tenant).identities
+            store.identify(self.tenant, identity, listed)
             return store.snapshot(self.tenant).quarantine is None
 
     def add(self, app: App, name: str) -> None:
