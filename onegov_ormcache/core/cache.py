@@ -35,6 +35,7 @@ from ..tiers.shared import MemoryTier, RedisTier, SharedTier
 from .descriptors import ATTRIBUTE, CachedDescriptor, cached_descriptors
 from .listening import OutsideChanges
 from .marking import TableName, mark_changed
+from .policies import table_tags
 from .prefetching import prefetch
 from .properties import Declaration
 from .recording import CacheEvent, Recordings
@@ -104,6 +105,7 @@ class OrmCache:
             tags,
             self.registry.shared_tables,
             lambda: self.registry.function_tags,
+            lambda: table_tags(self.session_manager.tables) | self.registry.function_tags,
         )
         self.settler = Settler(self.tags, settings.lease)
         self._recordings = Recordings()

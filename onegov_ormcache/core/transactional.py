@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ..database.protocols import Inquiry, View
+from ..database.protocols import Inquiry, Listener, View
 from ..errors import SnapshotConflict, StoreUnreachable
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
@@ -58,6 +58,10 @@ class TransactionalScope:
 
     def session(self) -> Session:
         """Return the scope's session."""
+        raise NotImplementedError
+
+    def transaction(self) -> Listener:
+        """Return the write path of a database transaction that is about to take its view."""
         raise NotImplementedError
 
     def drop(self, tags: Collection[str]) -> None:

@@ -8,10 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 
+from cachetools import TTLCache
+
 from ..errors import StoreUnreachable
 from ..steps import Step, about_to
 from ..tags.places import PlacedTagStore
 from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore
+
+#: The number of tags that a tenant may have beside those of this application.
+FOREIGN_TAGS = 256
+
+#: The least number of seconds after which a tenant's versions are forgotten again.
+FORGET_INTERVAL = 600.0
 
 
 class Versions:
@@ -22,6 +30,7 @@ class Versions:
     :param shared_tables: the names of tables that tenants share, each with its schema.
     :param function_tags: returns the tags of all function policies, which must be registered
         for each tenant.
+    :param all_tags: returns the tags of all tables and of all function policies.
     """
 
     def __init__(
@@ -29,11 +38,15 @@ class Versions:
         tags: TagStore,
         shared_tables: Iterable[str],
         function_tags: Callable[[], frozenset[str]],
+        all_tags: Callable[[], frozenset[str]],
     ) -> None:
         shared = list(shared_tables)
         self._placed = PlacedTagStore(tags, shared) if shared else None
         self.tags: TagStore = self._placed or tags
         self._function_tags = function_tags
+        self._all_tags = all_tags
+        # the places that this process found crowded within the last interval
+        self._crowded: TTLCache[str, None] = TTLCache(10_000, FORGET_INTERVAL)
         # by schema, a new mark for each call of renew_later: a renewal removes the mark that
         # it found, and not that of a later call
         self._pending_renewals: dict[str, object] = {}
@@ -57,6 +70,8 @@ class Versions:
             snapshot = self.tags.snapshot(schema)
             if not snapshot.identified:
                 return snapshot
+            if self._forget(schema, snapshot):
+                snapshot = self.tags.snapshot(schema)
             function_tags = self._function_tags()
             if not function_tags <= snapshot.versions.keys():
                 # this is the first use of the tenant since its birth, or by this release
@@ -131,3 +146,23 @@ class Versions:
     def _is_identified(self, schema: str) -> bool:
         """Return whether this process knows the identities of all places of the tenant."""
         return all(self.tags.identity(place) is not None for place in self.places(schema))
+
+    def _forget(self, schema: str, snapshot: Snapshot) -> bool:
+        """Forget the versions of places that have too many tags of others; return whether any
+        was to be forgotten.
+
+        These are tags of releases that are gone, and of tables that nobody has any more. It
+        happens at most once per interval: the tags of another application, or of a release that
+        runs beside this one, may be as many.
+        """
+        is_crowded = False
+        for place, part in snapshot.parts or ((schema, snapshot),):
+            if len(part.versions) <= FOREIGN_TAGS or place in self._crowded:
+                continue
+            own = self._all_tags()
+            if len(part.versions.keys() - own) > max(FOREIGN_TAGS, len(own)):
+                with self._lock:
+                    self._crowded[place] = None
+                self.tags.forget(place, FORGET_INTERVAL)
+                is_crowded = True
+        return is_crowded
