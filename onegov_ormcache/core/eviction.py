@@ -96,12 +96,6 @@ class WritePath:
         except SnapshotConflict:
             self._end()
             raise
-        if view.lasts:
-            return
-        if not view.replica and scope.snapshot().quarantine is not None:
-            # the transaction has read nothing yet, so it can use a snapshot that is taken
-            # after the end of the quarantine
-            scope.end_quarantine(connection, self)
 
     # step 1
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping, MutableMapping, Seque
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from ..database.notes import Relation
@@ -289,9 +288,6 @@ class WritingScope(Protocol):
 
     def take_second_snapshot(self) -> None:
         """Take a second snapshot, after a view that lasts; block the tags that differ."""
-
-    def end_quarantine(self, connection: Connection, beginning: Transaction) -> None:
-        """End the tenant's quarantine, if it may end, before ``beginning`` reads anything."""
 
     def transaction_begun(self, transaction: Transaction) -> None:
         """Add a database transaction of this scope, which has taken its view."""

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -150,12 +151,15 @@ class RequestScope(TransactionalScope):
         self.flushed_tables = None
         self._end_snapshot()
 
-    def transaction(self) -> WritePath:
+    def transaction(self, connection: Connection) -> WritePath:
         """Return the write path of a database transaction that is about to take its view.
 
         Takes the snapshot first, because it must be older than the view.
+
+        :param connection: the connection of the transaction.
         """
-        self.snapshot()
+        if self.snapshot().quarantine is not None:
+            self.end_quarantine(connection)
         return WritePath(self)
 
     # the request tier

@@ -60,7 +60,7 @@ class TransactionalScope:
         """Return the scope's session."""
         raise NotImplementedError
 
-    def transaction(self) -> Listener:
+    def transaction(self, connection: Connection) -> Listener:
         """Return the write path of a database transaction that is about to take its view."""
         raise NotImplementedError
 
@@ -121,7 +121,9 @@ class TransactionalScope:
             if self.transactions - {beginning}:
                 break
             self._end_snapshot()
-            if self.snapshot().identified and not view.lasts:
+            if self.snapshot().quarantine is not None:
+                self.end_quarantine(connection, beginning)
+            elif self.snapshot().identified and not view.lasts:
                 return view, inquiry
             again = self.session_manager.database.begin_again(connection, self)
             if again is None:
@@ -249,23 +251,33 @@ class TransactionalScope:
         except StoreUnreachable:
             self.store_lost()  # a later reader that reaches the store settles them
 
-    def end_quarantine(self, connection: Connection, beginning: Transaction) -> None:
-        """End the tenant's quarantine, if it may end, before the transaction reads anything.
+    def end_quarantine(
+        self, connection: Connection, beginning: Transaction | None = None
+    ) -> None:
+        """End the tenant's quarantine, if it may end, before a transaction takes its view.
 
-        The snapshot ends too, unless it is in use: a cached value was read with it, or another
-        transaction of the scope is open.
+        The transaction then uses a snapshot that is taken now, so it is older than the view and
+        than all that the transaction will have in memory. The present snapshot stays if it is
+        in use: a cached value was read with it, or another transaction of the scope is open.
 
         :param connection: the connection of the transaction, by which the database is asked.
-        :param beginning: the transaction, which is about to begin.
+        :param beginning: the transaction, if it has begun; it must begin again then.
         """
-        oracle = self.session_manager.oracle(connection)
+        manager = self.session_manager
+        oracle = manager.oracle(connection)
         try:
-            self.cache.settler.end_quarantine(self.schema, self.snapshot(), oracle)
+            if oracle is None or not manager.database.is_replica(connection):
+                self.cache.settler.end_quarantine(self.schema, self.snapshot(), oracle)
         except StoreUnreachable:
             self.store_lost()
             return
+        finally:
+            if oracle is not None:
+                # the questions have taken a view, which must not be that of the transaction
+                manager.database.leave(connection)
         if not self.returned and not self.transactions - {beginning}:
             self._end_snapshot()
+            self.snapshot()
 
     def transaction_begun(self, transaction: Transaction) -> None:
         """Add a database transaction of this scope, which has taken its view."""

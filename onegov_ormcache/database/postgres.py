@@ -82,6 +82,9 @@ SELECT c.oid, nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = re
 WHERE c.oid = ANY(%s) AND relpersistence <> 't' AND relkind IN ('r', 'p', 'f', 'v', 'm')
 """
 
+#: Tells whether the server is a replica.
+REPLICA = text('SELECT pg_is_in_recovery()')
+
 #: SQLSTATEs of errors that a new attempt of the transaction may resolve: serialization
 #: failure and deadlock.
 RETRYABLE = {'40001', '40P01'}
@@ -207,11 +210,18 @@ class Postgres:
     def begin_again(
         self, connection: Connection, scope: Scope
     ) -> tuple[PostgresView, PostgresInquiry] | None:
+        return self.begin(connection, scope) if self.leave(connection) else None
+
+    def leave(self, connection: Connection) -> bool:
+        """Roll back what was asked, so that the next statement takes a new view.
+
+        :return: False if that is not possible.
+        """
         try:
             connection.connection.rollback()
         except connection.dialect.loaded_dbapi.ProgrammingError:
-            return None  # the driver refuses it within a two-phase transaction
-        return self.begin(connection, scope)
+            return False  # the driver refuses it within a two-phase transaction
+        return True
 
     def executing(
         self, connection: Connection, scope: Scope, sql: str, context: ExecutionContext | None
@@ -260,6 +270,10 @@ class Postgres:
         """Return an object that answers questions about transactions by this connection."""
         return PostgresOracle(connection)
 
+    def is_replica(self, connection: Connection) -> bool:
+        """Return whether the server is a replica, which may lag behind."""
+        return bool(connection.execute(REPLICA, execution_options=INTERNAL).scalar_one())
+
     # schemas
 
     def list_schemas(self) -> list[str]:
@@ -273,18 +287,21 @@ class Postgres:
 
     def has_schema(self, schema: str) -> bool:
         """Return whether the database has the schema."""
+        query = text('SELECT 1 FROM pg_namespace WHERE nspname = :schema')
         with self._connect() as connection:
-            found = connection.execute(
-                text('SELECT 1 FROM pg_namespace WHERE nspname = :schema'), {'schema': schema}
-            )
-            return found.first() is not None
+            return connection.execute(query, {'schema': schema}).first() is not None
 
-    def create_schema(self, schema: str, metadatas: Sequence[MetaData]) -> bool:
+    def create_schema(
+        self, schema: str, metadatas: Sequence[MetaData], created: Callable[[], object]
+    ) -> bool:
         """Create the schema, the schemas of shared tables and all tables, if they are missing.
 
+        :param created: called if the tenant's schema was created, before others can see it.
         :return: True if the tenant's schema was created.
         """
-        with self._connect() as connection, connection.begin():
+        # a view that lasts would be taken before the lock is granted, and be too old then
+        level = {'isolation_level': 'READ COMMITTED'}
+        with self._connect().execution_options(**level) as connection, connection.begin():
             # CREATE SCHEMA and create_all can fail if two transactions run them at once
             connection.execute(
                 text('SELECT pg_advisory_xact_lock(hashtext(:name))'), {'name': f'schema {schema}'}
@@ -294,8 +311,7 @@ class Postgres:
             ).first()
             if found is None:
                 connection.execute(CreateSchema(schema))
-            # not by `begin()`, which would keep triggers from sending notifications:
-            # nobody asks for their changes here
+            # not by `begin()`, which would keep triggers from sending notifications
             connection.execute(
                 text("SELECT set_config('search_path', :path, true)"),
                 {'path': search_path(schema)},
@@ -305,6 +321,8 @@ class Postgres:
                 for own in sorted({t.schema for t in metadata.tables.values() if t.schema}):
                     connection.execute(CreateSchema(own, if_not_exists=True))
                 metadata.create_all(connection)
+            if found is None:
+                created()
             return found is None
 
     # use by one process alone

@@ -178,8 +178,12 @@ class Scope(Protocol):
 
     schema: str
 
-    def transaction(self) -> Listener:
-        """Return a listener for a new transaction; called before that takes its view."""
+    def transaction(self, connection: Connection) -> Listener:
+        """Return a listener for a new transaction of the connection.
+
+        Called before the transaction begins and takes its view. The connection may be used,
+        and must be left outside of a transaction.
+        """
 
     def definitions(self) -> Hashable:
         """Return a token that changes when somebody changes the definitions of tables."""

@@ -237,12 +237,12 @@ class SessionManager:
         self.check_schema(schema)
         if schema in self._ensured:
             return False
-        is_new = self.database.create_schema(schema, self.metadatas)
+        is_new = self.database.create_schema(
+            schema, self.metadatas, created=lambda: self.on_schema_created.send(schema)
+        )
         with self._lock:
             self._known.add(schema)
             self._ensured.add(schema)
-        if is_new:
-            self.on_schema_created.send(schema)
         return is_new
 
     def check_schema(self, schema: object) -> None:

@@ -41,8 +41,9 @@ class Signals:
         #: before the statement that changes them (on SQLite, after it); for changes that only
         #: the database can tell, when it was asked, before COMMIT at the latest.
         self.on_table_change = Signal()
-        #: A schema was created: ``handler(schema)``. One of the same name may have existed
-        #: before, and been dropped.
+        #: A schema is created: ``handler(schema)``. One of the same name may have existed
+        #: before, and been dropped. Sent before others can see the schema: what they compute
+        #: could not be stored if the schema got its new birth only afterwards.
         self.on_schema_created = Signal()
 
     def send_flush(self, schema: str, session: Session, states: States) -> frozenset[str]:

@@ -153,9 +153,13 @@ class SQLite:
     def begin_again(
         self, connection: Connection, scope: Scope
     ) -> tuple[SQLiteView, SQLiteInquiry]:
+        self.leave(connection)
+        return self.begin(connection, scope)
+
+    def leave(self, connection: Connection) -> bool:
         with ending(connection.connection.dbapi_connection):
             connection.connection.rollback()
-        return self.begin(connection, scope)
+        return True
 
     def executing(
         self, connection: Connection, scope: Scope, sql: str, context: ExecutionContext | None
@@ -203,6 +207,10 @@ class SQLite:
         """Return None: SQLite has no transaction ids to ask about."""
         return
 
+    def is_replica(self, connection: Connection) -> bool:
+        """Return False: SQLite has no replicas."""
+        return False
+
     # schemas
 
     def list_schemas(self) -> list[str]:
@@ -213,14 +221,19 @@ class SQLite:
         """Return whether the schema has a file."""
         return self._file(schema).exists()
 
-    def create_schema(self, schema: str, metadatas: Sequence[MetaData]) -> bool:
+    def create_schema(
+        self, schema: str, metadatas: Sequence[MetaData], created: Callable[[], object]
+    ) -> bool:
         """Create the schema's file and tables, if they are missing.
 
+        :param created: called if the file is created, before others can see it.
         :return: True if the file was created.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f'{schema}.lock'):
             is_new = not self.has_schema(schema)
+            if is_new:
+                created()
             with self.engine(schema).connect().execution_options(**INTERNAL) as connection:
                 self._begin(connection)
                 for metadata in metadatas:

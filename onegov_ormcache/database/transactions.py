@@ -93,14 +93,14 @@ class Watch:
         with _closing_on_error(connection):
             if scope := self._scope(connection):
                 self._abandon(connection)
-                listener = scope.transaction()
+                listener = scope.transaction(connection)
                 self._watch(connection, scope, listener)
 
     def do_begin_twophase(self, connection: Connection, xid: Any) -> None:
         """Begin a two-phase transaction and tell its listener; replaces the dialect's method."""
         with _closing_on_error(connection):
             scope = self._scope(connection)
-            listener = scope.transaction() if scope else None
+            listener = scope.transaction(connection) if scope else None
             self._original.do_begin_twophase(connection, xid)
             if scope and listener:
                 self._watch(connection, scope, listener)

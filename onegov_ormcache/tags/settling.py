@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from threading import Lock
 from typing import Protocol
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from ..steps import Step, about_to
 from .snapshot import Doubt, Snapshot, TagStore
@@ -50,6 +50,8 @@ class Settler:
         self._lock = Lock()
         self._asked: TTLCache[str, None] = TTLCache(10_000, PATIENCE, timer=clock)
         self._births: TTLCache[str, float] = TTLCache(10_000, 10 * lease, timer=clock)
+        # by birth, the lock of the caller that asks whether its quarantine may end
+        self._asking: LRUCache[str, Lock] = LRUCache(10_000)
 
     def settle(
         self, schema: str, snapshot: Snapshot, tags: Collection[str], oracle: Oracle | None
@@ -68,15 +70,22 @@ class Settler:
     def end_quarantine(self, schema: str, snapshot: Snapshot, oracle: Oracle | None) -> None:
         """End the tenant's quarantine, if all writers in progress at its birth have ended.
 
-        If only some have, the store is told which are left.
+        If only some have, the store is told which are left. A caller that comes while another
+        one asks waits for it: its next snapshot then has the end of the quarantine, too, and
+        all callers agree on the versions.
 
         :param schema: the tenant.
         :param oracle: None if the database has no transaction ids: the quarantine then ends a
             lease after this settler first heard of it.
         """
         for place, part in snapshot.parts or ((schema, snapshot),):
-            if part.quarantine is not None and self._may_ask(part.birth):
-                self._end_quarantine(place, part, oracle)
+            if part.quarantine is None:
+                continue
+            with self._lock:
+                asking = self._asking.setdefault(part.birth, Lock())
+            with asking:
+                if self._may_ask(part.birth):
+                    self._end_quarantine(place, part, oracle)
 
     def _settle(self, schema: str, writer: str, doubt: Doubt, oracle: Oracle | None) -> None:
         about_to(Step.SETTLE)

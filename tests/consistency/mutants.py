@@ -56,9 +56,10 @@ def without_check_on_read() -> AbstractContextManager[Any]:
 
 
 def with_process_tier_first() -> AbstractContextManager[Any]:
-    def store(self: Reading, stored: StoredValue, value: Any, snapshot: Snapshot) -> None:
-        original_store(self, stored, value, snapshot)
+    def store(self: Reading, stored: StoredValue, value: Any, snapshot: Snapshot) -> bool:
+        is_stored = original_store(self, stored, value, snapshot)
         self.keep_in_process(stored, value)
+        return is_stored
 
     return patch.object(Reading, 'store', store)
 

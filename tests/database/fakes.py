@@ -125,7 +125,7 @@ class FakeScope:
             self._session = self.session_manager.create_session(self)
         return self._session
 
-    def transaction(self) -> FakeListener:
+    def transaction(self, connection: Connection) -> FakeListener:
         listener = FakeListener(self)
         self.listeners.append(listener)
         return listener

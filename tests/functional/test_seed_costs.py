@@ -118,13 +118,10 @@ def herd_app(dsn: str, redis_url: str, namespace: str, file: str) -> OrmCacheApp
 def test_cold_herd_runs_the_creator_once(
     on_servers: Applications, tenant: str, file_runs: FileRuns
 ) -> None:
-    """Eight threads in two processes that start cold run the creator once."""
+    """Eight threads in two processes that start cold, on a tenant that they create, run the
+    creator once."""
     settings = on_servers.backend.settings
     arguments = [settings['dsn'], settings['redis_url'], settings['namespace'], tenant]
-    app = herd_app(*arguments[:3], str(file_runs.path))
-    with app.request_scope(tenant) as scope:
-        scope.session().connection()  # the tenant is born, and its quarantine has ended
-    app.close_orm_cache()
     processes = [
         subprocess.Popen(
             [sys.executable, '-c', HERD, *arguments, str(file_runs.path)],

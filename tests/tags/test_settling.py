@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator
 
 import pytest
@@ -217,6 +218,28 @@ def test_quarantine_is_asked_for_every_50_ms(
     assert oracle.asked == ['7', '7']
     settler.end_quarantine('main', quarantined('7', birth='another'), oracle)
     assert oracle.asked == ['7', '7', '7']
+
+
+def test_callers_wait_for_the_one_that_asks(store: NotedStore, settler: Settler) -> None:
+    """A caller that comes while another one asks goes on when the quarantine has ended."""
+    order: list[str] = []
+
+    class Asked(FakeOracle):
+        def writers_in_progress(self) -> Collection[str]:
+            second.start()
+            second.join(0.2)  # it would end at once if it did not wait
+            order.append('answered')
+            return ()
+
+    def ask_too() -> None:
+        settler.end_quarantine('main', quarantined(), FakeOracle())
+        order.append('went on')
+
+    second = threading.Thread(target=ask_too)
+    settler.end_quarantine('main', quarantined(), Asked())
+    second.join()
+    assert order == ['answered', 'went on']
+    assert store.waiting == [('birth', ())]
 
 
 def test_quarantine_lasts_a_lease_where_there_are_no_ids(

@@ -47,7 +47,8 @@ class Beginning(Moves):
         return s.commits if s.seen else s.commits - 1
 
     def begin(self, s: State, i: int, scope: Scope) -> Iterator[Move]:
-        """Begin the database transaction: snapshot, view, and what follows the view."""
+        """Begin the database transaction: snapshot, end of a quarantine, view, and what follows
+        the view."""
         program = self.scenario.programs[i]
         view_first = program.lasts and not self.has(Guard.SNAPSHOT_FIRST)
         if scope.at == 'identify':
@@ -58,6 +59,8 @@ class Beginning(Moves):
             yield self.second_snapshot(s, i, scope)
         elif scope.snapshot is None and not (view_first and not scope.begun):
             yield self.snapshot(s, i, scope)
+        elif not scope.begun and scope.at != 'view' and self.is_quarantined(scope):
+            yield from self.end_quarantine(s, i, scope._replace(at='ask'), at_begin=True)
         elif not scope.begun:
             since = self.promised(s) if scope.since is None else scope.since
             after = scope._replace(begun=True, since=since)
@@ -71,7 +74,7 @@ class Beginning(Moves):
                 yield self.move(
                     s, i, Step.VIEW, after, detail=s.commits, broken=self.unlike_view(after)
                 )
-            elif scope.snapshot is not None and scope.snapshot.quarantine is not None:
+            elif self.is_quarantined(scope):
                 yield self.move(s, i, Step.VIEW, after._replace(at='ask'), seen=True)
             else:
                 yield self.move(s, i, Step.VIEW, self.with_view(i, after), seen=True)
@@ -132,10 +135,8 @@ class Beginning(Moves):
             asked = named & writers if named else writers
             yield self.move(s, i, World.ASK, scope._replace(at='end quarantine', asked=asked))
             return
-        after = self.with_view(i, scope._replace(asked=frozenset()))
-        if not at_begin:
-            after = after._replace(at='return')
-        elif scope.hit is None:
+        after = scope._replace(asked=frozenset(), at='view' if at_begin else 'return')
+        if at_begin and scope.hit is None:
             after = after._replace(snapshot=None)
         store = s
         if s.store.quarantine is not None:
@@ -147,6 +148,10 @@ class Beginning(Moves):
                 store = self.script(s, token=0, quarantine=None)
         detail = f'waits for {sorted(scope.asked)}' if scope.asked else ''
         yield self.move(store, i, Step.END_QUARANTINE, after, detail=detail)
+
+    @staticmethod
+    def is_quarantined(scope: Scope) -> bool:
+        return scope.snapshot is not None and scope.snapshot.quarantine is not None
 
     def blocks(self, scope: Scope) -> bool:
         assert scope.snapshot is not None

@@ -33,7 +33,7 @@ class Reading(Beginning):
             yield self.given(s, i, begun, prop, World.REQUEST_TIER, value)
         elif at in ('ask', 'end quarantine') and scope.got is not None:
             yield from self.end_quarantine(s, i, scope, at_begin=False)
-        elif at in ('identify', 'ask', 'end quarantine', 'second'):
+        elif at in ('identify', 'ask', 'end quarantine', 'view', 'second'):
             yield from self.begin(s, i, scope)
         elif scope.snapshot is None:
             lasting = self.scenario.programs[i].lasts

@@ -193,6 +193,39 @@ def test_many_threads_make_a_tenant(dsn: str, tenant: str) -> None:
     manager.dispose()
 
 
+def test_many_threads_make_a_tenant_under_serializable(postgres_dsn: str, tenant: str) -> None:
+    """A view that lasts does not hide the schema that another caller makes at the same time."""
+    level = {'isolation_level': 'SERIALIZABLE'}
+    managers = [SessionManager(postgres_dsn, Base, engine_options=level) for _ in range(4)]
+    together = Barrier(len(managers))
+
+    def make(manager: SessionManager) -> bool:
+        together.wait(30)
+        return manager.ensure_schema_exists(tenant)
+
+    with ThreadPoolExecutor(len(managers)) as pool:
+        made = list(pool.map(make, managers))
+    for manager in managers:
+        manager.dispose()
+    assert sorted(made) == [False, False, False, True]
+
+
+def test_signal_before_others_see_the_schema(dsn: str, tenant: str) -> None:
+    """``on_schema_created`` is sent before anybody else can use the schema."""
+    manager, other = SessionManager(dsn, Base), SessionManager(dsn, Base)
+    seen = []
+
+    def created(schema: str) -> None:
+        seen.append((schema, other.has_schema(schema)))
+
+    manager.on_schema_created.connect(created)
+    assert manager.ensure_schema_exists(tenant)
+    assert other.has_schema(tenant)
+    assert seen == [(tenant, False)]
+    for made in manager, other:
+        made.dispose()
+
+
 def test_many_processes_make_a_tenant(dsn: str, tenant: str) -> None:
     """Processes that all need a new tenant at once get it, and it is new to one of them."""
     meeting, results = spawn.Barrier(PROCESSES), spawn.Queue()
