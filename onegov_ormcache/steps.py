@@ -27,6 +27,8 @@ class Step(StrEnum):
     PROCESS_TIER = 'process tier'
     #: A value is looked for in the shared tier.
     SHARED_TIER = 'shared tier'
+    #: A reader waits for the run of another one, which computes the same value.
+    WAIT = 'wait'
     #: A creator runs.
     CREATOR = 'creator'
     #: A value is stored in the shared tier, if its stamp still holds.

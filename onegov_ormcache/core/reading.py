@@ -10,8 +10,6 @@ from __future__ import annotations
 from time import time as now
 from typing import Any
 
-from dogpile.lock import Lock, NeedRegenerationException
-
 from ..errors import StoreUnreachable, UndecodableValue
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Snapshot
@@ -30,10 +28,6 @@ from .computing import (
 from .properties import Property
 from .protocols import ComputingScope, LookupScope, ReadingScope
 from .recording import CacheEvent, Tier
-
-#: The creation time that dogpile's lock asks for. It has no meaning here, because stamps
-#: decide whether a value is valid.
-CREATED = 1.0
 
 
 def read(scope: ReadingScope, instance: Any, prop: Property, key: str) -> Any:
@@ -121,13 +115,18 @@ class Lookup:
         self.key = key
         #: The tier that had the value; ``'creator'`` if none had it.
         self.tier: Tier = 'creator'
+        #: The tags of the values that were found and that this transaction may not use.
+        self.unusable: frozenset[str] = frozenset()
 
     def in_process(self) -> TierEntry | None:
         """Return the value from the process tier; None if it has none that this transaction
         may use."""
         about_to(Step.PROCESS_TIER)
         slot = self.scope.process_tier.get(self.key)
-        if slot is None or not self.holds(slot.stored):
+        if slot is None:
+            return None
+        if not self.holds(slot.stored):
+            self.unusable |= slot.stored.stamp.keys()
             return None
         shared = self._is_immutable(slot.stored.encoded)
         value = slot.value if shared else self.decode(slot.stored.encoded.data)
@@ -151,6 +150,7 @@ class Lookup:
         Returns None if this transaction may not use it, or if it can't be decoded.
         """
         if not self.holds(stored):
+            self.unusable |= stored.stamp.keys()
             return None
         try:
             value = self.decode(stored.encoded.data)
@@ -223,37 +223,39 @@ class Reading(Lookup):
     def entry(self) -> TierEntry:
         """Return the value from the nearest tier that has it; otherwise compute it.
 
-        One caller of all processes computes it, and the others wait for it. If the value can't
-        be stored, nobody waits.
+        One caller of all processes computes it, and the others wait for its value, for one run
+        at most. If the run could not be stored, those who have waited compute side by side.
+        A caller whose own value can't be stored neither waits nor lets others wait.
 
         :raises CircularPropertyError: if the property's creator is running already.
         """
-        refuse_cycle(self.scope.runs, self.prop)
-        if self.scope.blocks(self.prop.tags):
-            self.scope.look_again(self.prop.tags)
-            if self.scope.blocks(self.prop.tags):
+        scope, tags = self.scope, self.prop.tags
+        refuse_cycle(scope.runs, self.prop)
+        if scope.blocks(tags):
+            scope.look_again(tags)
+            if scope.blocks(tags):
                 return self.compute()
         found = self.in_process() or self.in_shared()
         if found is not None:
             return found
-        if self.prop.never_stored or not self.scope.snapshot().reachable:
+        if self.prop.never_stored or not scope.snapshot().reachable:
             return self.compute()
-        # take the database connection before waiting for the lock; otherwise those who wait
-        # could use up the pool, and the holder of the lock would wait for a connection
-        self.scope.session().connection()
-        mutex = self.scope.cache.shared_tier.mutex(self.scope.schema, self.key)
-        lock = Lock(mutex, self._create, self._look_again, None)  # type: ignore[no-untyped-call]
-        with lock as entry:
-            return entry  # type: ignore[no-any-return]
-
-    def _look_again(self) -> tuple[TierEntry, float]:
-        found = self.in_shared()
-        if found is None:
-            raise NeedRegenerationException
-        return found, CREATED
-
-    def _create(self) -> tuple[TierEntry, float]:
-        return self.compute(), CREATED
+        # take the database connection before waiting for the holder; otherwise those who wait
+        # could use up the pool, and the holder would wait for a connection
+        scope.session().connection()
+        # the transaction may have begun just now, which can block tags and end a quarantine
+        snapshot = scope.snapshot()
+        if snapshot.quarantine is not None or scope.blocks(tags | self.unusable):
+            return self.compute()
+        mutex = scope.cache.shared_tier.mutex(scope.schema, self.key, snapshot.stamp(tags))
+        if not mutex.acquire(wait=False):
+            about_to(Step.WAIT)
+            mutex.wait_for_holder()
+            return self.in_shared() or self.compute()
+        try:
+            return self.in_shared() or self.compute()
+        finally:
+            mutex.release()
 
     def compute(self) -> TierEntry:
         """Run the creator, and store its value if it may be stored.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from abc import abstractmethod
 from typing import Any
 
 import redis
@@ -88,7 +89,21 @@ if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=RENEWER.forget)
 
 
-class RedisMutex(CacheMutex):
+class RunMutex(CacheMutex):
+    """A lock under which a creator runs. Other callers wait for its holder, and not for the lock.
+
+    So they wait for one run at most. If its value was not stored, they compute side by side.
+    """
+
+    @abstractmethod
+    def wait_for_holder(self) -> None:
+        """Wait until the present holder's run has ended, for the lock's timeout at most.
+
+        The lock is not acquired. Returns at once if there is no holder, or if Redis fails.
+        """
+
+
+class RedisMutex(RunMutex):
     """A lock on Redis, which one caller over all processes holds.
 
     The shared tier makes it for each computation of a cold value.
@@ -100,6 +115,8 @@ class RedisMutex(CacheMutex):
     """
 
     def __init__(self, client: redis.Redis, name: str, timeout: float) -> None:
+        self._client = client
+        self._name = name
         self._timeout = timeout
         self._ttl = min(SHORT, timeout)
         self._lock = client.lock(
@@ -128,6 +145,18 @@ class RedisMutex(CacheMutex):
         except (LockError, redis.RedisError):
             pass  # it has expired, or is lost with the server: another caller may hold it now
 
+    def wait_for_holder(self) -> None:
+        end = time.monotonic() + self._timeout
+        try:
+            holder = self._client.get(self._name)
+            # a holder's token is its own: another token is that of a later run
+            while holder is not None and time.monotonic() < end:
+                time.sleep(POLL)
+                if self._client.get(self._name) != holder:
+                    return
+        except redis.RedisError:
+            return
+
     def locked(self) -> bool:
         try:
             return bool(self._lock.locked())
@@ -135,19 +164,58 @@ class RedisMutex(CacheMutex):
             return False
 
 
-class ThreadMutex(CacheMutex):
+class ThreadLock:
+    """A lock of one process; threads can wait for its holder without acquiring it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        # an object of its own for each holder; None if the lock is free
+        self._holder: object | None = None
+
+    def acquire(self, timeout: float) -> bool:
+        """Acquire the lock; return whether that was possible.
+
+        :param timeout: seconds to wait at most; 0 to not wait.
+        """
+        with self._changed:
+            if self._holder is not None and timeout > 0:
+                self._changed.wait_for(lambda: self._holder is None, timeout)
+            if self._holder is not None:
+                return False
+            self._holder = object()
+            return True
+
+    def release(self) -> None:
+        """Release the lock. The caller holds it."""
+        with self._changed:
+            self._holder = None
+            self._changed.notify_all()
+
+    def wait_for_holder(self, timeout: float) -> None:
+        """Wait until the present holder has released the lock, ``timeout`` seconds at most."""
+        with self._changed:
+            holder = self._holder
+            if holder is not None:
+                self._changed.wait_for(lambda: self._holder is not holder, timeout)
+
+    def locked(self) -> bool:
+        """Return whether the lock has a holder."""
+        return self._holder is not None
+
+
+class ThreadMutex(RunMutex):
     """A lock that one thread of this process holds.
 
-    :param timeout: seconds that a caller waits for the lock at most.
+    :param timeout: seconds that a caller waits for the lock, or for its holder, at most.
     """
 
-    def __init__(self, lock: threading.Lock, timeout: float) -> None:
+    def __init__(self, lock: ThreadLock, timeout: float) -> None:
         self._lock = lock
         self._timeout = timeout
         self._held = False
 
     def acquire(self, wait: bool = True) -> bool:
-        self._held = self._lock.acquire(wait, self._timeout if wait else -1)
+        self._held = self._lock.acquire(self._timeout if wait else 0)
         return self._held
 
     def release(self) -> None:
@@ -155,20 +223,13 @@ class ThreadMutex(CacheMutex):
             self._held = False
             self._lock.release()
 
+    def wait_for_holder(self) -> None:
+        self._lock.wait_for_holder(self._timeout)
+
     def locked(self) -> bool:
         return self._lock.locked()
 
 
-class _WeakLock:
-    """A ``threading.Lock`` that supports weak references, as dogpile's registry needs."""
-
-    def __init__(self) -> None:
-        lock = threading.Lock()
-        self.acquire = lock.acquire
-        self.release = lock.release
-        self.locked = lock.locked
-
-
 def named_locks() -> Any:
     """Return a registry of locks by name, which keeps each lock as long as it is used."""
-    return NameRegistry(lambda name: _WeakLock())
+    return NameRegistry(lambda name: ThreadLock())

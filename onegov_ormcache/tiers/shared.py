@@ -9,6 +9,7 @@ hand. It knows nothing of properties and policies.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import Any, Protocol
 
 import ormsgpack
@@ -21,7 +22,7 @@ from dogpile.cache.backends.redis import RedisBackend
 from ..errors import UndecodableValue
 from ..redis_client import ask, hash_tag
 from .bounded import BoundedCache
-from .locks import RedisMutex, ThreadMutex, named_locks
+from .locks import RedisMutex, RunMutex, ThreadMutex, named_locks
 from .process import OVERHEAD, Stamp, StoredValue
 from .serializer import Encoded, Serializer
 
@@ -76,10 +77,13 @@ class SharedTier(Protocol):
         :raises StoreUnreachable: if the tier can't be reached.
         """
 
-    def mutex(self, schema: str, key: str) -> CacheMutex:
-        """Return the lock under which the value is computed.
+    def mutex(self, schema: str, key: str, stamp: Stamp) -> RunMutex:
+        """Return the lock under which a value with this stamp is computed.
 
-        It only saves work, and raises no error of Redis.
+        Runs for other versions have other locks: a caller does not wait for a value that it
+        may not use. The lock only saves work, and raises no error of Redis.
+
+        :param stamp: the versions of the value's tags, as far as they are known before the run.
         """
 
     def region(self, schema: str) -> CacheRegion:
@@ -133,8 +137,9 @@ class MemoryTier:
 
         return self._tags.fill(schema, stored.stamp if stamp is None else stamp, store)
 
-    def mutex(self, schema: str, key: str) -> CacheMutex:
-        return ThreadMutex(self._locks.get(f'{schema}|{key}'), self._lock_timeout)
+    def mutex(self, schema: str, key: str, stamp: Stamp) -> RunMutex:
+        name = f'{schema}|{key}|{_digest(stamp)}'
+        return ThreadMutex(self._locks.get(name), self._lock_timeout)
 
     def region(self, schema: str) -> CacheRegion:
         arguments = {
@@ -187,8 +192,8 @@ class RedisTier:
             schema, holds, self._name(schema, key), _pack(stored), self._ttl
         )
 
-    def mutex(self, schema: str, key: str) -> CacheMutex:
-        name = f'{hash_tag(self._namespace, schema)}:lock:{key}'
+    def mutex(self, schema: str, key: str, stamp: Stamp) -> RunMutex:
+        name = f'{hash_tag(self._namespace, schema)}:lock:{key}:{_digest(stamp)}'
         return RedisMutex(self._tags.client, name, self._lock_timeout)
 
     def region(self, schema: str) -> CacheRegion:
@@ -198,6 +203,11 @@ class RedisTier:
 
     def _name(self, schema: str, key: str) -> str:
         return f'{hash_tag(self._namespace, schema)}:value:{key}'
+
+
+def _digest(stamp: Stamp) -> str:
+    """Return a short text that is the same for equal stamps in all processes."""
+    return blake2b(ormsgpack.packb(sorted(stamp.items())), digest_size=9).hexdigest()
 
 
 def _pack(stored: StoredValue) -> bytes:

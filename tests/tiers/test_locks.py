@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,7 +17,6 @@ from typing import Any
 
 import pytest
 import redis
-from dogpile.cache.api import CacheMutex
 
 from onegov_ormcache.redis_client import connect
 from onegov_ormcache.tiers import locks
@@ -25,6 +25,7 @@ from onegov_ormcache.tiers.locks import (
     SHORT,
     RedisMutex,
     Renewer,
+    RunMutex,
     ThreadMutex,
     named_locks,
 )
@@ -45,9 +46,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(params=['thread', 'redis'])
-def make(
-    request: pytest.FixtureRequest, namespace: str
-) -> Callable[[float], CacheMutex]:
+def make(request: pytest.FixtureRequest, namespace: str) -> Callable[[float], RunMutex]:
     """Makes mutexes of one name, each with its own timeout."""
     if request.param == 'thread':
         locks = named_locks()
@@ -57,7 +56,7 @@ def make(
     return lambda timeout: RedisMutex(client, f'{namespace}:lock', timeout)
 
 
-def test_one_holder(make: Callable[[float], CacheMutex]) -> None:
+def test_one_holder(make: Callable[[float], RunMutex]) -> None:
     """A lock has one holder at a time, until it is released."""
     first, second = make(LONG), make(LONG)
     assert not first.locked()
@@ -72,7 +71,7 @@ def test_one_holder(make: Callable[[float], CacheMutex]) -> None:
     second.release()
 
 
-def test_releasing_what_is_not_held(make: Callable[[float], CacheMutex]) -> None:
+def test_releasing_what_is_not_held(make: Callable[[float], RunMutex]) -> None:
     """Releasing a lock that is not held does nothing, also if another mutex holds it."""
     first, second = make(LONG), make(LONG)
     first.release()
@@ -87,7 +86,7 @@ def test_releasing_what_is_not_held(make: Callable[[float], CacheMutex]) -> None
     second.release()
 
 
-def test_nobody_waits_for_ever(make: Callable[[float], CacheMutex]) -> None:
+def test_nobody_waits_for_ever(make: Callable[[float], RunMutex]) -> None:
     """A caller goes on without the lock after its timeout, and its release then does nothing."""
     first, second = make(LONG), make(0.02)
     assert first.acquire()
@@ -97,7 +96,7 @@ def test_nobody_waits_for_ever(make: Callable[[float], CacheMutex]) -> None:
     first.release()
 
 
-def test_one_holder_over_threads(make: Callable[[float], CacheMutex]) -> None:
+def test_one_holder_over_threads(make: Callable[[float], RunMutex]) -> None:
     """One of many threads at a time holds the lock, and each has its turn."""
     holders: list[int] = []
     most: list[int] = []
@@ -298,6 +297,7 @@ def test_unreachable_server(own_redis: RedisServer) -> None:
         held.release()
         assert not other.acquire()
         assert not other.acquire(wait=False)
+        other.wait_for_holder()
         assert not other.locked()
         other.release()
 
@@ -326,11 +326,56 @@ def test_named_locks_live_while_used() -> None:
     assert locks.get('a').acquire(False), 'a new one'
 
 
-def test_thread_mutex_of_a_plain_lock() -> None:
-    """Any lock of the standard library will do."""
-    lock = threading.Lock()
-    mutex = ThreadMutex(lock, LONG)
-    assert mutex.acquire()
-    assert lock.locked()
-    mutex.release()
-    assert not lock.locked()
+# waiting for the holder
+
+
+def test_waiting_for_the_holder(make: Callable[[float], RunMutex]) -> None:
+    """Those who wait for the holder go on when it has released the lock; they don't acquire it."""
+    first, waiting = make(LONG), [make(LONG) for _ in range(4)]
+    assert first.acquire()
+    with ThreadPoolExecutor(4) as pool:
+        waits = [pool.submit(mutex.wait_for_holder) for mutex in waiting]
+        first.release()
+        for wait in waits:
+            wait.result(30)
+    assert not first.locked()
+
+
+def test_waiting_for_one_holder(make: Callable[[float], RunMutex]) -> None:
+    """Who waits for a holder does not wait for the next one, which has acquired the lock since."""
+    first, second, waiting = make(LONG), make(LONG), make(LONG)
+    assert first.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(waiting.wait_for_holder)
+        until(has_seen_its_holder, 30)
+        first.release()
+        assert second.acquire(wait=False)
+        wait.result(30)
+    assert second.locked()
+    second.release()
+
+
+def has_seen_its_holder() -> bool:
+    """Return whether a thread waits for a holder that it knows."""
+    return any(
+        frame.f_locals.get('holder') is not None
+        for top in sys._current_frames().values()
+        for frame, _ in traceback.walk_stack(top)
+        if frame.f_code.co_name == 'wait_for_holder'
+    )
+
+
+def test_nobody_holds_the_lock(make: Callable[[float], RunMutex]) -> None:
+    """Without a holder there is nothing to wait for."""
+    mutex = make(LONG)
+    mutex.wait_for_holder()
+    assert not mutex.locked()
+
+
+def test_waiting_ends_after_the_timeout(make: Callable[[float], RunMutex]) -> None:
+    """Nobody waits for a holder longer than the timeout."""
+    first, second = make(LONG), make(0.02)
+    assert first.acquire()
+    second.wait_for_holder()
+    assert first.locked()
+    first.release()
