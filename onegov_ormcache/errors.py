@@ -127,6 +127,7 @@ class SnapshotConflict(RetryableConflict):
     changed one of its tags, or is about to commit such a change.
 
     Raised when a transaction begins under REPEATABLE READ or SERIALIZABLE after a cached
-    value was read, and before COMMIT under SERIALIZABLE. The tween retries the request;
-    elsewhere, roll back and run the transaction again.
+    value was read, before COMMIT under SERIALIZABLE, and in a request under READ COMMITTED when
+    two of its values belong to different moments. The tween retries the request; elsewhere,
+    roll back and run the transaction again.
     """

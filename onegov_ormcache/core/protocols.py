@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, MutableMapping, Seque
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from ..database.notes import Relation
@@ -143,6 +144,46 @@ class ScopeCache(ReadingCache, WritingCache, Protocol):
 # parts of a request scope, and of its write paths
 
 
+class PageScope(Protocol):
+    """The part of a request scope that tells whether its values belong to one moment."""
+
+    schema: str
+    returned: dict[str, str]
+    computed: dict[str, str]
+
+    @property
+    def cache(self) -> ScopeCache:
+        """The cache that the scope belongs to."""
+
+    @property
+    def session_manager(self) -> SessionManager:
+        """The session manager, which has the oracle of a connection."""
+
+    @property
+    def keeps_view(self) -> bool:
+        """True if a transaction in progress has one view for all its statements."""
+
+    @property
+    def on_replica(self) -> bool:
+        """True if a transaction in progress reads from a replica."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot of this transaction."""
+
+    def session(self) -> Session:
+        """Return the scope's session."""
+
+
+class Page(Protocol):
+    """The values that a transaction has read, of which each is checked."""
+
+    def found(self, tags: Collection[str]) -> None:
+        """Check a cached value of the snapshot, before it is returned."""
+
+    def computed(self, tags: Collection[str]) -> None:
+        """Check a value that was computed and not stored."""
+
+
 class LookupScope(Protocol):
     """The part of a request scope that a search for a value in the tiers uses, also to find
     out whether this transaction may use the value."""
@@ -154,6 +195,10 @@ class LookupScope(Protocol):
     @property
     def cache(self) -> ReadingCache:
         """The cache that the scope belongs to."""
+
+    @property
+    def torn_pages(self) -> Page:
+        """The check that all values of this transaction belong to one moment."""
 
     @property
     def snapshot_number(self) -> int:
@@ -231,6 +276,10 @@ class Transaction(Protocol):
 
     #: The reason why the transaction may use and store no value; None if it may.
     strayed: str | None
+
+    @property
+    def keeps_view(self) -> bool:
+        """True if the transaction has one view for all its statements."""
 
     @property
     def on_replica(self) -> bool:

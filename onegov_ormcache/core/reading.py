@@ -194,6 +194,7 @@ class Lookup:
         return freeze(value, self.prop.name) if self.prop.declaration.frozen else value
 
     def _found(self, stored: StoredValue, value: Any) -> TierEntry:
+        self.scope.torn_pages.found(stored.stamp)
         self.scope.returned.update(stored.stamp)
         return TierEntry(
             value=value,
@@ -263,6 +264,9 @@ class Reading(Lookup):
         The value is not stored if its dependencies are not known, if the scope blocks one of
         its tags, if the snapshot has ended, or if the run has read from a replica or through
         another scope's transaction.
+
+        :raises SnapshotConflict: if the value is newer than another one that this transaction
+            has read, and a tween will try the request again.
         """
         scope, prop = self.scope, self.prop
         snapshot = scope.snapshot()
@@ -282,16 +286,19 @@ class Reading(Lookup):
         tags = frozenset(run.tags)
         prop.never_stored = not is_storable(run)
         is_of_this_snapshot = run.snapshot_number == scope.snapshot_number
-        if is_of_this_snapshot:
-            # PostgreSQL's conflict detection sees this read, but not what another writer has
-            # read from the cache; so the check for write skew must know this read, too
-            scope.computed.update(snapshot.stamp(tags | run.reads))
+        is_stored = False
         if is_of_this_snapshot and not prop.never_stored:
             if scope.blocks(tags | run.reads):
                 scope.settle(tags)
             elif not (scope.on_replica or run.through_another):
                 stamp = snapshot.stamp(tags | {CODE_TAG})
-                self.store(StoredValue(stamp, encoded, now()), value, snapshot)
+                is_stored = self.store(StoredValue(stamp, encoded, now()), value, snapshot)
+        if is_of_this_snapshot:
+            if not is_stored:
+                scope.torn_pages.computed(prop.tags | run.reads)
+            # PostgreSQL's conflict detection sees this read, but not what another writer has
+            # read from the cache; so the check for write skew must know this read, too
+            scope.computed.update(snapshot.stamp(tags | run.reads))
         return TierEntry(
             value=value,
             tags=tags,
@@ -301,11 +308,11 @@ class Reading(Lookup):
             varies=frozenset(prop.declaration.varies),
         )
 
-    def store(self, stored: StoredValue, value: Any, snapshot: Snapshot) -> None:
+    def store(self, stored: StoredValue, value: Any, snapshot: Snapshot) -> bool:
         """Store the value for all, if its stamp still holds, and the definitions by which its
-        dependencies were found.
+        dependencies were found; return whether it was stored.
 
-        If it does not, settle the doubt or the quarantine that may be the reason.
+        If it was not, settle the doubt or the quarantine that may be the reason.
         """
         about_to(Step.FILL)
         holding = snapshot.stamp({CATALOG_TAG})
@@ -313,8 +320,9 @@ class Reading(Lookup):
             is_stored = self.scope.cache.fill(self.scope.schema, self.key, stored, holding)
         except StoreUnreachable:
             self.scope.store_lost()
-            return
+            return False
         if is_stored:
             self.keep_in_process(stored, value)
         else:
             self.scope.settle(stored.stamp.keys())
+        return is_stored

@@ -18,6 +18,7 @@ from ..errors import SnapshotConflict, StoreUnreachable
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
 from .protocols import ScopeCache, Transaction
+from .torn_pages import TornPages
 
 #: Seconds within which most commits in progress end.
 COMMIT_TIME = 0.002
@@ -49,6 +50,8 @@ class TransactionalScope:
         #: The versions, by tag, of what creators have read from the database in this
         #: transaction.
         self.computed: dict[str, str] = {}
+        #: The check that all values of a transaction belong to one moment.
+        self.torn_pages = TornPages(self)
         self._snapshot: Snapshot | None = None
         self._has_looked_again = False
         # the tags whose values this transaction must read from the database; None: all tags
@@ -76,6 +79,11 @@ class TransactionalScope:
     def on_replica(self) -> bool:
         """True if a transaction in progress reads from a replica, which may lag behind."""
         return any(path.on_replica for path in self.transactions)
+
+    @property
+    def keeps_view(self) -> bool:
+        """True if a transaction in progress has one view for all its statements."""
+        return any(path.keeps_view for path in self.transactions)
 
     # the snapshot
 
@@ -125,6 +133,7 @@ class TransactionalScope:
                 self.end_quarantine(connection, beginning)
             elif self.snapshot().identified and not view.lasts:
                 return view, inquiry
+            about_to(Step.VIEW)
             again = self.session_manager.database.begin_again(connection, self)
             if again is None:
                 break
@@ -315,5 +324,6 @@ class TransactionalScope:
         self._blocked = set()
         self.returned = {}
         self.computed = {}
+        self.torn_pages.snapshot_ended()
         self.snapshot_number += 1
         self.drop_all()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from threading import Lock
 from typing import Protocol
 
-from cachetools import LRUCache, TTLCache
+from cachetools import TTLCache
 
 from ..steps import Step, about_to
 from .snapshot import Doubt, Snapshot, TagStore
@@ -51,7 +51,7 @@ class Settler:
         self._asked: TTLCache[str, None] = TTLCache(10_000, PATIENCE, timer=clock)
         self._births: TTLCache[str, float] = TTLCache(10_000, 10 * lease, timer=clock)
         # by birth, the lock of the caller that asks whether its quarantine may end
-        self._asking: LRUCache[str, Lock] = LRUCache(10_000)
+        self._asking: dict[str, Lock] = {}
 
     def settle(
         self, schema: str, snapshot: Snapshot, tags: Collection[str], oracle: Oracle | None
@@ -79,13 +79,23 @@ class Settler:
             lease after this settler first heard of it.
         """
         for place, part in snapshot.parts or ((schema, snapshot),):
-            if part.quarantine is None:
-                continue
-            with self._lock:
-                asking = self._asking.setdefault(part.birth, Lock())
-            with asking:
-                if self._may_ask(part.birth):
-                    self._end_quarantine(place, part, oracle)
+            if part.quarantine is not None:
+                self._ask_for_end(place, part, oracle)
+
+    def _ask_for_end(self, schema: str, snapshot: Snapshot, oracle: Oracle | None) -> None:
+        birth = snapshot.birth
+        with self._lock:
+            asking = self._asking.setdefault(birth, Lock())
+        with asking:
+            try:
+                if self._may_ask(birth):
+                    self._end_quarantine(schema, snapshot, oracle)
+                    with self._lock:
+                        # those who have waited need not ask, however long the answer took
+                        self._asked[birth] = None
+            finally:
+                with self._lock:
+                    self._asking.pop(birth, None)
 
     def _settle(self, schema: str, writer: str, doubt: Doubt, oracle: Oracle | None) -> None:
         about_to(Step.SETTLE)

@@ -23,7 +23,10 @@ class AppSettings(OrmCacheSettings):
 
     #: The number of attempts, the first included, that the tween makes at a request whose
     #: transactions meet conflicts.
-    attempts: int = 3
+    attempts: int = 10
+    #: Try a request again if two of its values belong to different moments, at most twice
+    #: (promise P4 of the documentation).
+    check_torn_pages: bool = True
     #: ``(request, response) -> bool``: True rolls back. With None, every response commits.
     commit_veto: Callable[[Any, Any], bool] | None = veto_errors
 
@@ -34,5 +37,6 @@ class AppSettings(OrmCacheSettings):
 
 RULES: tuple[Rule, ...] = (
     ('attempts', lambda v: is_whole(v) and v >= 1, 'a whole number, 1 or more'),
+    ('check_torn_pages', lambda v: isinstance(v, bool), 'True or False'),
     ('commit_veto', lambda v: v is None or callable(v), 'a function (request, response) or None'),
 )

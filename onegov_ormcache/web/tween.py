@@ -5,7 +5,9 @@ It opens no scope and knows no tenants: :mod:`.middleware` does.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from time import sleep
 from typing import Any
 
 from morepath.core import excview_tween_factory
@@ -16,6 +18,17 @@ from .app import OrmCacheApp
 from .cache import ROOT_ATTRIBUTE, AppCache
 
 Handler = Callable[[Any], Any]
+
+#: The longest wait before the second attempt at a request, in seconds. It doubles with each
+#: further attempt, up to :data:`LONGEST_WAIT`.
+FIRST_WAIT = 0.02
+
+#: The longest wait before any attempt, in seconds.
+LONGEST_WAIT = 0.5
+
+#: The number of attempts that are given up for a torn page. If they all met one, the tables
+#: change faster than the page is made, and further attempts would not do better.
+ATTEMPTS_WITHOUT_TORN_PAGES = 2
 
 
 # under EXCVIEW, which calls the application's views for exceptions: above it, the tween would
@@ -32,6 +45,17 @@ def transaction_tween_factory(app: OrmCacheApp, handler: Handler) -> Handler:
         return Attempts(scope, request, handler, cache).run()
 
     return transaction_tween
+
+
+def back_off(attempts: int) -> float:
+    """Return the seconds to wait before the next attempt: at random, and longer after each.
+
+    Requests that have met one another would otherwise meet again. See "Exponential Backoff And
+    Jitter" (AWS Architecture Blog, 2015), "full jitter".
+
+    :param attempts: the number of attempts that have failed.
+    """
+    return random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempts - 1)))
 
 
 class Attempts:
@@ -61,19 +85,29 @@ class Attempts:
         # an attempt reads the body, and the next one reads it again from the start
         self.request.make_body_seekable()
         attributes, environ = dict(vars(self.request)), dict(self.request.environ)
-        left = self.settings.attempts
+        number = 0
         while True:
-            left -= 1
+            number += 1
+            is_last = number == self.settings.attempts
+            self.scope.torn_pages.are_refused = (
+                self.settings.check_torn_pages
+                # nobody would try again after the last attempt, so it has no error for that
+                and not is_last
+                and number <= ATTEMPTS_WITHOUT_TORN_PAGES
+            )
             try:
                 return self.attempt()
             except Exception as error:
-                if left == 0 or not self.cache.is_conflict(error):
+                if is_last or not self.cache.is_conflict(error):
                     raise
+            finally:
+                self.scope.torn_pages.are_refused = False
             vars(self.request).clear()
             vars(self.request).update(attributes)
             self.request.environ.clear()
             self.request.environ.update(environ)
             self.request.reset()
+            sleep(back_off(number))
 
     def attempt(self) -> Any:
         """Answer the request in a transaction, and commit it.

@@ -11,6 +11,8 @@ from time import perf_counter
 from rich.console import Console
 
 from . import (
+    case_busy,
+    case_conflicts,
     case_detection,
     case_flush,
     case_herd,
@@ -33,6 +35,8 @@ CASES: dict[str, Case] = {
     'warm': case_warm.run,
     'flush': case_flush.run,
     'herd': case_herd.run,
+    'busy': case_busy.run,
+    'conflicts': case_conflicts.run,
     'morepath': case_morepath.run,
     'http': case_http.run,
     'tree': case_tree.run,

@@ -13,11 +13,15 @@ from unittest.mock import patch
 from onegov_ormcache.core.eviction import WritePath
 from onegov_ormcache.core.reading import Reading
 from onegov_ormcache.core.scope import RequestScope
+<<<<<<< ours
 from onegov_ormcache.core.versions import Versions
 from onegov_ormcache.database import catalog, postgres, statements
 from onegov_ormcache.database.driver import ReportingCursor
 from onegov_ormcache.database.inquiries import PostgresInquiry
 from onegov_ormcache.database.notes import Notes
+=======
+from onegov_ormcache.core.torn_pages import TornPages
+>>>>>>> theirs
 from onegov_ormcache.tags import redis as redis_tags
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.settling import Settler
@@ -66,17 +70,18 @@ def with_process_tier_first() -> AbstractContextManager[Any]:
 
 @contextmanager
 def without_snapshot_before_view() -> Iterator[None]:
-    def identify(self: RequestScope, connection: Any, beginning: Any, view: Any) -> Any:
+    def identify(
+        self: RequestScope, connection: Any, beginning: Any, view: Any, inquiry: Any
+    ) -> Any:
         # a process that knows its database takes no snapshot here
         if self.cache.tags.identity(self.schema) is not None:
-            return view
-        return original_scope_identify(self, connection, beginning, view)
+            return view, inquiry
+        return original_scope_identify(self, connection, beginning, view, inquiry)
 
     with (
-        patch.object(RequestScope, 'transaction', lambda self: WritePath(self)),
+        patch.object(RequestScope, 'transaction', lambda self, connection: WritePath(self)),
         patch.object(RequestScope, 'identify', identify),
         patch.object(RequestScope, 'take_second_snapshot', lambda self: None),
-        patch.object(RequestScope, 'end_quarantine', lambda self, connection, beginning: None),
     ):
         yield
 
@@ -185,6 +190,7 @@ def without_write_skew_check() -> AbstractContextManager[Any]:
     return patch.object(WritePath, '_must_hold', lambda self: {})
 
 
+<<<<<<< ours
 def without_compiler() -> AbstractContextManager[Any]:
     return patch.object(statements, 'notes_of', lambda context: Notes())
 
@@ -221,6 +227,10 @@ def without_places() -> AbstractContextManager[Any]:
 
 def without_marker() -> AbstractContextManager[Any]:
     return patch.object(postgres, 'new_marker', lambda: '')
+=======
+def without_torn_page_check() -> AbstractContextManager[Any]:
+    return patch.object(TornPages, '_refuse', lambda self, tags: None)
+>>>>>>> theirs
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -239,8 +249,12 @@ MUTANTS: dict[str, Mutant] = {
     'its new birth': without_birth_after_quarantine,
     'run_id': without_run_id,
     'fresh epochs': without_fresh_epochs,
+<<<<<<< ours
     'identity': without_identity,
     'asking again': without_asking_again,
+=======
+    'P4 of computed values': without_torn_page_check,
+>>>>>>> theirs
     'P5': without_write_skew_check,
     'notes of the compiler': without_compiler,
     'lock table': without_lock_table,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
@@ -118,7 +119,10 @@ def test_marked_change_that_nothing_has_seen(
     with engine.pool.recreate().connect() as driver:  # type: ignore[attr-defined]
         table = f'"{tenant}".users' if on_postgres else 'users'
         driver.cursor().execute(f"INSERT INTO {table} (name) VALUES ('a')")
-        driver.commit()
+        if on_postgres:
+            psycopg.Connection.commit(driver.dbapi_connection)
+        else:
+            driver.commit()
     assert value(app, tenant, read) == (0, 0, 0, 0)
     with app.request_scope(tenant) as scope:
         assert app.users == 0

@@ -220,19 +220,24 @@ def test_quarantine_is_asked_for_every_50_ms(
     assert oracle.asked == ['7', '7', '7']
 
 
-def test_callers_wait_for_the_one_that_asks(store: NotedStore, settler: Settler) -> None:
-    """A caller that comes while another one asks goes on when the quarantine has ended."""
+def test_callers_wait_for_the_one_that_asks(
+    store: NotedStore, settler: Settler, clock: Clock
+) -> None:
+    """A caller that comes while another one asks goes on when the quarantine has ended, and does
+    not ask itself, even if the answer took long."""
+    oracle = FakeOracle()
     order: list[str] = []
 
     class Asked(FakeOracle):
         def writers_in_progress(self) -> Collection[str]:
             second.start()
             second.join(0.2)  # it would end at once if it did not wait
+            clock.now += 1
             order.append('answered')
             return ()
 
     def ask_too() -> None:
-        settler.end_quarantine('main', quarantined(), FakeOracle())
+        settler.end_quarantine('main', quarantined(), oracle)
         order.append('went on')
 
     second = threading.Thread(target=ask_too)
@@ -240,6 +245,8 @@ def test_callers_wait_for_the_one_that_asks(store: NotedStore, settler: Settler)
     second.join()
     assert order == ['answered', 'went on']
     assert store.waiting == [('birth', ())]
+    assert oracle.asked == []
+    assert not settler._asking, 'nothing is left of the birth'
 
 
 def test_quarantine_lasts_a_lease_where_there_are_no_ids(

@@ -20,6 +20,7 @@ from onegov_ormcache import (
     orm_cached,
     transaction_tween_factory,
 )
+from onegov_ormcache.web import tween
 from tests.support.applications import Applications, change, value
 from tests.support.counting import Runs
 from tests.support.models import Base, Group, User
@@ -396,3 +397,31 @@ def test_commit_within_a_scope_of_another_cache(
     with OrmCache(base=Base, dsn=f'sqlite:///{tmp_path}/other') as other:
         client = Client(OrmCacheMiddleware(applications.start(Nested), schema=tenant))
         assert [client.get('/').json for _ in range(3)] == [1, 2, 3]
+
+
+def test_waits_at_random_before_each_new_attempt(
+    applications: Applications, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each new attempt the tween waits: for a random part of a time that doubles, up to a
+    bound, and that begins anew with each request."""
+    bounds: list[float] = []
+    waits: list[float] = []
+
+    def uniform(low: float, high: float) -> float:
+        assert low == 0
+        bounds.append(high)
+        return high / 3
+
+    monkeypatch.setattr('random.uniform', uniform)
+    monkeypatch.setattr(tween, 'sleep', waits.append)
+
+    def view(self: Root, request: Any) -> str:
+        raise RetryableConflict('again')
+
+    client = client_of(applications, tenant, view, attempts=8)
+    for _ in range(2):
+        with pytest.raises(RetryableConflict):
+            client.post('/')
+    expected = [0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5]
+    assert bounds == expected * 2
+    assert waits == [bound / 3 for bound in bounds]

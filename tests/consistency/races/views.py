@@ -10,7 +10,7 @@ from onegov_ormcache import RetryableConflict
 from onegov_ormcache.steps import Step
 from tests.consistency.interleaving import before
 from tests.support.applications import committed, value
-from tests.support.models import User
+from tests.support.models import Document, User
 
 from .world import World, differs
 
@@ -92,3 +92,32 @@ def session_of_another_scope(world: World) -> Iterator[str]:
         reader.lender = None
     for app in reader, writer:
         yield from differs('later', value(app, world.tenant, lambda a: a.borrowed), ['new'])
+
+
+def torn_page(world: World) -> Iterator[str]:
+    """A commit changes two tables between a cached value of one and a computed one of the other,
+    in either order."""
+    writer, reader = world.start()
+    reads = [lambda: list(reader.names), lambda: list(reader.titles)]
+    for number, (first, second) in enumerate((reads, reads[::-1])):
+        # only names are cached, and the commit comes before the creator of titles has read
+        with committed(writer, world.tenant) as writing:
+            world.rename(writing, f'before {number}')
+            writing.session().query(Document).delete()
+        world.names(reader)
+
+        def change_both(number: int = number) -> None:
+            with committed(writer, world.tenant) as writing:
+                world.rename(writing, f'after {number}')
+                writing.session().add(Document(title='after'))
+
+        with reader.request_scope(world.tenant) as scope:
+            scope.torn_pages.are_refused = True
+            try:
+                with before(Step.CREATOR, change_both):
+                    page = [first(), second()]
+            except RetryableConflict:
+                scope.reset()
+                page = [first(), second()]
+        knows = [any(name.startswith('after') for name in shown) for shown in page]
+        yield from differs('both know the commit', knows, [True, True])
