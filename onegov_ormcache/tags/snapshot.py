@@ -151,8 +151,8 @@ class Snapshot:
 def same_schema(identity: str, other: str) -> bool:
     """Return whether two identities are those of the same schema, on a primary and its replica.
 
-    Their last three parts tell it: the ids of database and schema, and of the transaction that
-    made the schema what it is.
+    Their last three parts tell it: the folder of the database, and the ids of the schema and of
+    the transaction that made it what it is.
     """
     return identity.split('.')[-3:] == other.split('.')[-3:]
 

@@ -13,15 +13,12 @@ from unittest.mock import patch
 from onegov_ormcache.core.eviction import WritePath
 from onegov_ormcache.core.reading import Reading
 from onegov_ormcache.core.scope import RequestScope
-<<<<<<< ours
+from onegov_ormcache.core.torn_pages import TornPages
 from onegov_ormcache.core.versions import Versions
 from onegov_ormcache.database import catalog, postgres, statements
 from onegov_ormcache.database.driver import ReportingCursor
 from onegov_ormcache.database.inquiries import PostgresInquiry
 from onegov_ormcache.database.notes import Notes
-=======
-from onegov_ormcache.core.torn_pages import TornPages
->>>>>>> theirs
 from onegov_ormcache.tags import redis as redis_tags
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.settling import Settler
@@ -190,7 +187,6 @@ def without_write_skew_check() -> AbstractContextManager[Any]:
     return patch.object(WritePath, '_must_hold', lambda self: {})
 
 
-<<<<<<< ours
 def without_compiler() -> AbstractContextManager[Any]:
     return patch.object(statements, 'notes_of', lambda context: Notes())
 
@@ -227,10 +223,10 @@ def without_places() -> AbstractContextManager[Any]:
 
 def without_marker() -> AbstractContextManager[Any]:
     return patch.object(postgres, 'new_marker', lambda: '')
-=======
+
+
 def without_torn_page_check() -> AbstractContextManager[Any]:
     return patch.object(TornPages, '_refuse', lambda self, tags: None)
->>>>>>> theirs
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -249,12 +245,9 @@ MUTANTS: dict[str, Mutant] = {
     'its new birth': without_birth_after_quarantine,
     'run_id': without_run_id,
     'fresh epochs': without_fresh_epochs,
-<<<<<<< ours
     'identity': without_identity,
     'asking again': without_asking_again,
-=======
     'P4 of computed values': without_torn_page_check,
->>>>>>> theirs
     'P5': without_write_skew_check,
     'notes of the compiler': without_compiler,
     'lock table': without_lock_table,

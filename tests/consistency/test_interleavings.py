@@ -87,13 +87,9 @@ SCENARIOS: dict[str, Scenario] = {
         schema_replaced_by_another_program, server_rolled_back_to_a_dump,
         keys_evicted_one_by_one, snapshot_of_an_epoch, write_skew,
         ends_without_a_statement, write_skew_through_a_creator, session_of_another_scope,
-<<<<<<< ours
         two_connections_in_one_scope, compiled_statement, code_of_the_database,
         cursor_of_the_driver, trigger_of_the_database, trigger_that_is_new,
-        table_of_another_tenant, text_that_commits, text_that_commits_and_begins,
-=======
-        two_connections_in_one_scope, torn_page,
->>>>>>> theirs
+        table_of_another_tenant, text_that_commits, text_that_commits_and_begins, torn_page,
     )
 }  # fmt: skip
 
@@ -114,12 +110,9 @@ NOTICED_BY = {
     'its new birth': 'fill_from_within_the_quarantine',
     'run_id': 'server_rolled_back_to_a_dump',
     'fresh epochs': 'snapshot_of_an_epoch',
-<<<<<<< ours
     'identity': 'schema_replaced_by_another_program',
     'asking again': 'schema_replaced_by_another_program',
-=======
     'P4 of computed values': 'torn_page',
->>>>>>> theirs
     'P5': 'write_skew',
     'notes of the compiler': 'compiled_statement',
     'lock table': 'code_of_the_database',

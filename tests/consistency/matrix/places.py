@@ -1,0 +1,198 @@
+"""Reads cached properties: in a scope, in scopes of another thread, and of another process."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Protocol
+
+from onegov_ormcache import OrmCache, orm_cached
+
+from .entries import Read
+from .reads import READS
+from .schema import BASES, ONE, TWO
+from .truth import Outcome, connect_arguments, outcome
+
+#: Attempts of a read that a conflict ends.
+ATTEMPTS = 3
+
+#: Reads that wait for a lock, after which a place does not go on: all others would wait, too.
+PATIENCE = 5
+
+POLICIES = ('named', 'auto')
+
+
+class Key(NamedTuple):
+    """A property of the matrix: a read under a policy."""
+
+    policy: str
+    read: str
+
+
+#: What a place has seen, by property.
+Seen = Mapping[Key, Outcome]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all processes of a run need to know."""
+
+    database: str
+    dsn: str
+    redis_url: str | None
+    namespace: str
+    isolation: str
+
+
+class Board:
+    """An object with a property for each read and policy.
+
+    :param cache: the cache that the properties belong to.
+    """
+
+    def __init__(self, cache: OrmCache) -> None:
+        self.orm_cache = cache
+
+    def get(self, key: Key) -> Outcome:
+        """Return what the property gives, in the current scope."""
+
+        return outcome(lambda: getattr(self, ATTRIBUTES[key]), self.orm_cache.is_conflict)
+
+    def look(self, tenant: str, keys: Sequence[Key]) -> dict[Key, Outcome]:
+        """Return what the properties give, each in a scope of its own.
+
+        After some reads that waited for a lock, the rest is not read.
+        """
+        seen: dict[Key, Outcome] = {}
+        waits = 0
+        for key in keys:
+            for _ in range(ATTEMPTS):
+                with self.orm_cache.scope(tenant):
+                    seen[key] = self.get(key)
+                if not seen[key].conflict:
+                    break
+            waits += seen[key].blocked
+            if waits == PATIENCE:
+                break
+        return seen
+
+
+def add_property(name: str, read: Read, policy: Any) -> None:
+    """Add the cached property of a read to the board."""
+
+    def creator(self: Board) -> Any:
+        return read.run(self.orm_cache.session())
+
+    creator.__name__ = name
+    creator.__qualname__ = f'Board.{name}'
+    descriptor = orm_cached(policy=policy)(creator)
+    setattr(Board, name, descriptor)
+    descriptor.__set_name__(Board, name)
+
+
+def policy_of(read: Read) -> Any:
+    """Return the named policy of a read."""
+    return [p if isinstance(p, type) else f'on-table-change:{p}' for p in read.policy]
+
+
+#: The attribute of each property.
+ATTRIBUTES: dict[Key, str] = {}
+
+for _read in READS:
+    for _policy in POLICIES:
+        _name = f'{_policy}_{_read.slug}'
+        ATTRIBUTES[Key(_policy, _read.name)] = _name
+        add_property(_name, _read, 'auto' if _policy == 'auto' else policy_of(_read))
+
+
+def make_cache(settings: Settings) -> OrmCache:
+    """Return the cache of one process."""
+    logging.getLogger('onegov_ormcache').setLevel(logging.ERROR)
+    if settings.database == 'sqlite':
+        options: dict[str, Any] = {'connect_args': {'timeout': 0.1}}
+    else:
+        options = {
+            'isolation_level': settings.isolation,
+            'connect_args': connect_arguments('-c lock_timeout=50ms'),
+        }
+    return OrmCache(
+        base=BASES[settings.database],
+        dsn=settings.dsn,
+        redis_url=settings.redis_url,
+        namespace=settings.namespace,
+        audit='off',
+        lock_timeout=2.0,
+        engine_options=options,
+    )
+
+
+def renew(cache: OrmCache) -> None:
+    """Make all values invalid, as after a restore of the database."""
+    for place in {*cache.places(ONE), *cache.places(TWO)}:
+        cache.tags.renew(place)
+
+
+class Place(Protocol):
+    """Where properties are read beside the writer."""
+
+    name: str
+
+    def look(self, tenant: str, keys: Sequence[Key]) -> Seen:
+        """Return what the properties give, each in a scope of its own."""
+
+
+class ThreadPlace(AbstractContextManager['ThreadPlace']):
+    """Another thread of the writer's process."""
+
+    name = 'thread'
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._thread = ThreadPoolExecutor(1)
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
+
+    def look(self, tenant: str, keys: Sequence[Key]) -> Seen:
+        return self._thread.submit(self._board.look, tenant, keys).result()
+
+
+class ProcessPlace(AbstractContextManager['ProcessPlace']):
+    """Another process, which lives as long as the run."""
+
+    name = 'process'
+
+    def __init__(self, settings: Settings) -> None:
+        context = multiprocessing.get_context('spawn')
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(settings, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __exit__(self, *error: object) -> None:
+        self._pipe.close()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def look(self, tenant: str, keys: Sequence[Key]) -> Seen:
+        self._pipe.send((tenant, list(keys)))
+        seen: Seen = self._pipe.recv()
+        return seen
+
+
+def serve(settings: Settings, pipe: Connection) -> None:
+    """Answer the questions of a :class:`ProcessPlace`, until it closes the pipe."""
+    with make_cache(settings) as cache:
+        board = Board(cache)
+        while True:
+            try:
+                tenant, keys = pipe.recv()
+            except EOFError:
+                return
+            pipe.send(board.look(tenant, keys))

@@ -1,0 +1,82 @@
+"""A sample of the matrix of reads and writes; the whole of it by hand:
+
+python -m tests.consistency.matrix
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import SAWarning
+
+from tests.consistency.matrix import running
+from tests.consistency.matrix.known import is_known
+from tests.consistency.matrix.reads import READS
+from tests.consistency.matrix.results import LEVELS, Plan, Report
+from tests.consistency.matrix.world import make_world
+from tests.consistency.matrix.writes import WRITES
+from tests.consistency.mutants import without_check_on_read, without_own_change_bypass
+
+#: How many writes a sample has on each database; SQLite is faster.
+PLANS = {
+    **{level: Plan(isolation=level, sample=10, reads=24, seed=10) for level in LEVELS},
+    'SQLite': Plan('sqlite', isolation='SQLite', sample=40, reads=24, seed=10),
+}
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest) -> Iterator[Callable[[Plan], Report]]:
+    """Runs a plan; warnings of SQLAlchemy about odd statements are not of interest."""
+
+    def run_plan(plan: Plan) -> Report:
+        dsn, redis_url = '', None
+        if plan.database == 'postgresql':
+            dsn = request.getfixturevalue('postgres_dsn')
+            redis_url = request.getfixturevalue('redis_url')
+        with make_world(plan, dsn, redis_url) as world:
+            return running.run(world)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', SAWarning)
+        yield run_plan
+
+
+@pytest.mark.parametrize('name', PLANS)
+def test_no_read_is_wrong_after_a_write(run: Callable[[Plan], Report], name: str) -> None:
+    """Each read of the sample shows what the database has, whatever the write and its end."""
+    report = run(PLANS[name])
+    unknown = [failure for failure in report.failures if not is_known(failure)]
+    assert not unknown, '\n'.join(map(str, unknown[:5]))
+    assert report.combinations > 2000
+
+
+@pytest.mark.parametrize(
+    ('mutant', 'kinds'),
+    [(without_check_on_read, {'stale'}), (without_own_change_bypass, {'stale', 'uncommitted'})],
+)
+def test_matrix_finds_what_is_wrong(
+    run: Callable[[Plan], Report],
+    mutant: Callable[[], AbstractContextManager[Any]],
+    kinds: set[str],
+) -> None:
+    """If the package serves values without looking whether they hold, the matrix finds it."""
+    plan = Plan(
+        'sqlite', isolation='SQLite', only='^flush: update$', only_reads='^orm: (all|get)$'
+    )
+    assert not run(plan).failures
+    with mutant():
+        report = run(plan)
+    assert {failure.kind for failure in report.failures} == kinds
+    assert {failure.read for failure in report.failures} == {'orm: all', 'orm: get'}
+
+
+def test_entries_have_names_of_their_own() -> None:
+    """No two reads, and no two writes, have the same name."""
+    assert len({read.slug for read in READS}) == len(READS) >= 150
+    assert len({write.name for write in WRITES}) == len(WRITES) >= 200
