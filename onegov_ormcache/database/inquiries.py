@@ -43,12 +43,12 @@ FIRST_OWN_OID = 16384
 #: The schemas of PostgreSQL's own relations.
 SYSTEM = ('pg_catalog', 'information_schema')
 
-#: PostgreSQL's own tables that :mod:`.catalog` reads, maybe in the same transaction.
+#: PostgreSQL's own tables that the package reads, maybe in the same transaction.
 OF_CATALOG = frozenset(
     (
-        'pg_attrdef', 'pg_attribute', 'pg_cast', 'pg_class', 'pg_constraint', 'pg_depend',
-        'pg_inherits', 'pg_language', 'pg_namespace', 'pg_operator', 'pg_policy', 'pg_proc',
-        'pg_rewrite', 'pg_trigger', 'pg_type',
+        'pg_attrdef', 'pg_attribute', 'pg_cast', 'pg_class', 'pg_constraint', 'pg_database',
+        'pg_depend', 'pg_index', 'pg_inherits', 'pg_language', 'pg_locks', 'pg_namespace',
+        'pg_operator', 'pg_policy', 'pg_proc', 'pg_rewrite', 'pg_trigger', 'pg_type',
     )
 )  # fmt: skip
 
@@ -208,8 +208,8 @@ class Definitions(Protocol):
 
     catalogs: Catalogs
 
-    def dropped(self, oids: Collection[int]) -> dict[int, Relation]:
-        """Return the names of relations that this transaction can't see any more."""
+    def committed_names(self, oids: Collection[int]) -> dict[int, Relation]:
+        """Return the names of relations as others see them, not this transaction."""
 
 
 class PostgresInquiry:
@@ -278,16 +278,22 @@ class PostgresInquiry:
         intact = row[3] == self._marker and row[4] == self.surroundings
         return Reads(
             frozenset(relations),
-            unknowable or self._unknowable(new, definitions),
+            unknowable or self._unknowable(locks, before, definitions),
             wrote_nothing=intact and row[5] is None,
         )
 
-    def _unknowable(self, new: Collection[int], definitions: dict[int, Definition]) -> str | None:
-        """Return why a value that depends on one of these relations can't be known to be valid."""
-        system = [oid for oid in new if oid < FIRST_OWN_OID]
-        if system:
-            definitions = definitions | self._known.catalogs.read(self._connection, system)
-        for definition in map(definitions.get, new):
+    def _unknowable(
+        self, locks: Locks, before: Baseline, definitions: dict[int, Definition]
+    ) -> str | None:
+        """Return why a value that depends on these relations can't be known to be valid.
+
+        Those that have no counters may have been read again, however long they are locked.
+        """
+        uncounted = locks.reading - before.oids.keys()
+        # large objects are locked as if they were changed
+        system = {oid for oid in uncounted | locks.changing if oid < FIRST_OWN_OID}
+        found = self._known.catalogs.by_oids(self._connection, system, SYSTEM)
+        for definition in (*map(definitions.get, uncounted), *found.values()):
             if definition is None:
                 continue
             schema, name = definition.relation
@@ -314,7 +320,11 @@ class PostgresInquiry:
         redefining = locks.redefining & lasting.keys()
         # a relation that was renamed has two names
         renamed = self._known.catalogs.read(self._connection, redefining)
-        every = [*lasting.values(), *renamed.values()]
+        before = self._known.committed_names(redefining) if redefining else {}
+        every = [
+            *lasting.values(), *renamed.values(),
+            *(Definition(relation, 'r') for relation in before.values()),
+        ]  # fmt: skip
         return Changes(
             transaction_id=row[0],
             relations=frozenset(each.relation for each in every).union(
@@ -337,7 +347,7 @@ class PostgresInquiry:
         token = self._scope.definitions()
         found = self._known.catalogs.by_oids(self._connection, own, token)
         gone = [oid for oid, definition in found.items() if definition is None]
-        dropped = self._known.dropped(gone) if gone else {}
+        dropped = self._known.committed_names(gone) if gone else {}
         kept = {oid: each for oid, each in found.items() if each is not None}
         return kept | {oid: Definition(each, 'r') for oid, each in dropped.items()}
 

@@ -77,7 +77,7 @@ CASE WHEN EXISTS (
 """
 
 #: Selects the names of tables by oid, for the driver.
-DROPPED = """
+COMMITTED_NAMES = """
 SELECT c.oid, nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE c.oid = ANY(%s) AND relpersistence <> 't' AND relkind IN ('r', 'p', 'f', 'v', 'm')
 """
@@ -248,14 +248,14 @@ class Postgres:
     def ending(self, dbapi_connection: Any) -> AbstractContextManager[None]:
         return ending(dbapi_connection)
 
-    def dropped(self, oids: Collection[int]) -> dict[int, Relation]:
-        """Return the names of relations that the present transaction has dropped.
+    def committed_names(self, oids: Collection[int]) -> dict[int, Relation]:
+        """Return the names of relations that the present transaction has dropped or renamed.
 
         A connection of its own still sees them.
         """
         connection = self.own_connection()
         try:
-            rows = connection.execute(DROPPED, (list(oids),)).fetchall()
+            rows = connection.execute(COMMITTED_NAMES, (list(oids),)).fetchall()
         finally:
             connection.close()
         return {oid: Relation(schema, name) for oid, schema, name in rows}
