@@ -174,6 +174,7 @@ class WritePath:
             self.changed(tags)
         else:
             self._tags_elsewhere[place] |= tags
+            self._scope.drop(())  # the scope may have read there
 
     def _triggered(self, tables: Mapping[tuple[str, str], bool]) -> None:
         """Collect the tags of tables that triggers of the database saw change.

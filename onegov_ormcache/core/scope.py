@@ -31,6 +31,10 @@ from .transactional import TransactionalScope
 NOTHING_PENDING: tuple[Collection[Any], ...] = ((), (), ())
 
 
+#: Stands, among the tags of a value in the request tier, for dependencies that are not known.
+UNKNOWN = '#unknown'
+
+
 class RequestScope(TransactionalScope):
     """The state of one request, or of one ``with`` block, for one tenant.
 
@@ -172,12 +176,13 @@ class RequestScope(TransactionalScope):
         """
         self.tier[key] = entry
         if entry.encoded is not None:
-            for tag in entry.tags:
+            for tag in entry.tags if entry.storable else (*entry.tags, UNKNOWN):
                 self._dependents.setdefault(tag, set()).add(key)
 
     def drop(self, tags: Collection[str]) -> None:
-        """Drop the orm-cached values of the request tier that depend on these tags."""
-        for tag in tags:
+        """Drop the orm-cached values of the request tier that depend on these tags, and those
+        whose dependencies are not known."""
+        for tag in (*tags, UNKNOWN):
             for key in self._dependents.pop(tag, ()):
                 self.tier.pop(key, None)
 

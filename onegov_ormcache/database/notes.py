@@ -91,6 +91,16 @@ def is_of_objects(context: ExecutionContext | None) -> bool:
     return context.execution_options.get('compiled_cache') is not of_connection
 
 
+@dataclass
+class _Target:
+    """The target of an UPDATE or DELETE that is being rendered."""
+
+    #: The columns that may be updated; None for a DELETE.
+    columns: frozenset[str] | None
+    #: True when the compiler has visited a table as the target.
+    is_table: bool = False
+
+
 class NotingCompiler(SQLCompiler):
     """A compiler that takes notes; mixed into the compiler of a dialect.
 
@@ -99,9 +109,8 @@ class NotingCompiler(SQLCompiler):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.notes = Notes()
-        # how the statement that is being rendered changes its target: as the two visitors
-        # below find it, the innermost last
-        self._targets: list[tuple[str, frozenset[str]]] = []
+        # the UPDATEs and DELETEs that are being rendered, the innermost last
+        self._targets: list[_Target] = []
         super().__init__(*arguments, **options)
         if any(map(has_own_compiler, self._elements())):
             self.notes.unclear = 'has an element with a compiler of its own (@compiles)'
@@ -122,12 +131,13 @@ class NotingCompiler(SQLCompiler):
         if asfrom or options.get('ashint') or options.get('within_tstring'):
             relation = relation_of(table)
             if options.get('iscrud') and self._targets:
-                kind, columns = self._targets[-1]
+                target = self._targets[-1]
+                target.is_table = True
                 self.notes.writes.add(relation)
-                if kind == 'delete':
+                if target.columns is None:
                     self.notes.deletes.add(relation)
                 else:
-                    self.notes.updates.update((relation, column) for column in columns)
+                    self.notes.updates.update((relation, column) for column in target.columns)
             else:
                 self.notes.reads.add(relation)
         return super().visit_table(  # type: ignore[no-untyped-call]
@@ -144,11 +154,11 @@ class NotingCompiler(SQLCompiler):
         )
 
     def visit_update(self, update_stmt: Any, *arguments: Any, **options: Any) -> Any:
-        with self._target('update', self._updated(update_stmt)):
+        with self._target(self._updated(update_stmt)):
             return super().visit_update(update_stmt, *arguments, **options)
 
     def visit_delete(self, delete_stmt: Any, *arguments: Any, **options: Any) -> Any:
-        with self._target('delete', frozenset()):
+        with self._target(None):
             return super().visit_delete(  # type: ignore[no-untyped-call]
                 delete_stmt, *arguments, **options
             )
@@ -161,12 +171,13 @@ class NotingCompiler(SQLCompiler):
         )
 
     @contextmanager
-    def _target(self, kind: str, columns: frozenset[str]) -> Iterator[None]:
-        self._targets.append((kind, columns))
+    def _target(self, columns: frozenset[str] | None) -> Iterator[None]:
+        self._targets.append(_Target(columns))
         try:
             yield
         finally:
-            self._targets.pop()
+            if not self._targets.pop().is_table:
+                self.notes.unclear = 'changes something else than a table, such as an alias'
 
     def _updated(self, update_stmt: Any) -> frozenset[str]:
         """Return the names of the columns that an UPDATE may set."""
