@@ -40,6 +40,14 @@ class OutsideScopeError(OrmCacheError):
     """A property, a session or a connection is used outside of a request scope."""
 
 
+class ScopeClosedError(OutsideScopeError):
+    """A request scope, or a session or connection of it, is used after the scope was closed."""
+
+
+class RunSessionError(OrmCacheError):
+    """A creator uses its session in a way that would change the connection of its request."""
+
+
 class InvalidSchemaError(OrmCacheError, ValueError):
     """A tenant can't have this name: it is empty, reserved, too long or malformed."""
 

@@ -254,15 +254,22 @@ class OrmCache:
         :raises InvalidSchemaError: if no tenant may have this name.
         """
         self._refuse_use_when_closed()
+        self.refuse_fork()
+        if create:
+            self.session_manager.ensure_schema_exists(schema)
+        return RequestScope(self, schema, request_tier, process_tier)
+
+    def refuse_fork(self) -> None:
+        """Raise an error in a fork of the process that keeps versions in its memory.
+
+        :raises SecondProcessError: there.
+        """
         if self.tags.single_process and os.getpid() != self._pid:
             raise SecondProcessError(
                 'This process was forked from one that keeps versions in its memory, and '
                 'would not see its changes: set redis_url in the settings section orm_cache, '
                 'or set the application up after the fork'
             )
-        if create:
-            self.session_manager.ensure_schema_exists(schema)
-        return RequestScope(self, schema, request_tier, process_tier)
 
     def require_schema(self, schema: str) -> None:
         """Raise an error if the database does not have the tenant.

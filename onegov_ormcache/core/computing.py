@@ -13,12 +13,11 @@ from typing import Any, NoReturn
 from sqlalchemy import Select
 from sqlalchemy.orm import Query
 
-from ..database.signals import tables_of
 from ..errors import AuditError, CircularPropertyError, VariantError
 from ..tags.snapshot import TABLE_TAG
 from ..tiers.process import bytes_taken
 from ..tiers.serializer import Encoded
-from .policies import as_written, table_tags
+from .policies import as_written
 from .properties import Property
 from .protocols import ComputingScope
 from .runs import Run
@@ -43,16 +42,19 @@ def fetched(scope: ComputingScope | None, result: Any) -> Any:
 def learn(scope: ComputingScope, run: Run) -> None:
     """Add the tags of all tables that the run has read to the run's tags.
 
-    These are the tables that its statements have read, the tables of all objects in the
-    session's identity map, and the shared tables that cascade into them.
+    These are the tables that its statements have read, and the shared tables that cascade into
+    them.
     """
     run.tags |= run.reads
-    run.tags |= table_tags({t for cls in scope.classes_in_session() for t in tables_of(cls)})
     run.tags |= scope.cache.registry.with_shared(run.tags)
 
 
 def is_storable(run: Run) -> bool:
-    """Return whether the run's value may be stored; if not, log the reason, once."""
+    """Return whether the run's value may be stored; if not, log the reason, once.
+
+    It may be stored if the run was not tainted, and if its dependencies are known. Under the
+    policy ``auto``, the run's statements must tell them. Other policies name them.
+    """
     prop = run.prop
     reason = run.why_not_storable() if prop.auto else run.unstorable
     if reason is not None:

@@ -113,8 +113,10 @@ class CachedDescriptor(Generic[T]):
         """Return the property's value for this instance; compute it if no tier has it.
 
         :raises OutsideScopeError: outside of a request scope.
+        :raises ScopeClosedError: if the current scope is closed.
         """
         scope = scope_of(instance, self)
+        scope.check_open()
         scope.flush()
         declared, owner = scope.cache.resolve(self, instance)
         prop = scope.cache.registry.property_of(declared, owner)

@@ -115,7 +115,7 @@ class WritePath:
                 # no object stands for this change, so no function policy can be asked
                 self.changed(self._cache.registry.function_tags)
             else:
-                scope.flushed_tables |= tables
+                scope.flushed_tables.update(tables)
                 # no objects stand for the rows that the database changes by itself
                 scope.changed_without_objects(statement.cascades)
 

@@ -29,6 +29,7 @@ def prefetch(instances: Iterable[Any], names: Iterable[str]) -> None:
     if not names:
         return
     scope = scope_of(instances[0])
+    scope.check_open()
     scope.flush()
     lookups = [_lookup(scope, instances, name) for name in names]
     missing = {

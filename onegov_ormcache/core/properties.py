@@ -57,7 +57,8 @@ class Property:
         self.function_tag = PROPERTY_TAG + self.key if policy.functions else None
         #: The tags that the policy gives; a registry adds those of shared tables.
         self.tags = policy.tags | ({self.function_tag} if self.function_tag else set())
-        #: True if the last run could not be stored, so that nobody should wait for a run.
+        #: True if the last run could not be stored. A hint that nobody should wait for a run;
+        #: each run has a verdict of its own.
         self.never_stored = False
         #: The messages about it that were logged, or their subjects; each is logged once.
         self.logged: set[str] = set()

@@ -126,6 +126,12 @@ class ScopeCache(ReadingCache, WritingCache, Protocol):
         :raises StoreUnreachable: if the store can't be reached.
         """
 
+    def refuse_fork(self) -> None:
+        """Raise an error in a fork of the process that keeps versions in its memory.
+
+        :raises SecondProcessError: there.
+        """
+
     def is_cache_of(self, instance: Any) -> bool:
         """Return whether the cached properties of an object belong to this cache."""
 
@@ -170,8 +176,8 @@ class PageScope(Protocol):
     def snapshot(self) -> Snapshot:
         """Return the snapshot of this transaction."""
 
-    def session(self) -> Session:
-        """Return the scope's session."""
+    def connection(self) -> Connection:
+        """Return the connection of the scope's own session."""
 
 
 class Page(Protocol):
@@ -238,14 +244,18 @@ class ComputingScope(LookupScope, Protocol):
     def on_replica(self) -> bool:
         """True if a transaction in progress reads from a replica."""
 
+    @property
+    def computing(self) -> Run | None:
+        """The innermost run of an orm-cached property's creator; None if there is none."""
+
     def session(self) -> Session:
-        """Return the scope's session."""
+        """Return the session of the run in progress, or else the scope's own."""
+
+    def connection(self) -> Connection:
+        """Return the connection of the scope's own session."""
 
     def run(self, prop: Property) -> AbstractContextManager[Run]:
         """Record the reads of the block as one run of the property's creator."""
-
-    def classes_in_session(self) -> set[type]:
-        """Return the classes of the objects in the session's identity map."""
 
     def names_of(self, relation: Relation) -> frozenset[str]:
         """Return the metadata's names of a relation; none if it is not the tenant's."""
@@ -314,10 +324,13 @@ class WritingScope(Protocol):
     """The part of a request scope that the write path of a database transaction uses."""
 
     schema: str
-    #: The tables that statements of the present flush have changed; None outside of a flush.
-    flushed_tables: set[str] | None
     returned: dict[str, str]
     computed: dict[str, str]
+
+    @property
+    def flushed_tables(self) -> set[str] | None:
+        """The tables that statements of the present flush have changed; None outside of a
+        flush."""
 
     @property
     def cache(self) -> WritingCache:

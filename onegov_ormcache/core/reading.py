@@ -55,27 +55,32 @@ def read(scope: ReadingScope, instance: Any, prop: Property, key: str) -> Any:
 def read_request_cached(scope: ReadingScope, instance: Any, prop: Property, key: Any) -> Any:
     """Return the value of a request-cached property; compute it if the scope does not have it.
 
+    Each run of an orm-cached property's creator has request-cached values of its own.
+
     :param key: the property's key with the id of the instance.
     :raises CircularPropertyError: if the property's creator is running already.
     :raises VariantError: if the creator of another property reads it, see :func:`use`.
     """
-    entry = scope.tier.get(key)
+    computing = scope.computing
+    # a view's value may hold ORM objects, or show what only the request has in memory
+    entries = scope.tier if computing is None else computing.values
+    entry = entries.get(key)
     if entry is None:
         refuse_cycle(scope.runs, prop)
         with scope.run(prop) as run:
             value = prop.declaration.create(instance)
-            run.ask(scope.names_of)
-        learn(scope, run)
+        if computing is not None:
+            learn(scope, run)
         entry = TierEntry(
             value=value,
             tags=frozenset(run.tags),
             encoded=None,
             snapshot_number=run.snapshot_number,
-            storable=run.why_not_storable() is None and not run.through_another,
+            storable=run.why_not_storable() is None,
             varies=frozenset(run.varies),
             instance=instance,
         )
-        scope.keep(key, entry)
+        entries[key] = entry
     return use(scope, prop, entry)
 
 
@@ -96,7 +101,7 @@ def use(scope: ComputingScope, prop: Property, entry: TierEntry) -> Any:
         refuse_variant(run.prop, prop)
     run.tags |= entry.tags
     if not entry.storable or entry.snapshot_number != run.snapshot_number:
-        run.unstorable = f'it used {prop.name!r}, whose dependencies are not known'
+        run.taint(f'it used {prop.name!r}, whose dependencies are not known')
     if entry.encoded is None or entry.encoded.immutable or prop.declaration.frozen:
         return entry.value
     # a view may have changed its own copy, and these changes must not be stored for all
@@ -243,7 +248,7 @@ class Reading(Lookup):
             return self.compute()
         # take the database connection before waiting for the holder; otherwise those who wait
         # could use up the pool, and the holder would wait for a connection
-        scope.session().connection()
+        scope.connection()
         # the transaction may have begun just now, which can block tags and end a quarantine
         snapshot = scope.snapshot()
         if snapshot.quarantine is not None or scope.blocks(tags | self.unusable):
@@ -261,9 +266,9 @@ class Reading(Lookup):
     def compute(self) -> TierEntry:
         """Run the creator, and store its value if it may be stored.
 
-        The value is not stored if its dependencies are not known, if the scope blocks one of
-        its tags, if the snapshot has ended, or if the run has read from a replica or through
-        another scope's transaction.
+        The value is not stored if its dependencies are not known or the run was tainted, if the
+        scope blocks one of its tags, if the snapshot has ended, or if the run has read from a
+        replica.
 
         :raises SnapshotConflict: if the value is newer than another one that this transaction
             has read, and a tween will try the request again.
@@ -273,24 +278,25 @@ class Reading(Lookup):
         about_to(Step.CREATOR)
         with scope.run(prop) as run:
             value = prop.declaration.create(self.instance)
-            run.ask(scope.names_of)
+            # within the run, because a value may read the database when it is looked at
+            encoded = scope.cache.serializer.encode(value, prop.name)
         if prop.auto:
             learn(scope, run)
         else:
             audit(scope, run)
         run.tags |= prop.tags
-        encoded = self.scope.cache.serializer.encode(value, prop.name)
         report_size(scope.cache.settings, prop, encoded)
         # decode the bytes, so that the first caller gets the same value as all others
         value = self.decode(encoded.data)
         tags = frozenset(run.tags)
-        prop.never_stored = not is_storable(run)
+        storable = is_storable(run)
+        prop.never_stored = not storable
         is_of_this_snapshot = run.snapshot_number == scope.snapshot_number
         is_stored = False
-        if is_of_this_snapshot and not prop.never_stored:
+        if is_of_this_snapshot and storable:
             if scope.blocks(tags | run.reads):
                 scope.settle(tags)
-            elif not (scope.on_replica or run.through_another):
+            elif not scope.on_replica:
                 stamp = snapshot.stamp(tags | {CODE_TAG})
                 is_stored = self.store(StoredValue(stamp, encoded, now()), value, snapshot)
         if is_of_this_snapshot:
@@ -304,7 +310,7 @@ class Reading(Lookup):
             tags=tags,
             encoded=encoded,
             snapshot_number=run.snapshot_number,
-            storable=not (prop.never_stored or run.through_another),
+            storable=storable,
             varies=frozenset(prop.declaration.varies),
         )
 

@@ -1,18 +1,20 @@
 """Runs: a run records what a creator uses, which is what its value depends on.
 
-This module knows statements and tags. It does not know tiers or sessions.
+This module knows statements and tags. It does not know how a value is found or stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..database.notes import Relation
 from ..database.protocols import Reads, Statement
+from ..database.sessions import RunSession
+from ..tiers.request import TierEntry
 from .policies import table_tags
 from .properties import Property
 from .variants import Vary
@@ -28,7 +30,7 @@ class WatchedTransaction(Protocol):
         """Return what was read since :meth:`watch_reads`, as the database tells it."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One execution of a creator; made by the scope when it begins, dropped when it ends."""
 
@@ -39,12 +41,17 @@ class Run:
     tags: set[str] = field(default_factory=set)
     #: The tags of the tables that its statements have read.
     reads: set[str] = field(default_factory=set)
-    #: The reason why its value may not be stored; None if there is none.
+    #: The first reason why its value must not be stored, whatever the policy; None if there
+    #: is none.
     unstorable: str | None = None
-    #: True if it has read through a transaction of another scope, whose view may be older.
-    through_another: bool = False
+    #: True if it has changed, or may have changed, the database.
+    has_written: bool = False
     #: The functions by which the properties that it has read vary.
     varies: set[Vary] = field(default_factory=set)
+    #: The session in which an orm-cached property is computed; None until it is asked for.
+    session: RunSession | None = None
+    #: The request-cached values that the run of an orm-cached property has computed, by key.
+    values: dict[Any, TierEntry] = field(default_factory=dict)
     # the transactions in which it has executed unclear statements, each with what
     # Transaction.reads() needs
     _watched: dict[WatchedTransaction, object] = field(default_factory=dict)
@@ -55,19 +62,17 @@ class Run:
         for relation in statement.reads_elsewhere:
             self._read_elsewhere(relation)
         if statement.unrepeatable is not None:
-            self.unstorable = statement.unrepeatable
-        elif statement.writes or statement.cascades or statement.writes_elsewhere:
-            self.unstorable = 'it changed tables'
+            self.taint(statement.unrepeatable)
 
     def watch(self, transaction: WatchedTransaction, statement: Statement) -> None:
         """Begin to watch what unclear statements read, before the first is executed."""
         if statement.unrepeatable is not None:
-            self.unstorable = statement.unrepeatable
+            self.taint(statement.unrepeatable)
         if transaction not in self._watched:
             try:
                 self._watched[transaction] = transaction.watch_reads()
             except SQLAlchemyError as error:
-                self.unstorable = f'the database could not be asked what it reads: {error}'
+                self.taint(f'the database could not be asked what it reads: {error}')
 
     def ask(self, names_of: Callable[[Relation], frozenset[str]]) -> None:
         """Add what unclear statements have read, as the database tells it.
@@ -80,10 +85,11 @@ class Run:
                 reads = transaction.reads(since)
             except SQLAlchemyError as error:
                 # the transaction has failed, by an error that the creator has caught
-                self.unstorable = f'the database could not be asked what it read: {error}'
+                self.taint(f'the database could not be asked what it read: {error}')
                 continue
+            self.has_written = self.has_written or reads.wrote
             if reads.unknowable is not None:
-                self.unstorable = reads.unknowable
+                self.taint(reads.unknowable)
             for relation in reads.relations:
                 names = names_of(relation)
                 self.reads |= table_tags(names)
@@ -91,9 +97,18 @@ class Run:
                     self._read_elsewhere(relation)
         self._watched.clear()
 
+    def taint(self, reason: str) -> None:
+        """Note why its value must not be stored; the first reason counts."""
+        self.unstorable = self.unstorable or reason
+
+    def inherit(self, run: Run) -> None:
+        """Depend on what another run has read, which has failed within this one."""
+        self.tags |= run.tags | run.reads | run.prop.tags
+        self.unstorable = self.unstorable or run.unstorable
+
     def why_not_storable(self) -> str | None:
         """Return why the value may not be stored; None if it may."""
         return self.unstorable or (None if self.tags else 'it read no table')
 
     def _read_elsewhere(self, relation: Relation) -> None:
-        self.unstorable = f'it read {relation.schema}.{relation.name}, of another schema'
+        self.taint(f'it read {relation.schema}.{relation.name}, of another schema')

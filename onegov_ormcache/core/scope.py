@@ -6,16 +6,17 @@ and nowhere else, and end with the scope. This module knows no web framework.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from ..database.notes import Relation
 from ..database.protocols import Statement
+from ..database.sessions import RunSession, ScopedSession, TenantSession, close_session
 from ..database.signals import pending_in
 from ..database.transactions import current_scope
 from ..tiers.process import Slot
@@ -67,8 +68,10 @@ class RequestScope(TransactionalScope):
             cache.process_tier.of(f'{schema}|') if process_tier is None else process_tier
         )
         self.runs: list[Run] = []
-        #: The session; None until it is first asked for.
-        self.opened_session: Session | None = None
+        #: The innermost run of an orm-cached property's creator; None if there is none.
+        self.computing: Run | None = None
+        #: The scope's own session; None until it is first asked for.
+        self.opened_session: TenantSession | None = None
         #: The session's own collections of objects that are not flushed: modified, new and
         #: deleted ones.
         self.pending: tuple[Collection[Any], ...] = NOTHING_PENDING
@@ -77,16 +80,67 @@ class RequestScope(TransactionalScope):
 
     def __repr__(self) -> str:
         state = 'with' if self.opened_session is not None else 'without'
-        return f'<RequestScope {self.schema} {state} session, {len(self.tier)} values>'
+        closed = 'closed ' if self.is_closed else ''
+        return f'<RequestScope {closed}{self.schema} {state} session, {len(self.tier)} values>'
 
-    # the session
+    # the sessions
 
     def session(self) -> Session:
-        """Return the scope's session, bound to its schema; make it at the first call."""
+        """Return the session, bound to the scope's schema; make it at the first call.
+
+        While a creator of an orm-cached property runs, this is a session of its own, in the
+        same transaction, so that the creator does not see what the request has in memory.
+
+        :raises ScopeClosedError: after :meth:`close`.
+        """
+        run = self.computing
+        if run is None:
+            self._taint_other()
+            return self._own_session()
+        if run.session is None:
+            run.session = self.session_manager.create_run_session(self._own_session())
+        return run.session
+
+    def _own_session(self) -> TenantSession:
+        self.check_open()
         if self.opened_session is None:
             self.opened_session = self.session_manager.create_session(self)
             self.session_emptied()
         return self.opened_session
+
+    def connection(self) -> Connection:
+        """Return the connection of the scope's own session, for questions of the package."""
+        session = self._own_session()
+        session.refuse_after_failure()
+        return session.connection(bind_arguments={'bind': session.bind})
+
+    @property
+    def run_sessions(self) -> list[RunSession]:
+        """The sessions of the runs in progress, the innermost last."""
+        return [run.session for run in self.runs if run.session is not None]
+
+    @property
+    def flushed_tables(self) -> set[str] | None:
+        """The tables that the present flush has changed; None outside of a flush."""
+        run = self.computing
+        session = self.opened_session if run is None else run.session
+        return None if session is None else session.flushed_tables
+
+    @property
+    def is_flushing(self) -> bool:
+        """True if a session of the scope is in the middle of a flush."""
+        return any(session.flushed_tables is not None for session in self._sessions())
+
+    def _sessions(self) -> list[ScopedSession]:
+        """Return all sessions that are open, the innermost last."""
+        own = self.opened_session
+        return [] if own is None else [own, *self.run_sessions]
+
+    def session_used(self) -> None:
+        """Refuse the scope's own session after :meth:`close`; taint a run that uses it."""
+        self.check_open()
+        if self.computing is not None:
+            self.taint_run("it used the request's session, which has objects of its own in memory")
 
     def session_emptied(self) -> None:
         """Take the session's present collections of pending objects.
@@ -95,12 +149,6 @@ class RequestScope(TransactionalScope):
         """
         session = self.opened_session
         self.pending = NOTHING_PENDING if session is None else pending_in(session)
-
-    def classes_in_session(self) -> set[type]:
-        """Return the classes of the objects in the session's identity map."""
-        if self.opened_session is None:
-            return set()
-        return {type(obj) for obj in self.opened_session.identity_map.values()}
 
     def names_of(self, relation: Relation) -> frozenset[str]:
         """Return the metadata's names of a relation; none if it is not the tenant's."""
@@ -111,8 +159,13 @@ class RequestScope(TransactionalScope):
 
         Does nothing while a flush is in progress, or if the scope has no session.
         """
-        if self.opened_session is not None and self.flushed_tables is None and any(self.pending):
+        if self.opened_session is None or self.is_flushing:
+            return
+        if any(self.pending):
             self.opened_session.flush()
+        for session in self.run_sessions:
+            if any(pending_in(session)):
+                session.flush()
 
     def remember_hit(
         self, descriptor: Any, instance: Any, value: Any, variant: str, role: Any
@@ -141,18 +194,16 @@ class RequestScope(TransactionalScope):
 
         The next attempt of a request then starts from the beginning.
         """
-        session, self.opened_session = self.opened_session, None
+        sessions = self._sessions()
+        self.opened_session = None
         self.pending = NOTHING_PENDING
-        if session is not None:
-            try:
-                session.close()
-            except DBAPIError:
-                session.invalidate()
+        self.runs.clear()
+        self.computing = None
+        for session in reversed(sessions):
+            close_session(session)
         self.transactions.clear()
         self.tier.clear()
         self._dependents.clear()
-        self.runs.clear()
-        self.flushed_tables = None
         self._end_snapshot()
 
     def transaction(self, connection: Connection) -> WritePath:
@@ -161,7 +212,10 @@ class RequestScope(TransactionalScope):
         Takes the snapshot first, because it must be older than the view.
 
         :param connection: the connection of the transaction.
+        :raises ScopeClosedError: after :meth:`close`.
         """
+        self.check_open()
+        self.cache.refuse_fork()
         if self.snapshot().quarantine is not None:
             self.end_quarantine(connection)
         return WritePath(self)
@@ -200,25 +254,69 @@ class RequestScope(TransactionalScope):
 
     @contextmanager
     def run(self, prop: Property) -> Iterator[Run]:
-        """Record the reads of the block as one run of the property's creator."""
+        """Record the reads of the block as one run of the property's creator.
+
+        The run of an orm-cached property has a session of its own, which is flushed and closed
+        at its end. What it writes belongs to the transaction of the scope's own session.
+        """
         run = Run(prop, self.snapshot_number)
+        depth, outer = len(self.runs), self.computing
         self.runs.append(run)
+        has_session = not prop.declaration.is_request_cached
+        if has_session:
+            self.computing = run
         hits, self.hits = self.hits, {}
         try:
             yield run
+            if run.session is not None:
+                run.session.flush()
+            run.ask(self.names_of)
+        except BaseException:
+            if depth:
+                self.runs[depth - 1].inherit(run)
+            raise
         finally:
             self.hits = hits
-            self.runs.remove(run)
+            del self.runs[depth:]
+            self.computing = outer
+            if run.session is not None:
+                close_session(run.session)
+            if run.has_written and has_session:
+                self._expire()
+
+    def _expire(self) -> None:
+        """Let the objects of all sessions be loaded anew, after a run has changed the database."""
+        if self.is_flushing:
+            return
+        for session in self._sessions():
+            if not any(pending_in(session)):
+                session.expire_all()
+
+    def taint_run(self, reason: str) -> None:
+        """Keep the values of the runs in progress from being stored.
+
+        :param reason: what a run has got that its statements do not show, for the log.
+        """
+        for run in self.runs:
+            run.taint(reason)
+
+    def _taint_other(self) -> None:
+        """Taint the runs of the current scope if that is another one: a run of it uses this
+        scope, whose view may be older than its own."""
+        current = current_scope.get()
+        if current is not self and current is not None:
+            current.taint_run(f'it used the scope of {self.schema}')
 
     def record(self, statement: Statement) -> None:
-        """Add what a statement reads to the run in progress.
-
-        If another scope is the current one and runs a creator, that run is marked: it reads
-        through a transaction of this scope, whose view may be older than its own.
-        """
-        self._mark_other_run()
-        if self.runs:
-            self.runs[-1].record(statement)
+        """Add what a statement reads to the run in progress."""
+        self._taint_other()
+        if not self.runs:
+            return
+        self.runs[-1].record(statement)
+        if statement.writes or statement.cascades or statement.writes_elsewhere:
+            self.taint_run('it changed tables')
+            for run in self.runs:
+                run.has_written = True
 
     def unclear(self, transaction: Transaction, statement: Statement) -> None:
         """Let the run in progress find out what an unclear statement reads, before it is
@@ -227,21 +325,20 @@ class RequestScope(TransactionalScope):
         What the statement changes is not known either, so no hit may be used until the
         database was asked.
         """
-        self._mark_other_run()
+        self._taint_other()
         if isinstance(self.tier, RequestTier):
             self.tier.hits.clear()
         if self.runs:
             self.runs[-1].watch(transaction, statement)
 
-    def _mark_other_run(self) -> None:
-        current = current_scope.get()
-        if current is not self and current is not None and current.runs:
-            current.runs[-1].through_another = True
-
     def related(self, tables: Collection[str]) -> None:
         """Collect the tags of tables between whose rows a flush has changed relationships."""
         if tables:
             self.changed(table_tags(tables))
+
+    def transaction_ended(self, transaction: Transaction) -> None:
+        super().transaction_ended(transaction)
+        self.taint_run('a transaction ended while it ran')
 
     def changed_without_objects(self, tables: Collection[str]) -> None:
         """Collect the tags of all function policies, if a flush changed tables without objects.
@@ -264,10 +361,14 @@ class RequestScope(TransactionalScope):
 
     @contextmanager
     def active(self) -> Iterator[RequestScope]:
-        """Make this the current scope while the block runs."""
+        """Make this the current scope while the block runs.
+
+        A run of another scope that does so uses what its own statements do not show.
+        """
         before, current = self.outer, current_scope.get()
         scope = current
         while scope is not None and scope is not self:
+            scope.taint_run(f'it used the scope of {self.schema}')
             scope = scope.outer
         if scope is None:  # otherwise it encloses the current one already, and keeps its place
             self.outer = current
@@ -288,8 +389,22 @@ class RequestScope(TransactionalScope):
                 self.close()
 
     def close(self) -> None:
-        """Roll back uncommitted changes, and close the session."""
+        """Roll back uncommitted changes, and close the session. The scope refuses any use then."""
         self.reset()
+        self.is_closed = True
+
+
+def _after_fork() -> None:
+    """Let the current scopes refuse a child's next read, also of what they have read."""
+    scope: RequestScope | None = current_scope.get()
+    while scope is not None:
+        scope.is_forked = True
+        scope.hits.clear()
+        scope = scope.outer
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def innermost_scope(cache: object) -> RequestScope | None:

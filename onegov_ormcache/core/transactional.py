@@ -6,19 +6,21 @@ not know properties, creators or how a session is made.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Hashable
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ..database.protocols import Inquiry, Listener, View
-from ..errors import SnapshotConflict, StoreUnreachable
+from ..errors import ScopeClosedError, SnapshotConflict, StoreUnreachable
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
 from .protocols import ScopeCache, Transaction
 from .torn_pages import TornPages
+
+log = logging.getLogger('onegov_ormcache')
 
 #: Seconds within which most commits in progress end.
 COMMIT_TIME = 0.002
@@ -39,10 +41,11 @@ class TransactionalScope:
         self.cache = cache
         self.session_manager = cache.session_manager
         self.schema = schema
+        self.is_closed = False
+        #: True in a child that was forked while this was a current scope.
+        self.is_forked = False
         #: The database transactions that are open.
         self.transactions: set[Transaction] = set()
-        #: Tables that statements of the present flush have changed; None outside of a flush.
-        self.flushed_tables: set[str] | None = None
         #: The number of the present snapshot; it grows by one when a snapshot ends.
         self.snapshot_number = 0
         #: The versions, by tag, of the cached values that this transaction has read.
@@ -59,8 +62,13 @@ class TransactionalScope:
 
     # what the request scope adds
 
-    def session(self) -> Session:
-        """Return the scope's session."""
+    @property
+    def is_flushing(self) -> bool:
+        """True if a session of the scope is in the middle of a flush."""
+        raise NotImplementedError
+
+    def connection(self) -> Connection:
+        """Return the connection of the scope's own session."""
         raise NotImplementedError
 
     def transaction(self, connection: Connection) -> Listener:
@@ -84,6 +92,21 @@ class TransactionalScope:
     def keeps_view(self) -> bool:
         """True if a transaction in progress has one view for all its statements."""
         return any(path.keeps_view for path in self.transactions)
+
+    def check_open(self) -> None:
+        """Raise an error if the scope must not be used any longer.
+
+        :raises ScopeClosedError: after the scope was closed.
+        :raises SecondProcessError: in a fork of the process that keeps versions in its memory.
+        """
+        if self.is_closed:
+            raise ScopeClosedError(
+                f'The scope of {self.schema!r} is closed, so its session, its connections and '
+                'properties can not be used any longer; open another: '
+                'with app.request_scope(schema): ...'
+            )
+        if self.is_forked:
+            self.cache.refuse_fork()
 
     # the snapshot
 
@@ -188,7 +211,7 @@ class TransactionalScope:
         snapshot. They must also if a transaction has strayed from its settings. If the database
         must be asked for its identity first, a transaction begins.
         """
-        if self.flushed_tables is not None:
+        if self.is_flushing:
             return True
         try:
             self.ask()
@@ -199,7 +222,7 @@ class TransactionalScope:
         tags = {*tags, CODE_TAG}
         snapshot = self.snapshot()
         if not (snapshot.identified or self.transactions):
-            self.session().connection()
+            self.connection()
             snapshot = self.snapshot()
         if not snapshot.usable or self._blocked is None:
             return True
@@ -245,20 +268,24 @@ class TransactionalScope:
     def settle(self, tags: Collection[str]) -> None:
         """Settle other writers' doubts of these tags; end the tenant's quarantine if it may end.
 
-        The database is asked through this scope's connection; a replica is not asked.
+        The database is asked through this scope's connection; a replica is not asked. If the
+        question fails, a later reader asks again.
         """
         snapshot = self.snapshot()
         quarantined = snapshot.quarantine is not None
         if not snapshot.reachable or (snapshot.in_doubt.isdisjoint(tags) and not quarantined):
             return
-        oracle = self.session_manager.oracle(self.session().connection())
-        if self.on_replica:
-            return  # a replica does not know the outcome of the primary's transactions
         try:
+            oracle = self.session_manager.oracle(self.connection())
+            if self.on_replica:
+                return  # a replica does not know the outcome of the primary's transactions
             self.cache.settler.settle(self.schema, snapshot, tags, oracle)
             self.cache.settler.end_quarantine(self.schema, snapshot, oracle)
         except StoreUnreachable:
             self.store_lost()  # a later reader that reaches the store settles them
+        except SQLAlchemyError as error:
+            raise_if_lost(error)
+            log.warning('%s: the database can not be asked', self.schema, exc_info=True)
 
     def end_quarantine(
         self, connection: Connection, beginning: Transaction | None = None
@@ -279,6 +306,10 @@ class TransactionalScope:
                 self.cache.settler.end_quarantine(self.schema, self.snapshot(), oracle)
         except StoreUnreachable:
             self.store_lost()
+            return
+        except SQLAlchemyError as error:
+            raise_if_lost(error)
+            log.warning('%s: the database can not be asked', self.schema, exc_info=True)
             return
         finally:
             if oracle is not None:
@@ -327,3 +358,12 @@ class TransactionalScope:
         self.torn_pages.snapshot_ended()
         self.snapshot_number += 1
         self.drop_all()
+
+
+def raise_if_lost(error: SQLAlchemyError) -> None:
+    """Raise the error of a question to the database, if it says that the connection is lost.
+
+    The transaction is lost with it, and the first error says why; later ones do not.
+    """
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        raise error

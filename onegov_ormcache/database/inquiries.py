@@ -256,6 +256,7 @@ class PostgresInquiry:
         assert isinstance(before, Baseline)
         row = self._execute(READS, before.oids)
         locks = Locks.parse(row[0])
+        wrote = bool(locks.changing - before.locks.changing) or (row[2] or 0) != before.changes
         unknowable = None
         if row[3] != self._marker:
             unknowable = ENDED_UNSEEN
@@ -263,7 +264,7 @@ class PostgresInquiry:
             unknowable = STRAYED
         elif not before.counts:
             unknowable = 'the setting track_counts of PostgreSQL is off'
-        elif locks.changing - before.locks.changing or (row[2] or 0) != before.changes:
+        elif wrote:
             unknowable = 'it changed tables'
         elif locks.locking - before.locks.locking:
             unknowable = 'it locked rows'
@@ -279,6 +280,7 @@ class PostgresInquiry:
         return Reads(
             frozenset(relations),
             unknowable or self._unknowable(locks, before, definitions),
+            wrote=wrote,
             wrote_nothing=intact and row[5] is None,
         )
 

@@ -34,7 +34,7 @@ CHANGED_SETTING = 'orm_cache.changed'
 #: known again.
 MARKER_SETTING = 'orm_cache.marker'
 
-#: The savepoint around a query for the state of another transaction.
+#: The savepoint around a question of the package to the database.
 ORACLE_SAVEPOINT = 'orm_cache_oracle'
 
 #: The dollar quotes around the body of the trigger function.

@@ -33,12 +33,12 @@ from .names import (
     INTERNAL,
     MARKER_SETTING,
     NOTIFY_FUNCTION,
-    ORACLE_SAVEPOINT,
     OWN_SETTING,
 )
 from .notes import Relation, take_notes
 from .prepared import ANY_TENANT, keep_apart
 from .protocols import Scope, Statement
+from .questions import question
 from .statements import Understanding
 from .tables import Tables
 
@@ -381,27 +381,27 @@ class PostgresOracle:
 
         :raises DBAPIError: if the connection is lost.
         """
-        # SAVEPOINT as a text: `begin_nested()` needs a transaction whose begin SQLAlchemy has
-        # completed, but the question is also asked while a transaction begins
-        self._execute(f'SAVEPOINT {ORACLE_SAVEPOINT}')
         try:
             query = 'SELECT pg_xact_status(CAST(:xid AS xid8))'
-            status = self._execute(query, xid=transaction_id).scalar_one()
+            with question(self._connection):
+                status = self._execute(query, xid=transaction_id).scalar_one()
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
-            self._execute(f'ROLLBACK TO SAVEPOINT {ORACLE_SAVEPOINT}')
             # an id that the database has not given yet is from before a restore, so its
             # transaction has ended; an error that is not about the id (a timeout, a missing
             # right) tells nothing
             state = getattr(error.orig, 'sqlstate', None) or ''
             status = None if state.startswith(DATA_EXCEPTION) else 'in progress'
-        self._execute(f'RELEASE SAVEPOINT {ORACLE_SAVEPOINT}')
         return bool(status == 'in progress')
 
     def writers_in_progress(self) -> Collection[str]:
-        """Return the ids of all other transactions that have an id and have not ended."""
-        return list(self._execute(WRITERS).scalars())
+        """Return the ids of all other transactions that have an id and have not ended.
+
+        :raises DBAPIError: if the question fails.
+        """
+        with question(self._connection):
+            return list(self._execute(WRITERS).scalars())
 
     def _execute(self, query: str, **parameters: str) -> CursorResult[Any]:
         return self._connection.execute(text(query), parameters, execution_options=INTERNAL)

@@ -78,6 +78,8 @@ class Reads(NamedTuple):
     #: The reason why values that depend on it can't be known to be valid; None if there is
     #: none.
     unknowable: str | None = None
+    #: True if rows were changed since then.
+    wrote: bool = False
     #: True if the transaction has written nothing at all, and is still the one that began.
     wrote_nothing: bool = False
 

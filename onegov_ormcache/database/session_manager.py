@@ -11,23 +11,17 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-from sqlalchemy.orm import (
-    ORMExecuteState,
-    Session,
-    SessionTransaction,
-    UOWTransaction,
-    sessionmaker,
-)
+from sqlalchemy.orm import Session
 
 from ..errors import (
     AutocommitError,
@@ -39,8 +33,8 @@ from ..errors import (
 from .names import SCOPE_OPTION
 from .notes import Relation
 from .postgres import Postgres, PostgresOracle
-from .protocols import Scope
-from .signals import Signals, related_tables
+from .sessions import RunSession, SessionOwner, Sessions, TenantSession
+from .signals import Signals
 from .sqlite import SQLite
 from .tables import Tables, metadatas_of
 from .transactions import Watch, current_scope
@@ -51,29 +45,15 @@ RESERVED = frozenset({'information_schema', 'public', 'extensions'})
 VALID_SCHEMA = re.compile(r'[a-z0-9][a-z0-9_-]{0,62}')
 
 
-class SessionScope(Scope, Protocol):
-    """A scope that has a session, and is told of the session's flushes and ends."""
+class SessionScope(SessionOwner, Protocol):
+    """A scope that has a session."""
 
     #: The scope that was current before this one; None if there was none.
     outer: Any
     session_manager: SessionManager
-    #: Tables that statements of the present flush have changed; None outside of a flush.
-    flushed_tables: set[str] | None
 
     def session(self) -> Session:
         """Return the scope's session, which is made at the first call."""
-
-    def changed_without_objects(self, tables: Collection[str]) -> None:
-        """Called when a flush has changed these tables, and no object stands for the change."""
-
-    def related(self, tables: Collection[str]) -> None:
-        """Called when a flush has changed relationships between rows of these tables."""
-
-    def session_emptied(self) -> None:
-        """Called when the session has removed all objects, and replaced their collections."""
-
-    def session_ended(self) -> None:
-        """Called when the session's transaction was committed, rolled back or closed."""
 
 
 class SessionManager:
@@ -117,16 +97,8 @@ class SessionManager:
                 'tenants; SQLite keeps each schema in a file of its own: use PostgreSQL'
             )
         self.database.know(self._tables)
-        options = dict(session_options or {})
-        session_class = options.get('class_', Session)
-        options['class_'] = type('TenantSession', (_ScopedSession, session_class), {})
-        self._sessionmaker: sessionmaker[Session] = sessionmaker(**options)
-        event.listen(self._sessionmaker, 'before_flush', self._before_flush)
-        event.listen(self._sessionmaker, 'after_flush', self._after_flush)
-        event.listen(self._sessionmaker, 'do_orm_execute', self._on_execute)
-        event.listen(self._sessionmaker, 'after_soft_rollback', self._after_soft_rollback)
-        event.listen(self._sessionmaker, 'after_transaction_end', self._after_transaction_end)
         self._muted: ContextVar[bool] = ContextVar('muted', default=False)
+        self._sessions = Sessions(session_options or {}, self.signals, self._muted.get)
         self._known: set[str] = set()
         self._ensured: set[str] = set()
         self._lock = Lock()
@@ -165,11 +137,15 @@ class SessionManager:
         """
         return self._scope().session()
 
-    def create_session(self, scope: SessionScope) -> Session:
+    def create_session(self, scope: SessionOwner) -> TenantSession:
         """Return a new session, bound to the scope's schema; the caller closes it."""
         engine = self.database.engine(scope.schema)
-        bind = engine.execution_options(**{SCOPE_OPTION: scope})
-        return self._sessionmaker(bind=bind, info={SCOPE_OPTION: scope})
+        return self._sessions.make(scope, engine.execution_options(**{SCOPE_OPTION: scope}))
+
+    def create_run_session(self, tenant_session: TenantSession) -> RunSession:
+        """Return a new session that works in the transaction of a scope's session, with objects
+        of its own; the caller closes it."""
+        return self._sessions.make_run(tenant_session)
 
     @contextmanager
     def muted(self) -> Iterator[None]:
@@ -285,82 +261,6 @@ class SessionManager:
 
     def _watch(self, engine: Engine) -> None:
         Watch(engine, self.database, self._find_scope)
-
-    def _before_flush(self, session: Session, context: object, instances: object) -> None:
-        scope_of_session(session).flushed_tables = set()
-
-    def _after_flush(self, session: Session, context: UOWTransaction) -> None:
-        scope = scope_of_session(session)
-        written, scope.flushed_tables = scope.flushed_tables or set(), None
-        if self._muted.get():
-            with_objects: frozenset[str] = frozenset()
-        else:
-            with_objects = self.signals.send_flush(scope.schema, session, context.states)
-        scope.related(related_tables(context.states))
-        scope.changed_without_objects(written - with_objects)
-
-    def _on_execute(self, execution: ORMExecuteState) -> None:
-        scope = scope_of_session(execution.session)
-        if scope.flushed_tables is not None and not execution.is_select:
-            # an event listener executes it in the flush; no object stands for its changes
-            scope.changed_without_objects(self.tables)
-
-    def _after_soft_rollback(self, session: Session, transaction: object) -> None:
-        # SQLAlchemy does not call `_after_flush` after a flush that failed
-        scope_of_session(session).flushed_tables = None
-
-    def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
-        if transaction.parent is None:
-            scope_of_session(session).session_ended()
-
-
-class _ScopedSession(Session):
-    """A session that tells its scope of what SQLAlchemy sends no event for.
-
-    A rollback or close before the session's first statement ends no transaction, so there is
-    no event. The scope must be told nevertheless, because what it has read so far must not
-    be used any longer. There is no event for ``expunge_all()`` and some failed flushes, too.
-    """
-
-    def rollback(self) -> None:
-        has_begun = self.in_transaction()
-        super().rollback()
-        if not has_begun:
-            scope_of_session(self).session_ended()
-
-    def flush(self, objects: Any = None) -> None:
-        scope = scope_of_session(self)
-        is_outermost = scope.flushed_tables is None
-        try:
-            super().flush(objects)
-        finally:
-            # if a `before_flush` listener of the application raises, or leaves nothing to
-            # flush, SQLAlchemy calls neither `_after_flush` nor `_after_soft_rollback`
-            if is_outermost and scope.flushed_tables is not None:
-                written, scope.flushed_tables = scope.flushed_tables, None
-                scope.changed_without_objects(written)
-
-    def _bulk_save_mappings(self, *arguments: Any, **options: Any) -> Any:
-        # the unit of work's statements look the same, but these have no objects
-        scope = scope_of_session(self)
-        if scope.flushed_tables is not None:
-            scope.changed_without_objects(scope.session_manager.tables)
-        return super()._bulk_save_mappings(*arguments, **options)
-
-    def expunge_all(self) -> None:
-        super().expunge_all()
-        scope_of_session(self).session_emptied()
-
-    def close(self) -> None:
-        has_begun = self.in_transaction()
-        super().close()
-        if not has_begun:
-            scope_of_session(self).session_ended()
-
-
-def scope_of_session(session: Session) -> SessionScope:
-    """Return the scope that a manager's session was made for."""
-    return session.info[SCOPE_OPTION]  # type: ignore[no-any-return]
 
 
 #: All managers of this process, each of which is told of a fork.

@@ -114,7 +114,11 @@ class Watch:
         options = connection.get_execution_options()
         if options.get(INTERNAL_OPTION):
             return None
-        scope: Scope | None = options.get(SCOPE_OPTION) or self._find_scope()
+        scope: Scope | None = options.get(SCOPE_OPTION)
+        if scope is None and (scope := self._find_scope()) is not None:
+            # a connection keeps the scope it was first used in: it may be used later, within
+            # another scope that is of another tenant
+            connection.execution_options(**{SCOPE_OPTION: scope})
         if scope is None:
             raise OutsideScopeError(
                 'A connection was used outside of a request scope, so it has no tenant; '
@@ -134,6 +138,11 @@ class Watch:
         self._listeners[connection] = scope, listener
         self._checkouts[connection.connection] = ref(connection)
         listener.begun(connection, view, inquiry)
+        if connection not in self._listeners:
+            # a question of the listener has failed, which SQLAlchemy took for a failed begin: it
+            # has rolled back
+            self._begin(connection)
+            return
         self._dialect.report_to(
             connection.connection.dbapi_connection, lambda: listener.executing(UNSEEN)
         )

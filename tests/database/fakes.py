@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, ForeignKey
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from onegov_ormcache.database.protocols import Changes, Inquiry, Statement, View
 from onegov_ormcache.database.session_manager import SessionManager
+from onegov_ormcache.database.sessions import RunSession, TenantSession
 from onegov_ormcache.database.transactions import Watch, current_scope
 
 
@@ -103,13 +104,21 @@ class FakeScope:
         self.session_manager = manager
         self.schema = schema
         self.outer: Any = None
-        self.flushed_tables: set[str] | None = None
         self.hooks: dict[str, Callable[[], object]] = {}
         self.listeners: list[FakeListener] = []
         self.connections: list[Connection] = []
         self.tables_without_objects: list[set[str]] = []
         self.ends = 0
-        self._session: Session | None = None
+        self.run_sessions: list[RunSession] = []
+        self.taints: list[str] = []
+        self.uses = 0
+        self._session: TenantSession | None = None
+
+    @property
+    def flushed_tables(self) -> set[str] | None:
+        """The tables that the present flush of the innermost session has changed."""
+        session = self.run_sessions[-1] if self.run_sessions else self._session
+        return None if session is None else session.flushed_tables
 
     @property
     def heard(self) -> list[list[str]]:
@@ -120,10 +129,21 @@ class FakeScope:
     def has_session(self) -> bool:
         return self._session is not None
 
-    def session(self) -> Session:
+    def session(self) -> TenantSession:
         if self._session is None:
             self._session = self.session_manager.create_session(self)
         return self._session
+
+    @contextmanager
+    def run(self) -> Iterator[RunSession]:
+        """Open a run session while the block runs."""
+        session = self.session_manager.create_run_session(self.session())
+        self.run_sessions.append(session)
+        try:
+            yield session
+        finally:
+            self.run_sessions.remove(session)
+            session.close()
 
     def transaction(self, connection: Connection) -> FakeListener:
         listener = FakeListener(self)
@@ -139,6 +159,11 @@ class FakeScope:
     def definitions(self) -> str:
         """Nobody else changes definitions."""
         return ''
+    def session_used(self) -> None:
+        self.uses += 1
+
+    def taint_run(self, reason: str) -> None:
+        self.taints.append(reason)
 
     def session_emptied(self) -> None:
         """The session has dropped all objects."""

@@ -161,7 +161,7 @@ def note_flushed_tables(scope: FakeScope) -> Callable[[], None]:
 
     def note() -> None:
         if scope.flushed_tables is not None:
-            scope.flushed_tables |= scope.listeners[-1].statements[-1].writes
+            scope.flushed_tables.update(scope.listeners[-1].statements[-1].writes)
 
     return note
 

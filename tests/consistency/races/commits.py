@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextvars import Context
+from functools import partial
 
 from sqlalchemy import event, insert
 
@@ -57,7 +59,8 @@ def slow_fill_after_a_change(world: World) -> Iterator[str]:
         with committed(writer, world.tenant) as scope:
             world.rename(scope)
 
-    reader.meanwhile = rename
+    # in a context of its own, as its scope is another request's, and not part of the run
+    reader.meanwhile = partial(Context().run, rename)
     world.names(reader)
     yield from differs('the same process', world.names(reader), ['new'])
     yield from differs('another process', world.names(writer), ['new'])

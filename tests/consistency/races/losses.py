@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextvars import Context
+from functools import partial
 
 from onegov_ormcache.steps import Step
 from tests.consistency.interleaving import Died, before, die
@@ -38,7 +40,8 @@ def fill_from_within_the_quarantine(world: World) -> Iterator[str]:
 
     def forget_and_read() -> None:
         world.redis.client().flushall()
-        reader.meanwhile = commit_and_die
+        # in a context of its own, as its scope is another request's, and not part of the run
+        reader.meanwhile = partial(Context().run, commit_and_die)
         world.names(reader)
 
     def commit_and_die() -> None:

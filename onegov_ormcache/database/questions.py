@@ -1,0 +1,40 @@
+"""Questions of the package to the database, within a transaction of the application.
+
+A question that fails must not fail the transaction, so it is asked in a savepoint. This module
+does not know what is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from .names import INTERNAL, ORACLE_SAVEPOINT
+
+
+@contextmanager
+def question(connection: Connection) -> Iterator[None]:
+    """Ask a question in the block; if it fails, its error leaves the transaction alone.
+
+    :raises DBAPIError: if the question fails, or if the transaction has failed before.
+    """
+
+    # as a text: `begin_nested()` needs a transaction whose begin SQLAlchemy has completed, but
+    # questions are also asked while a transaction begins
+    def execute(command: str) -> None:
+        connection.exec_driver_sql(f'{command} {ORACLE_SAVEPOINT}', execution_options=INTERNAL)
+
+    execute('SAVEPOINT')
+    try:
+        yield
+    except DBAPIError as error:
+        # while a transaction begins, SQLAlchemy takes the error for a failed begin, and has
+        # rolled back
+        if connection.in_transaction() and not error.connection_invalidated:
+            execute('ROLLBACK TO SAVEPOINT')
+            execute('RELEASE SAVEPOINT')
+        raise
+    execute('RELEASE SAVEPOINT')
