@@ -150,8 +150,12 @@ class WritePath:
             self._change_at(place, {CATALOG_TAG})
         for place in self._cache.places(schema) if changes.changed_code else ():
             self._change_at(place, {CATALOG_TAG, CODE_TAG})
+        manager = self._cache.session_manager
+        if changes.renamed_schemas:
+            # which ones is not known; these are the names before
+            for place in manager.list_schemas():
+                self._change_at(place, {CATALOG_TAG, CODE_TAG})
         if changes.relations:
-            manager = self._cache.session_manager
             tables = {t for each in changes.relations for t in manager.names_of(each, schema)}
             elsewhere = {r for r in changes.relations if not manager.names_of(r, schema)}
             self._collect(tables, elsewhere)

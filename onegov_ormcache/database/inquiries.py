@@ -94,7 +94,8 @@ SELECT pg_current_xact_id_if_assigned()::text, current_setting('{MARKER_SETTING}
     {SURROUNDINGS}, current_setting('{CHANGED_SETTING}', true),
     CASE WHEN pg_current_xact_id_if_assigned() IS NOT NULL THEN ({LOCKS}) END,
     CASE WHEN pg_current_xact_id_if_assigned() IS NOT NULL
-        THEN {CHANGED_CODE} + (current_setting('track_counts') = 'off')::int ELSE 0 END
+        THEN {CHANGED_CODE} + (current_setting('track_counts') = 'off')::int ELSE 0 END,
+    pg_stat_get_xact_tuples_updated('pg_namespace'::regclass)
 """
 
 #: The same, directly before COMMIT. It also empties :data:`~.names.OWN_SETTING`, so that triggers
@@ -107,7 +108,7 @@ LAST_QUESTION = f"""
 #: The last question of a transaction whose statements were all understood.
 END = f"""
 SELECT pg_current_xact_id_if_assigned()::text, current_setting('{MARKER_SETTING}', true),
-    NULL, current_setting('{CHANGED_SETTING}', true), NULL, 0,
+    NULL, current_setting('{CHANGED_SETTING}', true), NULL, 0, 0,
     set_config('{OWN_SETTING}', '', true)
 """
 
@@ -334,6 +335,7 @@ class PostgresInquiry:
             ),
             redefined=frozenset(lasting[oid].relation.schema or '' for oid in redefining),
             changed_code=row[5] > 0,
+            renamed_schemas=row[6] > 0,
             triggered=triggered,
             ended_unseen=ended,
             strayed=strayed,

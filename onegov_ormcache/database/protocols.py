@@ -59,6 +59,8 @@ class Changes(NamedTuple):
     redefined: frozenset[str] = NO_NAMES
     #: True if it has changed functions, types, row security or the names of schemas.
     changed_code: bool = False
+    #: True if it may have renamed schemas.
+    renamed_schemas: bool = False
     #: The tables that triggers saw change, by schema and name. True if any of a table's
     #: changes was made by a function, a trigger or a cascade, and not by a statement of the
     #: client itself.

@@ -147,7 +147,9 @@ def test_changed_code(asked: Asked, statement: str) -> None:
     else:
         assert not asked.inquiry.changes().changed_code
     asked.do(statement)
-    assert asked.inquiry.changes().changed_code
+    found = asked.inquiry.changes()
+    assert found.changed_code
+    assert found.renamed_schemas == ('RENAME TO' in statement)
     assert asked.last_changes().changed_code
 
 
