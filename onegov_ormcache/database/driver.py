@@ -96,10 +96,19 @@ class WatchedConnection:
             self._refuse('rollback')
         super().rollback()  # type: ignore[misc]
 
-    def transaction(self, *arguments: Any, **options: Any) -> Any:
+    @contextmanager
+    def transaction(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        # its begin is a savepoint, and its end may roll back to that
+        self._report()
+        try:
+            with super().transaction(*arguments, **options) as block:  # type: ignore[misc]
+                yield block
+        finally:
+            self._report()
+
+    def _report(self) -> None:
         if self.report is not None:
-            self.report()  # its end may roll back to a savepoint
-        return super().transaction(*arguments, **options)  # type: ignore[misc]
+            self.report()
 
     def _refuse(self, method: str) -> None:
         if not self.may_end:

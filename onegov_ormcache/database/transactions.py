@@ -237,8 +237,15 @@ class Watch:
 
     def _rollback(self, connection: Connection) -> None:
         # if a COMMIT was sent, `do_commit` has told its outcome and removed the listener
-        if listener := self._pop(connection):
+        listener = self._pop(connection)
+        if listener is None:
+            return
+        if connection.invalidated or self._dialect.in_transaction(
+            connection.connection.dbapi_connection
+        ):
             listener.rolled_back()
+        else:  # a cursor of the driver's own has ended it
+            listener.ended_unseen()
 
     def _rollback_twophase(self, connection: Connection, xid: object, is_prepared: bool) -> None:
         # an invalidated connection sends no rollback, so `do_rollback_twophase` is not
