@@ -45,7 +45,7 @@ KEYWORDS = frozenset(
 
 #: PostgreSQL's own functions that read tables, or execute a text that may.
 READING = re.compile(
-    r'ts_rewrite|ts_stat|lo\w*|(cursor|database|query|schema|table)_to_xml\w*|pg_\w+|nextval|'
+    r'ts_rewrite|ts_stat|lo_\w+|loread|lowrite|(cursor|database|query|schema|table)_to_xml\w*|pg_\w+|nextval|'
     r'setval|currval|set_config|has_\w+_privilege|row_security_active|to_reg\w+'
 )
 
@@ -202,12 +202,15 @@ class Catalogs:
     def know_relations(
         self, connection: Connection, catalog: Catalog, wanted: Collection[Relation]
     ) -> None:
-        """Read the definitions of these relations, if the catalog does not have them."""
-        missing = {relation for relation in wanted if relation not in catalog.relations}
-        if missing:
-            unknown = {each: Definition(each, '', is_more='is not known') for each in missing}
-            read = self._definitions(connection, missing, ()).values()
-            catalog.relations.update(unknown | {each.relation: each for each in read})
+        """Read the missing definitions of these relations and of what their keys reach."""
+        known, seen, ahead = catalog.relations, set[Relation](), set(wanted)
+        while ahead:
+            if missing := ahead - known.keys():
+                unknown = {each: Definition(each, '', is_more='is not known') for each in missing}
+                read = self._definitions(connection, missing, ()).values()
+                known.update(unknown | {each.relation: each for each in read})
+            seen |= ahead
+            ahead = {r.relation for each in ahead for r in known[each].references} - seen
 
     def know_functions(self, connection: Connection, catalog: Catalog, names: set[str]) -> None:
         """Read what the catalog says about these functions, if the process does not know."""
