@@ -314,7 +314,7 @@ class RequestScope(TransactionalScope):
             return
         self.runs[-1].record(statement)
         if statement.writes or statement.cascades or statement.writes_elsewhere:
-            self.taint_run('it changed tables')
+            self.taint_run('it changed the database')
             for run in self.runs:
                 run.has_written = True
 

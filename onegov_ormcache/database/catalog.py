@@ -25,6 +25,7 @@ from sqlalchemy.engine import Compiled
 from .names import INTERNAL, NOTIFY_FUNCTION
 from .notes import ANY_COLUMN, Relation
 from .protocols import Statement
+from .questions import question
 
 #: Seconds after which definitions are read again, because others may have changed them.
 LIFETIME = 5.0
@@ -396,4 +397,5 @@ def marked(query: str) -> TextClause:
 def _execute(
     connection: Connection, query: str, parameters: dict[str, Any]
 ) -> list[Row[Any]]:
-    return list(connection.execute(marked(query), parameters, execution_options=INTERNAL))
+    with question(connection, MARK):
+        return list(connection.execute(marked(query), parameters, execution_options=INTERNAL))

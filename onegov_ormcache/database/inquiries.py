@@ -266,7 +266,7 @@ class PostgresInquiry:
         elif not before.counts:
             unknowable = 'the setting track_counts of PostgreSQL is off'
         elif wrote:
-            unknowable = 'it changed tables'
+            unknowable = 'it changed the database'
         elif locks.locking - before.locks.locking:
             unknowable = 'it locked rows'
         counted = zip(before.oids.values(), row[1] or (), before.counters, strict=True)

@@ -16,16 +16,18 @@ from .names import INTERNAL, ORACLE_SAVEPOINT
 
 
 @contextmanager
-def question(connection: Connection) -> Iterator[None]:
+def question(connection: Connection, mark: str = '') -> Iterator[None]:
     """Ask a question in the block; if it fails, its error leaves the transaction alone.
 
+    :param mark: a comment of SQL, by which the question is known in the server's log.
     :raises DBAPIError: if the question fails, or if the transaction has failed before.
     """
 
     # as a text: `begin_nested()` needs a transaction whose begin SQLAlchemy has completed, but
     # questions are also asked while a transaction begins
     def execute(command: str) -> None:
-        connection.exec_driver_sql(f'{command} {ORACLE_SAVEPOINT}', execution_options=INTERNAL)
+        statement = f'{mark}{command} {ORACLE_SAVEPOINT}'
+        connection.exec_driver_sql(statement, execution_options=INTERNAL)
 
     execute('SAVEPOINT')
     try:

@@ -14,7 +14,7 @@ import redis
 from sqlalchemy import func, insert, select
 
 from onegov_ormcache import OrmCache, orm_cached
-from onegov_ormcache.database import postgres
+from onegov_ormcache.database import catalog, postgres
 from onegov_ormcache.errors import OutsideScopeError, ScopeClosedError, SecondProcessError
 from tests.core.plain_objects import Names, add
 from tests.support.backends import Backend
@@ -153,12 +153,17 @@ def lose(backend: Backend) -> None:
         client.delete(*client.keys(f'*{settings["namespace"]}*'))
 
 
-@pytest.mark.parametrize('question', ['WRITERS', 'MAY_READ'])
+@pytest.mark.parametrize(
+    ('module', 'question'),
+    [(postgres, 'WRITERS'), (catalog, 'FUNCTIONS')],
+    ids=['writers', 'functions'],
+)
 def test_question_that_fails(
     servers_backend: Backend,
     tenant: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: Any,
+    module: Any,
     question: str,
 ) -> None:
     """A question to the database that fails, about a quarantine or about functions, is no error of
@@ -173,7 +178,7 @@ def test_question_that_fails(
         add(cache, tenant, User(name='a'))
         calling: Any = Calling()
         calling.orm_cache = cache
-        monkeypatch.setattr(postgres, question, 'SELECT 1 / 0')
+        monkeypatch.setattr(module, question, 'SELECT 1 / 0')
         lose(servers_backend)
         with cache.scope(tenant) as scope:
             scope.session().add(User(name='b'))
