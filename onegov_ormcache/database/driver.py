@@ -36,6 +36,12 @@ def report_to(connection: Any, report: Any) -> None:
     :param report: a function without arguments; None: call nothing.
     """
     connection.report = report
+    connection.has_committed = False
+
+
+def has_committed(connection: Any) -> bool:
+    """Return whether the text of a statement has committed, since the last :func:`report_to`."""
+    return bool(getattr(connection, 'has_committed', False))
 
 
 @contextmanager
@@ -78,6 +84,14 @@ class ReportingCursor:
         elif (report := getattr(self.connection, 'report', None)) is not None:
             report()
 
+    def _check_results(self, results: Any) -> None:
+        # psycopg calls this with the results of all statements of a text, before it raises the
+        # error of the last one
+        committed = any(result.command_status == b'COMMIT' for result in results)
+        if committed and not getattr(self.connection, 'may_end', True):
+            self.connection.has_committed = True
+        super()._check_results(results)  # type: ignore[misc]
+
 
 class WatchedConnection:
     """A connection that only SQLAlchemy may commit; mixed into psycopg's."""
@@ -86,6 +100,8 @@ class WatchedConnection:
     report: Any = None
     #: True while SQLAlchemy ends the transaction.
     may_end = False
+    #: True if the text of a statement has committed.
+    has_committed = False
 
     def commit(self) -> None:
         self._refuse('commit')

@@ -25,7 +25,7 @@ from sqlalchemy.schema import CreateSchema
 
 from ..errors import DatabaseUnreachable
 from .catalog import Catalogs
-from .driver import ending, report_to, watch_driver
+from .driver import ending, has_committed, report_to, watch_driver
 from .identity import identity_columns, identity_parameters
 from .inquiries import STRAYED, SURROUNDINGS, PostgresInquiry, PostgresView, new_marker
 from .names import (
@@ -179,6 +179,10 @@ class Postgres:
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(dbapi_connection.info.transaction_status != IDLE)
+
+    def has_ended(self, dbapi_connection: Any) -> bool:
+        # a text may have committed and begun again
+        return has_committed(dbapi_connection) or not self.in_transaction(dbapi_connection)
 
     def begin(
         self, connection: Connection, scope: Scope

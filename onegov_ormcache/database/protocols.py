@@ -199,6 +199,9 @@ class Dialect(Protocol):
     def in_transaction(self, dbapi_connection: Any) -> bool:
         """Return whether the driver says that its connection is in a transaction."""
 
+    def has_ended(self, dbapi_connection: Any) -> bool:
+        """Return whether the transaction that was begun last has ended, by whatever means."""
+
     def begin(self, connection: Connection, scope: Scope) -> tuple[View, Inquiry]:
         """Bind the transaction to the scope's schema, and take its view."""
 

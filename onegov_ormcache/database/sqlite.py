@@ -133,6 +133,9 @@ class SQLite:
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(dbapi_connection.in_transaction)
 
+    def has_ended(self, dbapi_connection: Any) -> bool:
+        return not self.in_transaction(dbapi_connection)
+
     def begin(
         self, connection: Connection, scope: Scope
     ) -> tuple[SQLiteView, SQLiteInquiry]:

@@ -196,7 +196,7 @@ class Watch:
             listener.executing(statement)
         if self._dialect.lost_savepoint(dbapi_connection) and not _is_savepoint(context):
             listener.savepoint_lost()
-        if not self._dialect.in_transaction(dbapi_connection):
+        if self._dialect.has_ended(dbapi_connection):
             self._ended_unseen(connection)
 
     def _failed(self, context: ExceptionContext) -> None:
@@ -212,7 +212,7 @@ class Watch:
         dbapi_connection = connection.connection.dbapi_connection
         if denied := self._dialect.explained(dbapi_connection):
             raise denied from context.original_exception
-        if not self._dialect.in_transaction(dbapi_connection):
+        if self._dialect.has_ended(dbapi_connection):
             self._ended_unseen(connection)
 
     def _ended_unseen(self, connection: Connection) -> None:
@@ -237,15 +237,15 @@ class Watch:
 
     def _rollback(self, connection: Connection) -> None:
         # if a COMMIT was sent, `do_commit` has told its outcome and removed the listener
-        listener = self._pop(connection)
-        if listener is None:
-            return
-        if connection.invalidated or self._dialect.in_transaction(
+        is_lost = connection.invalidated or connection.closed
+        has_ended = not is_lost and self._dialect.has_ended(
             connection.connection.dbapi_connection
-        ):
-            listener.rolled_back()
-        else:  # a cursor of the driver's own has ended it
-            listener.ended_unseen()
+        )
+        if listener := self._pop(connection):
+            if has_ended:  # by a cursor of the driver's own
+                listener.ended_unseen()
+            else:
+                listener.rolled_back()
 
     def _rollback_twophase(self, connection: Connection, xid: object, is_prepared: bool) -> None:
         # an invalidated connection sends no rollback, so `do_rollback_twophase` is not

@@ -71,6 +71,24 @@ WAYS: dict[str, Callable[[Session, str], object]] = {
 
 
 @pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('rest', ['', '; SELECT 1 / 0'], ids=['alone', 'error'])
+def test_text_that_commits_and_begins_before_a_rollback(
+    on_servers: Applications, tenant: str, way: str, rest: str
+) -> None:
+    """What such a text has committed is seen, though the session rolls back afterwards."""
+    app = on_servers.start(App)
+    change(app, tenant, User(id=1, name='old'))
+    assert read(app, tenant) == [['old'], ['old']]
+    with app.request_scope(tenant) as scope:
+        try:
+            WAYS[way](scope.session(), f'{RENAMED}; COMMIT; BEGIN{rest}')
+        except (OrmCacheError, DBAPIError, psycopg.Error):
+            pass
+        scope.session().rollback()
+    assert read(app, tenant) == [['new'], ['new']]
+
+
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('sql', TEXTS)
 @pytest.mark.parametrize('before', [True, False])
 def test_texts(
