@@ -385,7 +385,10 @@ class OrmCache:
         return self._recordings.recording()
 
     def _schema_created(self, schema: str) -> None:
-        self.renew_later(schema)
+        # a process that does not know the tenant's database yet uses nothing of the tenant; the
+        # new schema has another identity than one of the same name had
+        if self.tags.identity(schema) is not None:
+            self.renew_later(schema)
 
 
 def _stores(

@@ -12,7 +12,6 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
-    CursorResult,
     Engine,
     MetaData,
     TextClause,
@@ -36,9 +35,9 @@ from .names import (
     OWN_SETTING,
 )
 from .notes import Relation, take_notes
+from .oracle import PostgresOracle
 from .prepared import ANY_TENANT, keep_apart
 from .protocols import Scope, Statement
-from .questions import question
 from .statements import Understanding
 from .tables import Tables
 
@@ -50,10 +49,6 @@ OPEN_OUTCOMES = ('08', '57', '40003')
 
 #: libpq's transaction status of a connection that is in no transaction.
 IDLE = 0
-
-#: SQLSTATE class of the error that ``pg_xact_status()`` raises for an id that is invalid or
-#: was not given to a transaction yet.
-DATA_EXCEPTION = '22'
 
 #: SQLSTATE of each statement in a transaction that has failed: COMMIT would commit nothing.
 FAILED_TRANSACTION = '25P02'
@@ -88,18 +83,6 @@ REPLICA = text('SELECT pg_is_in_recovery()')
 #: SQLSTATEs of errors that a new attempt of the transaction may resolve: serialization
 #: failure and deadlock.
 RETRYABLE = {'40001', '40P01'}
-
-#: Selects the ids of all other transactions in progress that have an id.
-#: ``pg_current_snapshot()`` does not list transactions that are newer than every ended one.
-#: ``pg_locks`` has them all, because each transaction holds a lock on its own id, but with
-#: only the lower 32 bits of the id; the snapshot's xmax supplies the others.
-WRITERS = """
-SELECT (xmax + ((transactionid::text::bigint - xmax + 2147483648) & 4294967295) - 2147483648)::text
-FROM pg_locks, (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax) AS present
-WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted
-AND pid IS DISTINCT FROM pg_backend_pid()
-"""
-
 
 class Postgres:
     """A PostgreSQL database, in which each tenant is a schema; one engine serves all of them.
@@ -243,7 +226,7 @@ class Postgres:
         """Return False: what the driver does by itself is unclear in any case."""
         return False
 
-    def explained(self, dbapi_connection: Any) -> None:
+    def explained(self, dbapi_connection: Any, error: BaseException) -> None:
         """Return None: PostgreSQL denies no statement for the package."""
 
     def report_to(self, dbapi_connection: Any, report: Callable[[], None] | None) -> None:
@@ -367,48 +350,6 @@ class Postgres:
 
     def _connect(self) -> Connection:
         return self._engine.connect().execution_options(**INTERNAL)
-
-
-class PostgresOracle:
-    """Answers questions about the state of transactions.
-
-    Made by :meth:`Postgres.oracle`, used as long as its connection is.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def in_progress(self, transaction_id: str) -> bool:
-        """Return whether the transaction's outcome is still open.
-
-        True if the question fails for another reason than the id.
-
-        :raises DBAPIError: if the connection is lost.
-        """
-        try:
-            query = 'SELECT pg_xact_status(CAST(:xid AS xid8))'
-            with question(self._connection):
-                status = self._execute(query, xid=transaction_id).scalar_one()
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise
-            # an id that the database has not given yet is from before a restore, so its
-            # transaction has ended; an error that is not about the id (a timeout, a missing
-            # right) tells nothing
-            state = getattr(error.orig, 'sqlstate', None) or ''
-            status = None if state.startswith(DATA_EXCEPTION) else 'in progress'
-        return bool(status == 'in progress')
-
-    def writers_in_progress(self) -> Collection[str]:
-        """Return the ids of all other transactions that have an id and have not ended.
-
-        :raises DBAPIError: if the question fails.
-        """
-        with question(self._connection):
-            return list(self._execute(WRITERS).scalars())
-
-    def _execute(self, query: str, **parameters: str) -> CursorResult[Any]:
-        return self._connection.execute(text(query), parameters, execution_options=INTERNAL)
 
 
 @cache

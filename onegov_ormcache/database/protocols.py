@@ -234,8 +234,9 @@ class Dialect(Protocol):
         """Return whether the driver's connection has been rolled back to a savepoint since the
         last call, and nobody else can tell."""
 
-    def explained(self, dbapi_connection: Any) -> OrmCacheError | None:
-        """Return why the database has denied the last statement; None if it has not."""
+    def explained(self, dbapi_connection: Any, error: BaseException) -> OrmCacheError | None:
+        """Return why the database has denied the last statement, whose error this is; None if
+        it has not."""
 
     def autocommits(self, connection: Connection) -> bool:
         """Return whether each statement of the connection commits itself."""

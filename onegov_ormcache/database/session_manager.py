@@ -32,7 +32,8 @@ from ..errors import (
 )
 from .names import SCOPE_OPTION
 from .notes import Relation
-from .postgres import Postgres, PostgresOracle
+from .oracle import PostgresOracle
+from .postgres import Postgres
 from .sessions import RunSession, SessionOwner, Sessions, TenantSession
 from .signals import Signals
 from .sqlite import SQLite

@@ -190,11 +190,12 @@ class SQLite:
         lost, authorizer.lost_savepoint = authorizer.lost_savepoint, False
         return lost
 
-    def explained(self, dbapi_connection: Any) -> OrmCacheError | None:
+    def explained(self, dbapi_connection: Any, error: BaseException) -> OrmCacheError | None:
         authorizer = authorizer_of(dbapi_connection)
         authorizer.announced = False
         denied, authorizer.denied = authorizer.denied, None
-        return denied
+        is_denial = getattr(error, 'sqlite_errorcode', None) == sqlite3.SQLITE_AUTH
+        return denied if is_denial else None
 
     def report_to(self, dbapi_connection: Any, report: Callable[[], None] | None) -> None:
         authorizer_of(dbapi_connection).report = report

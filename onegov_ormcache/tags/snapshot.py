@@ -32,6 +32,10 @@ CATALOG_TAG = '#catalog'
 CODE_TAG = '#code'
 
 
+#: No tags at all.
+NO_TAGS: frozenset[str] = frozenset()
+
+
 def new_token() -> str:
     """Return a new version, epoch, birth or writer's id: random, so that none comes twice."""
     return secrets.token_urlsafe(12)
@@ -93,7 +97,8 @@ class Snapshot:
         identities: str = '',
     ) -> Snapshot:
         """Return a snapshot of one place, with :attr:`in_doubt` computed from the doubts."""
-        in_doubt = frozenset(tag for doubt in doubts.values() for tag in doubt.tags)
+        # most tenants have no doubts: one empty set for all of them
+        in_doubt = frozenset().union(*(d.tags for d in doubts.values())) if doubts else NO_TAGS
         return cls(
             birth, epoch, versions, doubts, quarantine, in_doubt,
             identity=identity, identities=identities,

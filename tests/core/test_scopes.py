@@ -14,7 +14,7 @@ import redis
 from sqlalchemy import func, insert, select
 
 from onegov_ormcache import OrmCache, orm_cached
-from onegov_ormcache.database import catalog, postgres
+from onegov_ormcache.database import catalog, oracle
 from onegov_ormcache.errors import OutsideScopeError, ScopeClosedError, SecondProcessError
 from tests.core.plain_objects import Names, add
 from tests.support.backends import Backend
@@ -155,7 +155,7 @@ def lose(backend: Backend) -> None:
 
 @pytest.mark.parametrize(
     ('module', 'question'),
-    [(postgres, 'WRITERS'), (catalog, 'FUNCTIONS')],
+    [(oracle, 'WRITERS'), (catalog, 'FUNCTIONS')],
     ids=['writers', 'functions'],
 )
 def test_question_that_fails(

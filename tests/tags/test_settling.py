@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from onegov_ormcache.database.postgres import PostgresOracle
+from onegov_ormcache.database.oracle import PostgresOracle
 from onegov_ormcache.tags.memory import MemoryTagStore
 from onegov_ormcache.tags.settling import PATIENCE, Settler
 from onegov_ormcache.tags.snapshot import Snapshot

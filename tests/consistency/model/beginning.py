@@ -74,8 +74,6 @@ class Beginning(Moves):
                 yield self.move(
                     s, i, Step.VIEW, after, detail=s.commits, broken=self.unlike_view(after)
                 )
-            elif self.is_quarantined(scope):
-                yield self.move(s, i, Step.VIEW, after._replace(at='ask'), seen=True)
             else:
                 yield self.move(s, i, Step.VIEW, self.with_view(i, after), seen=True)
         elif self.operation(i, scope) == 'begin':

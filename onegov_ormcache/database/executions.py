@@ -1,0 +1,134 @@
+"""Tells the listener of a transaction which statements are executed in it.
+
+It notices a statement whose text has ended the transaction. It does not know how a transaction
+begins and ends otherwise: :mod:`.transactions` does.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary, WeakSet
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import ExceptionContext, ExecutionContext
+from sqlalchemy.sql.elements import RollbackToSavepointClause
+
+from ..errors import TextualControlError
+from .names import INTERNAL_OPTION
+from .protocols import Dialect, Listener, Scope
+
+
+class Executions:
+    """Listens to the statements of one engine; the base class of :class:`~.transactions.Watch`.
+
+    :param dialect: asked about the engine's database.
+    """
+
+    def __init__(self, engine: Engine, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._listeners: WeakKeyDictionary[Connection, tuple[Scope, Listener]] = (
+            WeakKeyDictionary()
+        )
+        # those whose PREPARE is being executed; if it fails, that ends the transaction
+        self._preparing: WeakSet[Connection] = WeakSet()
+        event.listen(engine, 'before_cursor_execute', self._executing)
+        event.listen(engine, 'after_cursor_execute', self._executed)
+        event.listen(engine, 'handle_error', self._failed)
+        event.listen(engine, 'rollback_savepoint', self._rollback_savepoint)
+
+    def _listener(self, connection: Connection | None) -> Listener | None:
+        found = self._listeners.get(connection) if connection is not None else None
+        return found[1] if found else None
+
+    def _pop(self, connection: Connection | None) -> Listener | None:
+        """Return the listener of a transaction that ends, and remove it."""
+        found = self._listeners.pop(connection, None) if connection is not None else None
+        if found is None or connection is None:
+            return None
+        self._preparing.discard(connection)
+        if not connection.invalidated and not connection.closed:
+            self._dialect.report_to(connection.connection.dbapi_connection, None)
+        return found[1]
+
+    # statements
+
+    def _executing(
+        self,
+        connection: Connection,
+        cursor: object,
+        sql: str,
+        parameters: object,
+        context: ExecutionContext | None,
+        executemany: bool,
+    ) -> None:
+        found = self._listeners.get(connection)
+        if found is None or _is_internal(context):
+            return
+        scope, listener = found
+        if statement := self._dialect.executing(connection, scope, sql, context):
+            listener.executing(statement)
+
+    def _executed(
+        self,
+        connection: Connection,
+        cursor: object,
+        sql: str,
+        parameters: object,
+        context: ExecutionContext | None,
+        executemany: bool,
+    ) -> None:
+        listener = self._listener(connection)
+        if listener is None or _is_internal(context):
+            return
+        dbapi_connection = connection.connection.dbapi_connection
+        if statement := self._dialect.executed(connection, context):
+            listener.executing(statement)
+        if self._dialect.lost_savepoint(dbapi_connection) and not _is_savepoint(context):
+            listener.savepoint_lost()
+        if self._dialect.has_ended(dbapi_connection):
+            self._ended_unseen(connection)
+
+    def _failed(self, context: ExceptionContext) -> None:
+        """Explain an error of the package's own making, and notice the end of a transaction."""
+        connection = context.connection
+        listener = self._listener(connection)
+        if connection is None or listener is None or connection.invalidated:
+            return
+        if context.is_disconnect or connection in self._preparing:
+            return
+        if _is_internal(context.execution_context):
+            return
+        dbapi_connection = connection.connection.dbapi_connection
+        if denied := self._dialect.explained(dbapi_connection, context.original_exception):
+            raise denied from context.original_exception
+        if self._dialect.has_ended(dbapi_connection):
+            self._ended_unseen(connection)
+
+    def _ended_unseen(self, connection: Connection) -> None:
+        """Tell the listener that its transaction is no more, and make the connection useless.
+
+        :raises TextualControlError: always.
+        """
+        listener = self._pop(connection)
+        error = TextualControlError(
+            'A statement has ended the transaction by its text, and it is not known whether '
+            'that was committed: use commit() or rollback() of the session or connection'
+        )
+        # SQLAlchemy takes the transaction for open: what follows must not be committed by it
+        connection.invalidate(error)
+        if listener:
+            listener.ended_unseen()
+        raise error
+
+    def _rollback_savepoint(self, connection: Connection, name: str, context: None) -> None:
+        if listener := self._listener(connection):
+            listener.savepoint_lost()
+
+
+def _is_internal(context: ExecutionContext | None) -> bool:
+    return context is not None and bool(context.execution_options.get(INTERNAL_OPTION))
+
+
+def _is_savepoint(context: ExecutionContext | None) -> bool:
+    """Return whether SQLAlchemy itself rolls back to a savepoint, which has an event."""
+    statement = getattr(getattr(context, 'compiled', None), 'statement', None)
+    return isinstance(statement, RollbackToSavepointClause)
