@@ -20,10 +20,11 @@ from weakref import WeakKeyDictionary
 
 from cachetools import LRUCache
 from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import Compiled
 
 from .names import INTERNAL, NOTIFY_FUNCTION
-from .notes import ANY_COLUMN, Relation
+from .notes import Relation
 from .protocols import Statement
 from .questions import question
 
@@ -243,6 +244,16 @@ class Catalogs:
         """Return the present definitions of relations, and remember nothing."""
         return self._definitions(connection, (), oids) if oids else {}
 
+    def read_by_driver(self, connection: Any, oids: Collection[int]) -> dict[int, Definition]:
+        """Return the present definitions of relations, as a connection of psycopg sees them."""
+        from psycopg.rows import namedtuple_row
+
+        dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+        query = str(text(definitions_query()).compile(dialect=dialect))
+        cursor = connection.cursor(row_factory=namedtuple_row)
+        rows = cursor.execute(query, _parameters((), oids))
+        return {row.oid: _definition(row) for row in rows}
+
     def oids(self, connection: Connection, catalog: Catalog) -> dict[int, int]:
         """Return the oids of all tables and indexes of the catalog's schemas, each with that of
         its table."""
@@ -278,13 +289,7 @@ class Catalogs:
     def _definitions(
         self, connection: Connection, wanted: Collection[Relation], oids: Collection[int]
     ) -> dict[int, Definition]:
-        parameters = {
-            'schemas': [relation.schema for relation in wanted],
-            'names': [relation.name for relation in wanted],
-            'oids': list(oids),
-            'notify': NOTIFY_FUNCTION,
-        }
-        rows = _execute(connection, definitions_query(), parameters)
+        rows = _execute(connection, definitions_query(), _parameters(wanted, oids))
         return {row.oid: _definition(row) for row in rows}
 
     def _read_functions(
@@ -296,6 +301,16 @@ class Catalogs:
         found = {row.proname: (row.is_volatile, row.is_own) for row in rows}
         for name in names:
             catalog.functions[name] = _explained(name, found.get(name))
+
+
+def _parameters(wanted: Collection[Relation], oids: Collection[int]) -> dict[str, Any]:
+    """Return the parameters of :func:`definitions_query`."""
+    return {
+        'schemas': [relation.schema for relation in wanted],
+        'names': [relation.name for relation in wanted],
+        'oids': list(oids),
+        'notify': NOTIFY_FUNCTION,
+    }
 
 
 def _explained(name: str, found: tuple[bool, bool] | None) -> tuple[str | None, str | None]:
@@ -310,7 +325,7 @@ def _explained(name: str, found: tuple[bool, bool] | None) -> tuple[str | None, 
     return unclear, f'it called {name}(), which is volatile' if is_volatile else None
 
 
-def _definition(row: Row[Any]) -> Definition:
+def _definition(row: Any) -> Definition:
     references = tuple(
         Reference(
             Relation(each['schema'], each['table']),
@@ -331,53 +346,6 @@ def _definition(row: Row[Any]) -> Definition:
         row.acts,
         row.deferred,
     )
-
-
-def affected(
-    definitions: dict[Relation, Definition],
-    writes: Iterable[Relation],
-    deletes: Iterable[Relation],
-    updates: Iterable[tuple[Relation, str]],
-) -> set[Relation] | None:
-    """Return the relations that the database changes by itself after a statement.
-
-    These are the tables that its foreign keys delete from or update, and the relations that
-    show the rows of any changed table.
-
-    :param definitions: the known definitions.
-    :param writes: the relations that the statement changes; the others are parts of them.
-    :param updates: relations with the column that is updated.
-    :return: None if the definitions do not tell.
-    """
-    seen: set[tuple[Relation, str | None]] = set()
-    if any(_acts(definitions, relation) for relation in writes):
-        return None
-    ahead: set[tuple[Relation, str | None]] = {(relation, None) for relation in deletes}
-    ahead.update(updates)
-    changed = set(writes)
-    while ahead:
-        relation, column = change = ahead.pop()
-        seen.add(change)
-        changed.add(relation)
-        if _acts(definitions, relation):
-            return None
-        for reference in definitions[relation].references:
-            action = reference.on_delete
-            if column is not None:
-                hit = column == ANY_COLUMN or column in reference.referred
-                action = reference.on_update if hit else ''
-            # a cascade of an update updates; one of a deletion deletes
-            if action == 'c' and column is None:
-                ahead |= {(reference.relation, None)} - seen
-            elif action in ('c', 'n', 'd'):
-                ahead |= {(reference.relation, each) for each in reference.columns} - seen
-    return changed.union(*(definitions[each].shown_by for each in changed))
-
-
-def _acts(definitions: dict[Relation, Definition], relation: Relation) -> bool:
-    """Return whether a change of the relation may change more than its definition tells."""
-    definition = definitions.get(relation)
-    return definition is None or bool(definition.is_more or definition.acts)
 
 
 @cache

@@ -22,7 +22,6 @@ from sqlalchemy import Connection, text
 
 from .catalog import Catalog, Catalogs, Definition
 from .names import CHANGED_SETTING, INTERNAL, MARKER_SETTING, OWN_SETTING
-from .notes import Relation
 from .protocols import Changes, Reads, Scope
 
 #: Modes of locks that a transaction takes to change rows, from the weakest on.
@@ -209,8 +208,8 @@ class Definitions(Protocol):
 
     catalogs: Catalogs
 
-    def committed_names(self, oids: Collection[int]) -> dict[int, Relation]:
-        """Return the names of relations as others see them, not this transaction."""
+    def committed(self, oids: Collection[int]) -> dict[int, Definition]:
+        """Return the definitions of relations as others see them, not this transaction."""
 
 
 class PostgresInquiry:
@@ -321,20 +320,19 @@ class PostgresInquiry:
             if each.kind in WITH_ROWS and not each.is_temporary
         }
         redefining = locks.redefining & lasting.keys()
-        # a relation that was renamed has two names
-        renamed = self._known.catalogs.read(self._connection, redefining)
-        before = self._known.committed_names(redefining) if redefining else {}
-        every = [
-            *lasting.values(), *renamed.values(),
-            *(Definition(relation, 'r') for relation in before.values()),
-        ]  # fmt: skip
+        # a relation that was renamed has two names, and one that was attached or detached is
+        # shown by others than before
+        after = self._known.catalogs.read(self._connection, redefining)
+        before = self._known.committed(redefining) if redefining else {}
+        every = [*lasting.values(), *after.values(), *before.values()]
         return Changes(
             transaction_id=row[0],
             relations=frozenset(each.relation for each in every).union(
                 *(each.shown_by for each in every)
             ),
             redefined=frozenset(lasting[oid].relation.schema or '' for oid in redefining),
-            changed_code=row[5] > 0,
+            # a policy names tables, and not the views through which they are read
+            changed_code=row[5] > 0 or any(lasting[oid].kind == 'v' for oid in redefining),
             renamed_schemas=row[6] > 0,
             triggered=triggered,
             ended_unseen=ended,
@@ -351,9 +349,8 @@ class PostgresInquiry:
         token = self._scope.definitions()
         found = self._known.catalogs.by_oids(self._connection, own, token)
         gone = [oid for oid, definition in found.items() if definition is None]
-        dropped = self._known.committed_names(gone) if gone else {}
         kept = {oid: each for oid, each in found.items() if each is not None}
-        return kept | {oid: Definition(each, 'r') for oid, each in dropped.items()}
+        return kept | (self._known.committed(gone) if gone else {})
 
     def _catalog(self) -> Catalog:
         scope = self._scope

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema
 
 from ..errors import DatabaseUnreachable
-from .catalog import Catalogs
+from .catalog import Catalogs, Definition
 from .driver import ending, has_committed, report_to, watch_driver
 from .identity import identity_columns, identity_parameters
 from .inquiries import STRAYED, SURROUNDINGS, PostgresInquiry, PostgresView, new_marker
@@ -34,7 +34,7 @@ from .names import (
     NOTIFY_FUNCTION,
     OWN_SETTING,
 )
-from .notes import Relation, take_notes
+from .notes import take_notes
 from .oracle import PostgresOracle
 from .prepared import ANY_TENANT, keep_apart
 from .protocols import Scope, Statement
@@ -69,12 +69,6 @@ CASE WHEN EXISTS (
     SELECT FROM pg_proc WHERE proname = '{NOTIFY_FUNCTION}' AND proargtypes = ''
     AND pronamespace = to_regnamespace(:place_{{n}})
 ) THEN :own_{{n}} ELSE '' END
-"""
-
-#: Selects the names of tables by oid, for the driver.
-COMMITTED_NAMES = """
-SELECT c.oid, nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-WHERE c.oid = ANY(%s) AND relpersistence <> 't' AND relkind IN ('r', 'p', 'f', 'v', 'm')
 """
 
 #: Tells whether the server is a replica.
@@ -235,17 +229,17 @@ class Postgres:
     def ending(self, dbapi_connection: Any) -> AbstractContextManager[None]:
         return ending(dbapi_connection)
 
-    def committed_names(self, oids: Collection[int]) -> dict[int, Relation]:
-        """Return the names of relations that the present transaction has dropped or renamed.
+    def committed(self, oids: Collection[int]) -> dict[int, Definition]:
+        """Return the definitions of relations that the present transaction has dropped, renamed
+        or otherwise redefined, as they were before.
 
         A connection of its own still sees them.
         """
         connection = self.own_connection()
         try:
-            rows = connection.execute(COMMITTED_NAMES, (list(oids),)).fetchall()
+            return self.catalogs.read_by_driver(connection, oids)
         finally:
             connection.close()
-        return {oid: Relation(schema, name) for oid, schema, name in rows}
 
     def refused(self, error: BaseException) -> bool:
         state = getattr(error, 'sqlstate', None)

@@ -17,7 +17,8 @@ from sqlalchemy.engine import ExecutionContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import TextualControlError
-from .catalog import Catalog, Catalogs, affected
+from .cascades import affected
+from .catalog import Catalog, Catalogs
 from .notes import Notes, Relation, is_of_objects, notes_of
 from .protocols import Scope, Statement
 

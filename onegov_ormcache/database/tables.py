@@ -13,7 +13,8 @@ from sqlalchemy import ForeignKeyConstraint, MetaData, Table
 from sqlalchemy.exc import NoReferenceError
 
 from ..errors import ConfigurationError
-from .catalog import Definition, Reference, affected
+from .cascades import affected
+from .catalog import Definition, Reference
 from .notes import ANY_COLUMN, Relation, relation_of
 
 
