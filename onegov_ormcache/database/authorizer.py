@@ -61,7 +61,7 @@ class Authorizer:
         self.announced = False
         #: Called when a cursor of the driver's own changes something; None: nothing is.
         self.report: Callable[[], None] | None = None
-        #: The error that says why a statement was denied; None if none was.
+        #: The error that says why the last denied statement was denied; None if none was.
         self.denied: OrmCacheError | None = None
         # temporary tables stay until the connection is closed
         self._temporary: set[str] = set()
@@ -169,10 +169,52 @@ class SQLiteInquiry:
         return Reads()
 
 
+class AuthorizedCursor(sqlite3.Cursor):
+    """A cursor that says why its authorizer has denied a statement."""
+
+    connection: AuthorizedConnection
+
+    def execute(self, *arguments: Any) -> Any:
+        with self.connection.explained():
+            return super().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Any:
+        with self.connection.explained():
+            return super().executemany(*arguments)
+
+    def executescript(self, *arguments: Any) -> Any:
+        with self.connection.explained():
+            return super().executescript(*arguments)
+
+
 class AuthorizedConnection(sqlite3.Connection):
     """A connection of the driver that has an authorizer; engines make their connections so."""
 
     authorizer: Authorizer | None = None
+
+    def cursor(self, *arguments: Any, **options: Any) -> Any:
+        if arguments or options:
+            return super().cursor(*arguments, **options)
+        return super().cursor(AuthorizedCursor)
+
+    def commit(self) -> None:
+        with self.explained():
+            super().commit()
+
+    def rollback(self) -> None:
+        with self.explained():
+            super().rollback()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Raise the package's own error in the block, if the authorizer denies a statement."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            denied = self.authorizer.denied if self.authorizer is not None else None
+            if denied is None or error.sqlite_errorcode != sqlite3.SQLITE_AUTH:
+                raise
+            raise denied from error
 
 
 def authorize(connection: AuthorizedConnection, schema: str, names_of: NamesOf) -> None:

@@ -88,7 +88,7 @@ class Executions:
             self._ended_unseen(connection)
 
     def _failed(self, context: ExceptionContext) -> None:
-        """Explain an error of the package's own making, and notice the end of a transaction."""
+        """Notice the end of a transaction by a statement that has failed."""
         connection = context.connection
         listener = self._listener(connection)
         if connection is None or listener is None or connection.invalidated:
@@ -97,10 +97,10 @@ class Executions:
             return
         if _is_internal(context.execution_context):
             return
-        dbapi_connection = connection.connection.dbapi_connection
-        if denied := self._dialect.explained(dbapi_connection, context.original_exception):
-            raise denied from context.original_exception
-        if self._dialect.has_ended(dbapi_connection):
+        # a statement that fails may have changed something before
+        if statement := self._dialect.executed(connection, context.execution_context):
+            listener.executing(statement)
+        if self._dialect.has_ended(connection.connection.dbapi_connection):
             self._ended_unseen(connection)
 
     def _ended_unseen(self, connection: Connection) -> None:

@@ -220,9 +220,6 @@ class Postgres:
         """Return False: what the driver does by itself is unclear in any case."""
         return False
 
-    def explained(self, dbapi_connection: Any, error: BaseException) -> None:
-        """Return None: PostgreSQL denies no statement for the package."""
-
     def report_to(self, dbapi_connection: Any, report: Callable[[], None] | None) -> None:
         report_to(dbapi_connection, report)
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import Connection
 from sqlalchemy.engine import ExecutionContext
 
-from ..errors import OrmCacheError
 from .notes import Relation
 
 NO_NAMES: frozenset[str] = frozenset()
@@ -233,10 +232,6 @@ class Dialect(Protocol):
     def lost_savepoint(self, dbapi_connection: Any) -> bool:
         """Return whether the driver's connection has been rolled back to a savepoint since the
         last call, and nobody else can tell."""
-
-    def explained(self, dbapi_connection: Any, error: BaseException) -> OrmCacheError | None:
-        """Return why the database has denied the last statement, whose error this is; None if
-        it has not."""
 
     def autocommits(self, connection: Connection) -> bool:
         """Return whether each statement of the connection commits itself."""

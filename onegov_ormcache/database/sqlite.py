@@ -20,7 +20,7 @@ from sqlalchemy.engine import ExecutionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from ..errors import DatabaseUnreachable, OrmCacheError
+from ..errors import DatabaseUnreachable
 from .authorizer import (
     AuthorizedConnection,
     SQLiteInquiry,
@@ -189,13 +189,6 @@ class SQLite:
         authorizer = authorizer_of(dbapi_connection)
         lost, authorizer.lost_savepoint = authorizer.lost_savepoint, False
         return lost
-
-    def explained(self, dbapi_connection: Any, error: BaseException) -> OrmCacheError | None:
-        authorizer = authorizer_of(dbapi_connection)
-        authorizer.announced = False
-        denied, authorizer.denied = authorizer.denied, None
-        is_denial = getattr(error, 'sqlite_errorcode', None) == sqlite3.SQLITE_AUTH
-        return denied if is_denial else None
 
     def report_to(self, dbapi_connection: Any, report: Callable[[], None] | None) -> None:
         authorizer_of(dbapi_connection).report = report
