@@ -148,12 +148,14 @@ class WritePath:
         self._redefines = self._redefines or changes.changed_code or bool(changes.redefined)
         for place in changes.redefined:
             self._change_at(place, {CATALOG_TAG})
-        for place in self._cache.places(schema) if changes.changed_code else ():
-            self._change_at(place, {CATALOG_TAG, CODE_TAG})
         manager = self._cache.session_manager
-        if changes.renamed_schemas:
-            # which ones is not known; these are the names before
-            for place in manager.list_schemas():
+        if changes.changed_code or changes.renamed_schemas:
+            places = {*self._cache.places(schema), *changes.redefined, *changes.code_schemas}
+            if changes.renamed_schemas or not all(map(manager.is_place, places)):
+                # which schemas were renamed is not known, and a schema for extensions is in
+                # everybody's search path; these are the names before
+                places.update(manager.list_schemas())
+            for place in places:
                 self._change_at(place, {CATALOG_TAG, CODE_TAG})
         if changes.relations:
             tables = {t for each in changes.relations for t in manager.names_of(each, schema)}

@@ -243,7 +243,7 @@ class Listening:
         changed: defaultdict[str, set[str]] = defaultdict(set)
         for payload in heard:
             schema, table = parse_change(payload)
-            if self._is_schema(schema):
+            if self._cache.session_manager.is_place(schema):
                 changed[schema].add(table)
             else:
                 log.warning('Somebody notified the channel %s of %r', CHANNEL, payload)
@@ -285,9 +285,6 @@ class Listening:
         if unknown:
             cache.tags.publish(schema, self._writer, unknown)
 
-    def _is_schema(self, schema: str) -> bool:
-        manager = self._cache.session_manager
-        return manager.is_valid_schema(schema) or schema in manager.shared_schemas
 
 
 def give_up_on_silence(file: int) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, text
 
 from .catalog import Catalog, Catalogs, Definition
 from .names import CHANGED_SETTING, INTERNAL, MARKER_SETTING, OWN_SETTING
-from .protocols import Changes, Reads, Scope
+from .protocols import NO_NAMES, Changes, Reads, Scope
 
 #: Modes of locks that a transaction takes to change rows, from the weakest on.
 CHANGING = (
@@ -79,6 +79,21 @@ CHANGED_CODE = ' + '.join(
     for table, kinds in CODE.items()
     for kind in kinds
 )
+
+#: Selects the schemas in which this transaction has made or replaced functions and the like; also
+#: those of transactions that have begun and ended since it began. What it has dropped is gone.
+CODE_SCHEMAS = """
+WITH given AS (SELECT age(pg_current_xact_id()::xid) AS age), changed(id) AS (
+    SELECT pronamespace FROM pg_proc t, given WHERE age(t.xmin) <= given.age
+    UNION SELECT typnamespace FROM pg_type t, given WHERE age(t.xmin) <= given.age
+    UNION SELECT typnamespace FROM pg_type JOIN pg_enum t ON enumtypid = pg_type.oid, given
+        WHERE age(t.xmin) <= given.age
+    UNION SELECT oprnamespace FROM pg_operator t, given WHERE age(t.xmin) <= given.age
+    UNION SELECT relnamespace FROM pg_class JOIN pg_policy t ON polrelid = pg_class.oid, given
+        WHERE age(t.xmin) <= given.age
+)
+SELECT nspname FROM pg_namespace WHERE oid IN (SELECT id FROM changed) AND nspname !~ '^pg_'
+"""
 
 #: The relation locks of this transaction, as an array of ``MODE:OID``.
 LOCKS = """
@@ -333,11 +348,16 @@ class PostgresInquiry:
             redefined=frozenset(lasting[oid].relation.schema or '' for oid in redefining),
             # a policy names tables, and not the views through which they are read
             changed_code=row[5] > 0 or any(lasting[oid].kind == 'v' for oid in redefining),
+            code_schemas=self._code_schemas() if row[5] > 0 else NO_NAMES,
             renamed_schemas=row[6] > 0,
             triggered=triggered,
             ended_unseen=ended,
             strayed=strayed,
         )
+
+    def _code_schemas(self) -> frozenset[str]:
+        found = self._connection.exec_driver_sql(CODE_SCHEMAS, execution_options=INTERNAL)
+        return frozenset(found.scalars())
 
     def _may_act_later(self, row: Any) -> bool:
         """Return whether a trigger may run within COMMIT that changes tables."""

@@ -56,8 +56,10 @@ class Changes(NamedTuple):
     relations: frozenset[Relation] = NO_RELATIONS
     #: The schemas in which it may have changed the definition of a table.
     redefined: frozenset[str] = NO_NAMES
-    #: True if it has changed functions, types, row security or the names of schemas.
+    #: True if it has changed views, functions, types, row security or the names of schemas.
     changed_code: bool = False
+    #: The schemas in which it has made or replaced functions or types.
+    code_schemas: frozenset[str] = NO_NAMES
     #: True if it may have renamed schemas.
     renamed_schemas: bool = False
     #: The tables that triggers saw change, by schema and name. True if any of a table's

@@ -182,6 +182,10 @@ class SessionManager:
             and schema not in RESERVED
         )
 
+    def is_place(self, schema: str) -> bool:
+        """Return whether the schema may be that of a tenant, or has tables that tenants share."""
+        return self.is_valid_schema(schema) or schema in self.shared_schemas
+
     def list_schemas(self, prefix: str = '') -> list[str]:
         """Return the names of the database's tenants that begin with a prefix, sorted."""
         schemas = self.database.list_schemas()

@@ -80,19 +80,22 @@ class PlacedTagStore:
     ) -> frozenset[str]:
         changed, stamps = self._by_place(schema, tags), self._stamps(schema, read)
         places = sorted(changed.keys() | stamps.keys())
+        # versions of one place alone are checked together with the last doubt
+        last = next(iter(stamps)) if len(stamps) == 1 else None
         with self._lock:
             self._doubted[writer] = places
         doubted: set[str] = set()
         try:
             for place in places:
-                doubted |= self.store.doubt(
-                    place, writer, changed.get(place, ()), known, transaction_id, {}
-                )
+                if place != last:
+                    doubted |= self.store.doubt(
+                        place, writer, changed.get(place, ()), known, transaction_id, {}
+                    )
             # versions that were read are checked after all doubts are in place: if two
             # writers have each read what the other changes, at different places, one of
             # them finds the other's doubt
             for place in stamps:
-                self.store.doubt(
+                doubted |= self.store.doubt(
                     place, writer, changed.get(place, ()), known, transaction_id, stamps[place]
                 )
         except OrmCacheError:

@@ -10,7 +10,7 @@ from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from onegov_ormcache import OrmCacheApp, orm_cached
-from tests.support.applications import Applications, committed
+from tests.support.applications import Applications, committed, value
 from tests.support.counting import Runs
 
 
@@ -262,3 +262,34 @@ def test_tenant_that_is_restored(app: App, make_tenant: Callable[[str], str], wa
             scope.session().execute(text(f'DROP SCHEMA {other} CASCADE'))
         scope.session().execute(text(f'ALTER SCHEMA {third} RENAME TO {other}'))
     assert read(app, other)['own'] == 1
+
+
+FUNCTION = "CREATE OR REPLACE FUNCTION {}.label() RETURNS text LANGUAGE sql AS $$ SELECT '{}' $$"
+
+
+@pytest.mark.parametrize('place', ['own', 'other', 'extensions'])
+def test_function_that_is_replaced(on_servers: Applications, make_tenant: Any, place: str) -> None:
+    """A function that is replaced, in whichever schema, evicts the values of those that call it."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy='on-table-change:users')
+        def label(self) -> Any:
+            return self.session().scalar(text('SELECT label()'))
+
+    app = on_servers.start(App)
+    own, other = make_tenant('own'), make_tenant('other')
+    schema = {'own': own, 'other': other, 'extensions': 'extensions'}[place]
+    reader = own if place == 'own' else other
+    with app.request_scope(other):
+        pass
+    with committed(app, own) as scope:
+        scope.session().execute(text('CREATE SCHEMA IF NOT EXISTS extensions'))
+        scope.session().execute(text(FUNCTION.format(f'"{schema}"', 'old')))
+    try:
+        assert value(app, reader, lambda app: app.label) == 'old'
+        with committed(app, own) as scope:
+            scope.session().execute(text(FUNCTION.format(f'"{schema}"', 'new')))
+        assert value(app, reader, lambda app: app.label) == 'new'
+    finally:
+        with committed(app, own) as scope:
+            scope.session().execute(text(f'DROP FUNCTION "{schema}".label()'))
