@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import psycopg
+
 from onegov_ormcache.core.eviction import WritePath
 from onegov_ormcache.core.reading import Reading
 from onegov_ormcache.core.scope import RequestScope
@@ -221,8 +223,17 @@ def without_places() -> AbstractContextManager[Any]:
     return patch.object(WritePath, '_change_at', change_at)
 
 
-def without_marker() -> AbstractContextManager[Any]:
-    return patch.object(postgres, 'new_marker', lambda: '')
+@contextmanager
+def without_marker_and_results() -> Iterator[None]:
+    def check_results(self: Any, results: Any) -> None:
+        psycopg.Cursor._check_results(self, results)
+
+    # each of the two notices a text that commits and begins again
+    with (
+        patch.object(postgres, 'new_marker', lambda: ''),
+        patch.object(ReportingCursor, '_check_results', check_results),
+    ):
+        yield
 
 
 def without_torn_page_check() -> AbstractContextManager[Any]:
@@ -255,5 +266,5 @@ MUTANTS: dict[str, Mutant] = {
     'catalog': without_catalog,
     'definitions checked with the doubt': without_check_of_definitions,
     'place of a change': without_places,
-    'marker': without_marker,
+    'marker, and results of the driver': without_marker_and_results,
 }

@@ -120,7 +120,7 @@ NOTICED_BY = {
     'catalog': 'trigger_of_the_database',
     'definitions checked with the doubt': 'trigger_that_is_new',
     'place of a change': 'table_of_another_tenant',
-    'marker': 'text_that_commits_and_begins',
+    'marker, and results of the driver': 'text_that_commits_and_begins',
 }
 
 

@@ -269,7 +269,7 @@ FUNCTION = "CREATE OR REPLACE FUNCTION {}.label() RETURNS text LANGUAGE sql AS $
 
 @pytest.mark.parametrize('place', ['own', 'other', 'extensions'])
 def test_function_that_is_replaced(on_servers: Applications, make_tenant: Any, place: str) -> None:
-    """A function that is replaced, in whichever schema, evicts the values of those that call it."""
+    """A function that is replaced, in whichever schema, evicts the values that may call it."""
 
     class App(OrmCacheApp):
         @orm_cached(policy='on-table-change:users')
