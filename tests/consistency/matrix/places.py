@@ -112,7 +112,6 @@ for _read in READS:
 
 def make_cache(settings: Settings) -> OrmCache:
     """Return the cache of one process."""
-    logging.getLogger('onegov_ormcache').setLevel(logging.ERROR)
     if settings.database == 'sqlite':
         options: dict[str, Any] = {'connect_args': {'timeout': 0.1}}
     else:
@@ -188,6 +187,7 @@ class ProcessPlace(AbstractContextManager['ProcessPlace']):
 
 def serve(settings: Settings, pipe: Connection) -> None:
     """Answer the questions of a :class:`ProcessPlace`, until it closes the pipe."""
+    logging.getLogger('onegov_ormcache').setLevel(logging.ERROR)
     with make_cache(settings) as cache:
         board = Board(cache)
         while True:

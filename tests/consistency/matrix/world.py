@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import tempfile
@@ -88,6 +89,18 @@ class World:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Log errors alone while the block runs: that values are not stored is no news here."""
+    log = logging.getLogger('onegov_ormcache')
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+@contextmanager
 def make_world(plan: Plan, dsn: str, redis_url: str | None) -> Iterator[World]:
     """Make the tenants and caches for a plan, and remove them at the end.
 
@@ -97,6 +110,7 @@ def make_world(plan: Plan, dsn: str, redis_url: str | None) -> Iterator[World]:
     :param redis_url: not used for SQLite.
     """
     with ExitStack() as stack:
+        stack.enter_context(quiet())
         truth: Truth
         if plan.database == 'sqlite':
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
