@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import Connection, text
 
 from .catalog import Catalog, Catalogs, Definition
+from .driver import glance
 from .names import CHANGED_SETTING, INTERNAL, MARKER_SETTING, OWN_SETTING
 from .protocols import NO_NAMES, Changes, Reads, Scope
 
@@ -112,9 +113,14 @@ SELECT pg_current_xact_id_if_assigned()::text, current_setting('{MARKER_SETTING}
     pg_stat_get_xact_tuples_updated('pg_namespace'::regclass)
 """
 
-#: The same, directly before COMMIT. It also empties :data:`~.names.OWN_SETTING`, so that triggers
-#: send notifications from here on: changes made while COMMIT runs (by deferred constraint
-#: triggers) are not in this answer.
+#: The part of it that tells whether there is more to ask.
+GLANCE = f"""
+SELECT pg_current_xact_id_if_assigned(), current_setting('{MARKER_SETTING}', true), {SURROUNDINGS}
+"""
+
+#: The same as :data:`QUESTION`, directly before COMMIT. It also empties
+#: :data:`~.names.OWN_SETTING`, so that triggers send notifications from here on: changes made
+#: while COMMIT runs (by deferred constraint triggers) are not in this answer.
 LAST_QUESTION = f"""
 {QUESTION}, set_config('{OWN_SETTING}', '', true)
 """
@@ -247,7 +253,16 @@ class PostgresInquiry:
         return None
 
     def changes(self) -> Changes:
+        try:
+            found = self._glance()
+        except Exception:
+            found = None  # the same question by way of SQLAlchemy raises an error that it knows
+        if found == (None, self._marker, self.surroundings):
+            return Changes(None)
         return self._changes(self._ask(QUESTION))
+
+    def _glance(self) -> Any:
+        return glance(self._connection.connection.dbapi_connection, GLANCE)
 
     def last_changes(self, is_unclear: bool) -> Changes:
         if not is_unclear:
