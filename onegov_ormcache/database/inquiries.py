@@ -22,20 +22,9 @@ from sqlalchemy import Connection, text
 
 from .catalog import Catalog, Catalogs, Definition
 from .driver import glance
+from .locks import LOCKS, Locks
 from .names import CHANGED_SETTING, INTERNAL, MARKER_SETTING, OWN_SETTING
 from .protocols import NO_NAMES, Changes, Reads, Scope
-
-#: Modes of locks that a transaction takes to change rows, from the weakest on.
-CHANGING = (
-    'RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
-    'ExclusiveLock', 'AccessExclusiveLock',
-)  # fmt: skip
-
-#: The mode of SELECT FOR UPDATE, and of the check of a foreign key.
-LOCKING = 'RowShareLock'
-
-#: Modes of locks that show no access to a relation's rows.
-NO_ACCESS = ('SIReadLock',)
 
 #: The lowest oid of what is not PostgreSQL's own.
 FIRST_OWN_OID = 16384
@@ -94,12 +83,6 @@ WITH given AS (SELECT age(pg_current_xact_id()::xid) AS age), changed(id) AS (
         WHERE age(t.xmin) <= given.age
 )
 SELECT nspname FROM pg_namespace WHERE oid IN (SELECT id FROM changed) AND nspname !~ '^pg_'
-"""
-
-#: The relation locks of this transaction, as an array of ``MODE:OID``.
-LOCKS = """
-SELECT array_agg(mode || ':' || relation) FROM pg_locks
-WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted
 """
 
 #: Returns the transaction's id and whether it is still the one that began; if it has written
@@ -183,34 +166,6 @@ class PostgresView(NamedTuple):
     @property
     def serializable(self) -> bool:
         return self.isolation == 'serializable'
-
-
-class Locks(NamedTuple):
-    """The relations that a transaction has locked, by oid."""
-
-    changing: frozenset[int] = frozenset()
-    #: Those, of :attr:`changing`, whose definition may have changed.
-    redefining: frozenset[int] = frozenset()
-    locking: frozenset[int] = frozenset()
-    reading: frozenset[int] = frozenset()
-
-    @classmethod
-    def parse(cls, locks: Collection[str] | None) -> Locks:
-        """Return the locks of an array of :data:`LOCKS`."""
-        by_mode: dict[str, set[int]] = {}
-        for lock in locks or ():
-            mode, _, oid = lock.partition(':')
-            by_mode.setdefault(mode, set()).add(int(oid))
-        changing: set[int] = set().union(*(by_mode.pop(mode, ()) for mode in CHANGING[:1]))
-        redefining: set[int] = set().union(*(by_mode.pop(mode, ()) for mode in CHANGING[1:]))
-        locking = by_mode.pop(LOCKING, set())
-        reading: set[int] = set().union(
-            *(oids for mode, oids in by_mode.items() if mode not in NO_ACCESS)
-        )
-        return cls(
-            frozenset(changing | redefining), frozenset(redefining), frozenset(locking),
-            frozenset(reading | locking),
-        )  # fmt: skip
 
 
 class Baseline(NamedTuple):
@@ -361,7 +316,7 @@ class PostgresInquiry:
                 *(each.shown_by for each in every)
             ),
             redefined=frozenset(lasting[oid].relation.schema or '' for oid in redefining),
-            # a policy names tables, and not the views through which they are read
+            # readers of a view may have named the tables that it showed, and not the view
             changed_code=row[5] > 0 or any(lasting[oid].kind == 'v' for oid in redefining),
             code_schemas=self._code_schemas() if row[5] > 0 else NO_NAMES,
             renamed_schemas=row[6] > 0,
