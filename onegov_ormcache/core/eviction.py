@@ -29,7 +29,7 @@ from ..database.postgres import FAILED_TRANSACTION
 from ..database.protocols import Changes, Inquiry, Reads, Statement, View
 from ..errors import SnapshotConflict, StoreUnreachable, TextualControlError
 from ..steps import Step, about_to
-from ..tags.snapshot import CATALOG_TAG, CODE_TAG, TABLE_TAG, Stamp, new_token
+from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Stamp, new_token
 from .policies import table_tags
 from .protocols import WritingScope
 from .recording import CacheEvent
@@ -55,9 +55,10 @@ class WritePath:
         self._must_renew = False
         self._view: View | None = None
         self._inquiry: Inquiry | None = None
-        # what the database must be asked for: since the last question, and since the begin
+        # True if an unclear statement was executed since the last question
         self._is_unclear = False
-        self._was_unclear = False
+        #: True if an unclear statement was executed since the begin.
+        self.was_unclear = False
         # True if the definitions are not those that the process knows
         self._redefines = False
         #: The tags that the transaction has changed so far.
@@ -102,9 +103,12 @@ class WritePath:
     def executing(self, statement: Statement) -> None:
         scope = self._scope
         if self._redefines and statement.unclear is None:
-            statement = Statement(unclear='the transaction has changed definitions')
+            statement = Statement(
+                unclear='the transaction has changed definitions',
+                unrepeatable=statement.unrepeatable,
+            )
         if statement.unclear is not None:
-            self._is_unclear = self._was_unclear = True
+            self._is_unclear = self.was_unclear = True
             scope.unclear(self, statement)
             return
         scope.record(statement)
@@ -119,6 +123,11 @@ class WritePath:
                 # no objects stand for the rows that the database changes by itself
                 scope.changed_without_objects(statement.cascades)
 
+    def take(self) -> None:
+        """Take what nobody has announced; on SQLite, what cursors of the driver have done."""
+        if self._inquiry is not None and (touched := self._inquiry.take()) is not None:
+            self.executing(touched)
+
     def ask(self) -> None:
         """Ask the database what the unclear statements have changed so far, if there are any.
 
@@ -126,11 +135,11 @@ class WritePath:
         """
         if self._inquiry is None:
             return
-        if (touched := self._inquiry.take()) is not None:
-            self.executing(touched)
+        self.take()
         if self._is_unclear:
+            changes = self._inquiry.changes()
             self._is_unclear = False
-            self._learn(self._inquiry.changes())
+            self._learn(changes)
             # one of the statements may have been a rollback to a savepoint
             self._scope.drop(self.tags)
 
@@ -146,12 +155,14 @@ class WritePath:
             return
         schema = self._scope.schema
         self._redefines = self._redefines or changes.changed_code or bool(changes.redefined)
-        for place in changes.redefined:
-            self._change_at(place, {CATALOG_TAG})
         manager = self._cache.session_manager
+        # all tenants read what is known of shared tables, each with its own tag
+        of_all = not {*changes.redefined, *changes.code_schemas}.isdisjoint(manager.shared_schemas)
+        for place in {*changes.redefined, *(manager.list_schemas() if of_all else ())}:
+            self._change_at(place, {CATALOG_TAG})
         if changes.changed_code or changes.renamed_schemas:
             places = {*self._cache.places(schema), *changes.redefined, *changes.code_schemas}
-            if changes.renamed_schemas or not all(map(manager.is_place, places)):
+            if of_all or changes.renamed_schemas or not all(map(manager.is_place, places)):
                 # which schemas were renamed is not known, and a schema for extensions is in
                 # everybody's search path; these are the names before
                 places.update(manager.list_schemas())
@@ -170,16 +181,17 @@ class WritePath:
         new = table_tags(tables) - self.tags
         self.changed(table_tags(tables))
         for relation in elsewhere:
-            self._change_at(str(relation.schema), {TABLE_TAG + relation.name})
+            place = str(relation.schema)
+            self._change_at(place, table_tags(manager.names_of(relation, place)))
         if new and manager.on_table_change.receivers:
             manager.on_table_change.send(self._scope.schema, tables=frozenset(tables))
 
-    def _change_at(self, place: str, tags: set[str]) -> None:
+    def _change_at(self, place: str, tags: Collection[str]) -> None:
         """Collect changed tags that belong to a schema."""
         if place == self._scope.schema:
             self.changed(tags)
         else:
-            self._tags_elsewhere[place] |= tags
+            self._tags_elsewhere[place].update(tags)
             self._scope.drop(())  # the scope may have read there
 
     def _triggered(self, tables: Mapping[tuple[str, str], bool]) -> None:
@@ -233,13 +245,12 @@ class WritePath:
             raise TextualControlError(
                 'The transaction was ended by the text of a statement; there is nothing to commit'
             )
-        if (touched := self._inquiry.take()) is not None:
-            self.executing(touched)
+        self.take()
         has_tags = bool(self.tags or self._tags_elsewhere)
-        if not (has_tags or self._was_unclear or self.may_have_changes()):
+        if not (has_tags or self.was_unclear or self.may_have_changes()):
             return
         try:
-            changes = self._inquiry.last_changes(self._was_unclear)
+            changes = self._inquiry.last_changes(self.was_unclear)
         except DBAPIError as error:
             if self.tags or getattr(error.orig, 'sqlstate', None) != FAILED_TRANSACTION:
                 raise
@@ -268,17 +279,28 @@ class WritePath:
         except SnapshotConflict:
             if not known or self._inquiry is None:
                 raise
-            self._was_unclear = True
+            self.was_unclear = True
             self._learn(self._inquiry.last_changes(is_unclear=True))
             self._doubt_own(transaction_id, {})
         for place, changed in self._tags_elsewhere.items():
+            if self._inquiry is not None:
+                self._identify(place, self._inquiry.identity(place))
             # another tenant's function policies can't be asked about these changes
             writer = self._writer_at(place)
             self._cache.tags.doubt(place, writer, changed, (), transaction_id, {})
 
+    def _identify(self, place: str, identity: str | None) -> None:
+        """Find the versions of another tenant, which this process may never have used.
+
+        :param identity: see :meth:`.Inquiry.identity`.
+        """
+        tags = self._cache.tags
+        if identity is not None and tags.identity(place) != identity:
+            tags.identify(place, identity, tags.unidentified(place).identities)
+
     def _definitions(self) -> Stamp:
         """Return the versions of the definitions by which statements were understood."""
-        return {} if self._was_unclear else self._scope.snapshot().stamp({CATALOG_TAG})
+        return {} if self.was_unclear else self._scope.snapshot().stamp({CATALOG_TAG})
 
     def _doubt_own(self, transaction_id: str, known: Stamp) -> None:
         self._in_doubt = self._cache.tags.doubt(
@@ -355,8 +377,13 @@ class WritePath:
         # what it has committed is not known, nor in which schemas
         log.error('%s: a statement has ended the transaction by its text', self._scope.schema)
         manager = self._cache.session_manager
-        places = {*self._cache.places(self._scope.schema), *self._tags_elsewhere}
-        self._cache.renew_later(*places, *manager.list_schemas())
+        places = {*self._cache.places(self._scope.schema), *manager.list_schemas()}
+        try:
+            for place, identity in manager.database.identities(places).items():
+                self._identify(place, identity)
+        except StoreUnreachable:
+            pass  # renewed as soon as it can be reached
+        self._cache.renew_later(*places)
         self._end()
 
     def _renew_later(self) -> None:

@@ -237,6 +237,10 @@ class ComputingScope(LookupScope, Protocol):
     computed: dict[str, str]
 
     @property
+    def has_strayed(self) -> bool:
+        """True if a transaction in progress may use and store no value."""
+
+    @property
     def runs(self) -> Sequence[Run]:
         """The runs in progress, the innermost last."""
 
@@ -294,6 +298,12 @@ class Transaction(Protocol):
     @property
     def on_replica(self) -> bool:
         """True if the transaction reads from a replica."""
+
+    #: True if it has executed an unclear statement.
+    was_unclear: bool
+
+    def take(self) -> None:
+        """Take what nobody has announced; on SQLite, what cursors of the driver have done."""
 
     def ask(self) -> None:
         """Ask the database what unclear statements have changed so far, if there are any."""

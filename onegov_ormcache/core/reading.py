@@ -291,20 +291,22 @@ class Reading(Lookup):
         tags = frozenset(run.tags)
         storable = is_storable(run)
         prop.never_stored = not storable
+        storable = storable and not scope.has_strayed
         is_of_this_snapshot = run.snapshot_number == scope.snapshot_number
         is_stored = False
         if is_of_this_snapshot and storable:
             if scope.blocks(tags | run.reads):
-                scope.settle(tags)
+                scope.settle(tags | run.reads | {CODE_TAG})
             elif not scope.on_replica:
                 stamp = snapshot.stamp(tags | {CODE_TAG})
                 is_stored = self.store(StoredValue(stamp, encoded, now()), value, snapshot)
         if is_of_this_snapshot:
             if not is_stored:
                 scope.torn_pages.computed(prop.tags | run.reads)
-            # PostgreSQL's conflict detection sees this read, but not what another writer has
-            # read from the cache; so the check for write skew must know this read, too
-            scope.computed.update(snapshot.stamp(tags | run.reads))
+            if snapshot.usable:
+                # PostgreSQL's conflict detection sees this read, but not what another writer has
+                # read from the cache; so the check for write skew must know this read, too
+                scope.computed.update(snapshot.stamp(tags | run.reads))
         return TierEntry(
             value=value,
             tags=tags,
@@ -330,5 +332,5 @@ class Reading(Lookup):
         if is_stored:
             self.keep_in_process(stored, value)
         else:
-            self.scope.settle(stored.stamp.keys())
+            self.scope.settle(stored.stamp.keys() | holding.keys())
         return is_stored

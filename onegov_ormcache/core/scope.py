@@ -270,9 +270,10 @@ class RequestScope(TransactionalScope):
             yield run
             if run.session is not None:
                 run.session.flush()
-            run.ask(self.names_of)
+            self._learn_reads(run)
         except BaseException:
             if depth:
+                self._learn_reads(run)
                 self.runs[depth - 1].inherit(run)
             raise
         finally:
@@ -283,6 +284,12 @@ class RequestScope(TransactionalScope):
                 close_session(run.session)
             if run.has_written and has_session:
                 self._expire()
+
+    def _learn_reads(self, run: Run) -> None:
+        """Let a run find out what it has read, while it is still in progress."""
+        for path in list(self.transactions):
+            path.take()
+        run.ask(self.names_of)
 
     def _expire(self) -> None:
         """Let the objects of all sessions be loaded anew, after a run has changed the database."""

@@ -89,6 +89,16 @@ class TransactionalScope:
         return any(path.on_replica for path in self.transactions)
 
     @property
+    def has_strayed(self) -> bool:
+        """True if a transaction in progress may use and store no value."""
+        return any(path.strayed for path in self.transactions)
+
+    @property
+    def was_unclear(self) -> bool:
+        """True if a transaction in progress may see definitions that it has changed itself."""
+        return any(path.was_unclear for path in self.transactions)
+
+    @property
     def keeps_view(self) -> bool:
         """True if a transaction in progress has one view for all its statements."""
         return any(path.keeps_view for path in self.transactions)
@@ -217,7 +227,7 @@ class TransactionalScope:
             self.ask()
         except DBAPIError:
             return True  # the transaction has failed, or the connection is lost
-        if any(path.strayed for path in self.transactions):
+        if self.has_strayed:
             return True
         tags = {*tags, CODE_TAG}
         snapshot = self.snapshot()

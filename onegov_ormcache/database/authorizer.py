@@ -2,8 +2,8 @@
 
 SQLite calls its authorizer when it prepares a statement, for each table that it reads or
 changes, also through views, triggers and foreign keys, whoever prepares it. So nothing that a
-connection does is unclear. The authorizer also sees the end of a transaction, and refuses it
-unless SQLAlchemy ends it. This module does not know what is done with what it tells.
+connection does is unclear. The authorizer is also asked before a transaction ends, and denies
+that unless SQLAlchemy ends it. This module does not know what is done with what it tells.
 """
 
 from __future__ import annotations
@@ -59,12 +59,14 @@ class Authorizer:
         self.may_end = False
         #: True while SQLAlchemy executes a statement.
         self.announced = False
-        #: Called when a cursor of the driver's own changes something; None: nothing is.
+        #: Called when a cursor of the driver's own changes something; None: call nothing.
         self.report: Callable[[], None] | None = None
         #: The error that says why the last denied statement was denied; None if none was.
         self.denied: OrmCacheError | None = None
         # temporary tables stay until the connection is closed
         self._temporary: set[str] = set()
+        #: True if the connection was rolled back to a savepoint since the last look.
+        self.lost_savepoint = False
         self._forget()
 
     def _forget(self) -> None:
@@ -72,8 +74,6 @@ class Authorizer:
         self._writes: set[Relation] = set()
         self._functions: set[str] = set()
         self._read_temporary = False
-        #: True if the connection was rolled back to a savepoint since the last look.
-        self.lost_savepoint = False
 
     def authorize(
         self, action: int, first: str | None, second: str | None, database: str | None, by: Any
@@ -96,7 +96,10 @@ class Authorizer:
         elif action == sqlite3.SQLITE_FUNCTION:
             self._functions.add(str(second).lower())
         elif action == sqlite3.SQLITE_SAVEPOINT:
-            self.lost_savepoint = self.lost_savepoint or first == 'ROLLBACK'
+            if first == 'ROLLBACK':
+                self.lost_savepoint = True
+                if self.report is not None and not self.announced:
+                    self.report()
         elif action == sqlite3.SQLITE_TRANSACTION and not self.may_end:
             self.denied = TextualControlError(CONTROL_REFUSED)
             return sqlite3.SQLITE_DENY
@@ -156,6 +159,9 @@ class SQLiteInquiry:
     def take(self) -> Statement | None:
         return self._authorizer.take()
 
+    def identity(self, place: str) -> None:
+        return None
+
     def changes(self) -> Changes:
         return Changes('')
 
@@ -204,6 +210,15 @@ class AuthorizedConnection(sqlite3.Connection):
     def rollback(self) -> None:
         with self.explained():
             super().rollback()
+
+    def blobopen(self, table: str, *arguments: Any, **options: Any) -> Any:
+        # SQLite does not ask the authorizer about these
+        if self.authorizer is not None:
+            database = options.get('name', 'main')
+            self.authorizer.authorize(sqlite3.SQLITE_READ, table, None, database, None)
+            if not options.get('readonly'):
+                self.authorizer.authorize(sqlite3.SQLITE_UPDATE, table, None, database, None)
+        return super().blobopen(table, *arguments, **options)
 
     @contextmanager
     def explained(self) -> Iterator[None]:

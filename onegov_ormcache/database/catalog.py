@@ -3,7 +3,7 @@
 A statement that SQLAlchemy has compiled names its tables. What else it touches depends on how
 these are defined: on triggers, rules, views, partitions, foreign keys, row level security and
 functions. A :class:`Catalog` has the definitions that the statements of one schema need. It is
-read from the database when it is first needed, and again when it is told that definitions have
+read from the database when it is first needed, when the scope's token says that definitions have
 changed, and after :data:`LIFETIME`. This module does not know statements.
 """
 
@@ -25,7 +25,7 @@ from sqlalchemy.engine import Compiled
 
 from .names import INTERNAL, NOTIFY_FUNCTION
 from .notes import Relation
-from .protocols import Statement
+from .protocols import Scope, Statement
 from .questions import question
 
 #: Seconds after which definitions are read again, because others may have changed them.
@@ -185,20 +185,32 @@ class Catalogs:
         self._extensions = extensions
         self._lock = Lock()
         self._catalogs: LRUCache[str, Catalog] = LRUCache(REMEMBERED_SCHEMAS)
+        self._of_transactions: WeakKeyDictionary[Connection, Catalog] = WeakKeyDictionary()
         # also has relations that were dropped, whose locks are held until the end of the
         # transaction that has dropped them
-        self._by_oid: LRUCache[int, tuple[Hashable, Definition]] = LRUCache(REMEMBERED_RELATIONS)
+        self._by_oid: LRUCache[int, tuple[Hashable, float, Definition]] = LRUCache(
+            REMEMBERED_RELATIONS
+        )
         self._functions: set[str] = set()
-        self._deviates: tuple[float, str | None] = (0.0, None)
 
-    def catalog(self, connection: Connection, schema: str, token: Hashable) -> Catalog:
-        """Return the schema's catalog; read it by this connection if it is not known."""
+    def catalog(self, connection: Connection, scope: Scope) -> Catalog:
+        """Return the catalog of a scope's schema; read it by this connection if it is not known.
+
+        It is not remembered if the transaction may have changed definitions itself, because it
+        may be rolled back.
+        """
+        schema, token = scope.schema, scope.definitions()
         with self._lock:
             found = self._catalogs.get(schema)
-        if found is None or not found.is_valid(token):
+            if found is None or not found.is_valid(token):
+                found = self._of_transactions.get(connection)
+        if found is None or not found.is_valid(token) or found.path[0] != schema:
             found = self._read(connection, schema, token)
             with self._lock:
-                self._catalogs[schema] = found
+                if scope.was_unclear:
+                    self._of_transactions[connection] = found
+                else:
+                    self._catalogs[schema] = found
         return found
 
     def know_relations(
@@ -223,22 +235,40 @@ class Catalogs:
             self._read_functions(connection, catalog, missing)
 
     def by_oids(
-        self, connection: Connection, oids: Collection[int], token: Hashable
+        self,
+        connection: Connection,
+        oids: Collection[int],
+        token: Hashable,
+        schema: str | None = None,
     ) -> dict[int, Definition | None]:
-        """Return the definitions of relations; None for those that nobody knows any more.
+        """Return the definitions of relations; None for those that neither the process nor the
+        database knows.
 
         :param token: with another one, definitions are read again.
+        :param schema: what lies elsewhere than in this schema and those of shared tables is not
+            remembered, because the token says nothing about it; None: all is.
         """
         with self._lock:
             known = {oid: self._by_oid.get(oid) for oid in oids}
-        missing = [oid for oid, found in known.items() if found is None or found[0] != token]
-        definitions = {oid: found[1] if found else None for oid, found in known.items()}
+        now = time.monotonic()
+        missing = [
+            oid
+            for oid, found in known.items()
+            if found is None or found[0] != token or found[1] < now
+        ]
+        definitions = {oid: found[2] if found else None for oid, found in known.items()}
         if missing:
             read = self.read(connection, missing)
-            with self._lock:
-                self._by_oid.update({oid: (token, each) for oid, each in read.items()})
+            known_places = (schema, *self._shared)
+            own = {oid: d for oid, d in read.items() if d.relation.schema in known_places}
+            self._remember(read if schema is None else own, token)
             definitions |= read
         return definitions
+
+    def _remember(self, definitions: dict[int, Definition], token: Hashable) -> None:
+        until = time.monotonic() + LIFETIME
+        with self._lock:
+            self._by_oid.update({oid: (token, until, d) for oid, d in definitions.items()})
 
     def read(self, connection: Connection, oids: Collection[int]) -> dict[int, Definition]:
         """Return the present definitions of relations, and remember nothing."""
@@ -269,22 +299,13 @@ class Catalogs:
         }
         definitions = self._definitions(connection, wanted, ())
         catalog.relations = {each.relation: each for each in definitions.values()}
-        with self._lock:
-            self._by_oid.update({oid: (token, each) for oid, each in definitions.items()})
-        catalog.deviates = self._deviation(connection)
+        self._remember(definitions, token)
+        catalog.deviates = _execute(connection, DEVIATES, {})[0][0]
         with self._lock:
             functions = set(self._functions)
         if functions:
             self._read_functions(connection, catalog, functions)
         return catalog
-
-    def _deviation(self, connection: Connection) -> str | None:
-        """Return why no statement of the database can be understood; asked now and then."""
-        until, reason = self._deviates
-        if time.monotonic() > until:
-            reason = _execute(connection, DEVIATES, {})[0][0]
-            self._deviates = time.monotonic() + LIFETIME, reason
-        return reason
 
     def _definitions(
         self, connection: Connection, wanted: Collection[Relation], oids: Collection[int]

@@ -2,8 +2,8 @@
 
 SQLAlchemy's events do not see a cursor of the driver's own, a COPY, or a ``commit()`` of the
 driver's connection. So the connections of an engine get cursors that report what nobody has
-announced, and refuse to end a transaction behind SQLAlchemy. This module knows the driver, and
-nothing of what is done with the reports.
+announced. The connections themselves refuse to end a transaction that SQLAlchemy does not end.
+This module knows the driver, and nothing of what is done with the reports.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ReportingCursor:
 
     connection: Any
 
-    #: True from SQLAlchemy's event until it executes the statement.
+    #: True between SQLAlchemy's event and the execution of the announced statement.
     announced = False
 
     def execute(self, *arguments: Any, **options: Any) -> Any:

@@ -3,8 +3,8 @@
 PostgreSQL locks each relation that a transaction touches until the transaction ends, and lists
 the locks in ``pg_locks``. So the list tells what no statement tells: what functions, triggers,
 rules, views and the driver's own cursors have touched. Locks do not show everything: a rollback
-to a savepoint gives them back, and some definitions are changed without one. For these there
-are the counters of the transaction's own statistics, and a setting that marks the transaction.
+to a savepoint gives them back, and some definitions are changed without a lock. For these there
+are the counters of the connection's statistics, and a setting that marks the transaction.
 
 A question costs 0.1 to 0.4 ms, so the callers ask only where nobody else knows. This module does
 not know what is done with the answers.
@@ -22,9 +22,13 @@ from sqlalchemy import Connection, text
 
 from .catalog import Catalog, Catalogs, Definition
 from .driver import glance
+from .identity import identity_parameters, identity_query
 from .locks import LOCKS, Locks
 from .names import CHANGED_SETTING, INTERNAL, MARKER_SETTING, OWN_SETTING
 from .protocols import NO_NAMES, Changes, Reads, Scope
+
+#: The version of PostgreSQL that has ``pg_stat_force_next_flush()``.
+FLUSHES_STATISTICS = (15,)
 
 #: The lowest oid of what is not PostgreSQL's own.
 FIRST_OWN_OID = 16384
@@ -53,7 +57,8 @@ SURROUNDINGS = (
 )
 
 #: PostgreSQL's own tables whose changes take no lock on anything else, with the kinds of changes
-#: that count. A temporary table or the first one of a connection makes a new type and schema.
+#: that count. Inserts into ``pg_type`` and ``pg_namespace`` do not: each temporary table makes a
+#: type, and a connection's first one a schema.
 CODE = {
     'pg_proc': ('inserted', 'updated', 'deleted'),
     'pg_enum': ('inserted', 'updated', 'deleted'),
@@ -70,8 +75,9 @@ CHANGED_CODE = ' + '.join(
     for kind in kinds
 )
 
-#: Selects the schemas in which this transaction has made or replaced functions and the like; also
-#: those of transactions that have begun and ended since it began. What it has dropped is gone.
+#: Selects the schemas in which this transaction has made or replaced functions and the like. It
+#: may also select those that others have changed since this one began, and does not find what
+#: was dropped.
 CODE_SCHEMAS = """
 WITH given AS (SELECT age(pg_current_xact_id()::xid) AS age), changed(id) AS (
     SELECT pronamespace FROM pg_proc t, given WHERE age(t.xmin) <= given.age
@@ -115,7 +121,8 @@ SELECT pg_current_xact_id_if_assigned()::text, current_setting('{MARKER_SETTING}
     set_config('{OWN_SETTING}', '', true)
 """
 
-#: Counters of accesses to the relations of these oids, in their order; and of changes.
+#: The number of accesses to each of these relations, in the order of the oids; then the number of
+#: changed rows in all of them.
 COUNTERS = """
 (SELECT array_agg(
     pg_stat_get_xact_numscans(oid) + pg_stat_get_xact_tuples_returned(oid)
@@ -207,6 +214,12 @@ class PostgresInquiry:
     def take(self) -> None:
         return None
 
+    def identity(self, place: str) -> str:
+        found = self._connection.exec_driver_sql(
+            identity_query(), identity_parameters((place,)), execution_options=INTERNAL
+        )
+        return str(found.scalar_one())
+
     def changes(self) -> Changes:
         try:
             found = self._glance()
@@ -258,7 +271,7 @@ class PostgresInquiry:
         # a lock that was held before may have been used again: of tables, the counters tell
         new = locks.reading - before.locks.reading
         definitions = self._definitions(
-            new | grown | (locks.reading - set(before.oids.values()))
+            new | grown | (locks.reading - set(before.oids.values())), locks
         )
         relations = {each.relation for each in definitions.values() if each.kind in WITH_ROWS}
         intact = row[3] == self._marker and row[4] == self.surroundings
@@ -298,7 +311,7 @@ class PostgresInquiry:
         tables = json.loads(row[3]) if row[3] else {}
         triggered = {parse_change(key): hidden for key, hidden in tables.items()}
         locks = Locks.parse(row[4])
-        definitions = self._definitions(locks.changing) if locks.changing else {}
+        definitions = self._definitions(locks.changing, locks)
         lasting = {
             oid: each
             for oid, each in definitions.items()
@@ -307,9 +320,8 @@ class PostgresInquiry:
         redefining = locks.redefining & lasting.keys()
         # a relation that was renamed has two names, and one that was attached or detached is
         # shown by others than before
-        after = self._known.catalogs.read(self._connection, redefining)
         before = self._known.committed(redefining) if redefining else {}
-        every = [*lasting.values(), *after.values(), *before.values()]
+        every = [*lasting.values(), *before.values()]
         return Changes(
             transaction_id=row[0],
             relations=frozenset(each.relation for each in every).union(
@@ -327,24 +339,39 @@ class PostgresInquiry:
 
     def _code_schemas(self) -> frozenset[str]:
         found = self._connection.exec_driver_sql(CODE_SCHEMAS, execution_options=INTERNAL)
-        return frozenset(found.scalars())
+        schemas = frozenset(found.scalars())
+        if (self._connection.dialect.server_version_info or ()) >= FLUSHES_STATISTICS:
+            # the counters are those of the connection: the next transaction begins at zero
+            self._connection.exec_driver_sql(
+                'SELECT pg_stat_force_next_flush()', execution_options=INTERNAL
+            )
+        return schemas
 
     def _may_act_later(self, row: Any) -> bool:
         """Return whether a trigger may run within COMMIT that changes tables."""
         changing = Locks.parse(row[4]).changing
-        return any(each.deferred for each in self._definitions(changing).values())
+        locks = Locks.parse(row[4])
+        return any(each.deferred for each in self._definitions(changing, locks).values())
 
-    def _definitions(self, oids: Collection[int]) -> dict[int, Definition]:
-        own = [oid for oid in oids if oid >= FIRST_OWN_OID]
-        token = self._scope.definitions()
-        found = self._known.catalogs.by_oids(self._connection, own, token)
-        gone = [oid for oid, definition in found.items() if definition is None]
+    def _definitions(self, oids: Collection[int], locks: Locks) -> dict[int, Definition]:
+        """Return the definitions of relations.
+
+        Those that the transaction may have redefined are read anew, and are not remembered,
+        because it may be rolled back.
+        """
+        own = frozenset(oid for oid in oids if oid >= FIRST_OWN_OID)
+        catalogs, connection = self._known.catalogs, self._connection
+        scope = self._scope
+        found = catalogs.by_oids(
+            connection, own - locks.redefining, scope.definitions(), scope.schema
+        )
         kept = {oid: each for oid, each in found.items() if each is not None}
+        kept |= catalogs.read(connection, own & locks.redefining)
+        gone = own - kept.keys()
         return kept | (self._known.committed(gone) if gone else {})
 
     def _catalog(self) -> Catalog:
-        scope = self._scope
-        return self._known.catalogs.catalog(self._connection, scope.schema, scope.definitions())
+        return self._known.catalogs.catalog(self._connection, self._scope)
 
     def _ask(self, question: str) -> Any:
         # without SQLAlchemy's compiler, which would cost time at each commit

@@ -252,7 +252,8 @@ def relation_of(table: TableClause) -> Relation:
 def stored_name(name: str) -> str:
     """Return a relation's name as PostgreSQL stores it.
 
-    It is truncated to 63 bytes, and folded (ASCII letters only) if it must not be quoted.
+    It is truncated to 63 bytes, and folded (ASCII letters only) if SQLAlchemy renders it without
+    quotes.
     """
     if len(name) > 15:  # shorter ones have at most 60 bytes
         name = _truncated(name)

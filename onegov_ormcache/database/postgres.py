@@ -25,7 +25,7 @@ from sqlalchemy.schema import CreateSchema
 from ..errors import DatabaseUnreachable
 from .catalog import Catalogs, Definition
 from .driver import ending, has_committed, report_to, watch_driver
-from .identity import identity_columns, identity_parameters
+from .identity import identity_columns, identity_parameters, identity_query
 from .inquiries import STRAYED, SURROUNDINGS, PostgresInquiry, PostgresView, new_marker
 from .names import (
     CLAIM_LOCK,
@@ -235,6 +235,19 @@ class Postgres:
         connection = self.own_connection()
         try:
             return self.catalogs.read_by_driver(connection, oids)
+        finally:
+            connection.close()
+
+    def identities(self, places: Collection[str]) -> dict[str, str]:
+        """Return the identities of schemas, asked by a connection of its own."""
+        connection = self.own_connection()
+        try:
+            return {
+                place: connection.execute(
+                    identity_query(), identity_parameters((place,))
+                ).fetchone()[0]
+                for place in places
+            }
         finally:
             connection.close()
 

@@ -126,6 +126,9 @@ class Inquiry(Protocol):
         :return: None if it was nothing, or if only :meth:`changes` can tell.
         """
 
+    def identity(self, place: str) -> str | None:
+        """Return the identity of a schema; None if no other schema can be changed."""
+
     def changes(self) -> Changes:
         """Return what the transaction has changed so far."""
 
@@ -189,6 +192,10 @@ class Scope(Protocol):
         Called before the transaction begins and takes its view. The connection may be used,
         and must be left outside of a transaction.
         """
+
+    @property
+    def was_unclear(self) -> bool:
+        """True if a transaction may see definitions that it has changed itself."""
 
     def definitions(self) -> Hashable:
         """Return a token that changes when somebody changes the definitions of tables."""

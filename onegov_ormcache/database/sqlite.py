@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Lock
@@ -195,6 +195,10 @@ class SQLite:
 
     def ending(self, dbapi_connection: Any) -> AbstractContextManager[None]:
         return ending(dbapi_connection)
+
+    def identities(self, places: Collection[str]) -> dict[str, str]:
+        """Return nothing: a transaction can change no other schema than its own."""
+        return {}
 
     def refused(self, error: BaseException) -> bool:
         code = getattr(error, 'sqlite_errorcode', None)

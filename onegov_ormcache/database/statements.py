@@ -66,7 +66,7 @@ class Understanding:
             refuse_control(sql)
             return _unclear(notes, notes.unclear)
         try:
-            catalog = self._catalogs.catalog(connection, scope.schema, scope.definitions())
+            catalog = self._catalogs.catalog(connection, scope)
             translated = context.execution_options.get('schema_translate_map') or {}
             of_objects = is_of_objects(context)
             key = of_objects, *translated.items()

@@ -104,6 +104,7 @@ class FakeScope:
         self.session_manager = manager
         self.schema = schema
         self.outer: Any = None
+        self.was_unclear = False
         self.hooks: dict[str, Callable[[], object]] = {}
         self.listeners: list[FakeListener] = []
         self.connections: list[Connection] = []
