@@ -61,7 +61,8 @@ class Executions:
         executemany: bool,
     ) -> None:
         found = self._listeners.get(connection)
-        if found is None or _is_internal(context):
+        # SQLAlchemy 2.0 prepares by a text
+        if found is None or _is_internal(context) or connection in self._preparing:
             return
         scope, listener = found
         if statement := self._dialect.executing(connection, scope, sql, context):
@@ -77,7 +78,7 @@ class Executions:
         executemany: bool,
     ) -> None:
         listener = self._listener(connection)
-        if listener is None or _is_internal(context):
+        if listener is None or _is_internal(context) or connection in self._preparing:
             return
         dbapi_connection = connection.connection.dbapi_connection
         if statement := self._dialect.executed(connection, context):

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
+import sqlalchemy
 from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.orm import Session
@@ -337,6 +338,9 @@ def test_two_phase_sessions(servers_backend: Backend, tenant: str, end: str) -> 
         assert names(cache, tenant) == ['axe', 'bow', *(['new'] if end == 'commit' else [])]
 
 
+@pytest.mark.skipif(
+    sqlalchemy.__version__ < '2.1', reason='before, sessions have no execution options'
+)
 def test_session_class_of_the_application(backend: Backend, stack: ExitStack, tenant: str) -> None:
     """A creator's session is of the application's class, routes by its `get_bind()`, and returns
     the engine from there."""

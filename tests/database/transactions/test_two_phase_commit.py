@@ -118,8 +118,10 @@ def test_refused_prepare(
         connection.execute(insert(Part).values(item_id=4711))
         with pytest.raises(IntegrityError):
             transaction.prepare()
-        with pytest.raises(DBAPIError):
+        try:
             transaction.rollback()
+        except DBAPIError:
+            pass  # from SQLAlchemy 2.1 on
     assert postgres_scope.heard in ([REFUSED], [LOST])
     assert_nothing_left(postgres_scope, tracebacks=True)
     assert names(postgres, tenant) == set()
