@@ -349,9 +349,8 @@ class PostgresInquiry:
 
     def _may_act_later(self, row: Any) -> bool:
         """Return whether a trigger may run within COMMIT that changes tables."""
-        changing = Locks.parse(row[4]).changing
         locks = Locks.parse(row[4])
-        return any(each.deferred for each in self._definitions(changing, locks).values())
+        return any(each.deferred for each in self._definitions(locks.changing, locks).values())
 
     def _definitions(self, oids: Collection[int], locks: Locks) -> dict[int, Definition]:
         """Return the definitions of relations.
