@@ -40,8 +40,9 @@ SYSTEM = ('pg_catalog', 'information_schema')
 OF_CATALOG = frozenset(
     (
         'pg_attrdef', 'pg_attribute', 'pg_cast', 'pg_class', 'pg_constraint', 'pg_database',
-        'pg_depend', 'pg_index', 'pg_inherits', 'pg_language', 'pg_locks', 'pg_namespace',
-        'pg_operator', 'pg_policy', 'pg_proc', 'pg_rewrite', 'pg_trigger', 'pg_type',
+        'pg_depend', 'pg_enum', 'pg_index', 'pg_inherits', 'pg_language', 'pg_locks',
+        'pg_namespace', 'pg_operator', 'pg_policy', 'pg_proc', 'pg_rewrite', 'pg_trigger',
+        'pg_type',
     )
 )  # fmt: skip
 

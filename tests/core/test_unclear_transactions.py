@@ -98,6 +98,16 @@ def test_read_after_a_failed_statement(served: App, on_servers: Applications, te
     assert names(served, tenant) == ['old']
 
 
+def test_questions_are_not_reads_of_the_creator(
+    served: App, tenant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The package's own questions about changed functions are not blamed on a creator."""
+    with served.request_scope(tenant) as scope:
+        scope.session().execute(text("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'"))
+        assert served.names == ['old']
+    assert "a table of PostgreSQL's own" not in caplog.text
+
+
 def test_creator_that_fails_within_another(app: App, tenant: str) -> None:
     """What a creator has read before it failed is a dependency of the one that called it."""
     for _ in range(2):
