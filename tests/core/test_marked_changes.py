@@ -132,6 +132,22 @@ def test_marked_change_that_nothing_has_seen(
     assert value(app, tenant, read) == (1, 0, 0, 0)
 
 
+def test_marked_change_below_the_driver(applications: Applications, tenant: str) -> None:
+    """What psycopg's ``pgconn`` executes is seen by nobody, and evicts if its table is marked."""
+    app = applications.start(Hall)
+    if not app.session_manager.dsn.startswith('postgresql'):
+        pytest.skip('SQLite tells of each statement, whoever executes it')
+    assert value(app, tenant, read) == (0, 0, 0, 0)
+    with app.request_scope(tenant) as scope:
+        driver: Any = scope.session().connection().connection.dbapi_connection
+        driver.pgconn.exec_(b"INSERT INTO users (name) VALUES ('a')")
+        assert app.users == 0
+        app.mark_changed('users')
+        assert app.users == 1
+        scope.commit()
+    assert value(app, tenant, read) == (1, 0, 0, 0)
+
+
 def test_marked_change_that_is_rolled_back(applications: Applications, tenant: str) -> None:
     """After a rollback nothing is evicted; after one to a savepoint the mark stays."""
     app = applications.start(Hall)
