@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .core.cache import OrmCache
 from .core.decorators import orm_cached, request_cached
 from .core.descriptors import OrmCacheDescriptor
+from .database.hosts import observe
 from .database.session_manager import SessionManager
 from .errors import MissingExtraError, OrmCacheError, RetryableConflict
 
@@ -22,6 +23,7 @@ __all__ = [
     'OrmCacheMiddleware',
     'RetryableConflict',
     'SessionManager',
+    'observe',
     'orm_cached',
     'request_cached',
     'transaction_tween_factory',

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Self, Unpack
 
 from sqlalchemy.orm import Session
 
+from ..database.hosts import HostObserver
+from ..database.observer import Observer
 from ..database.session_manager import SessionManager
 from ..errors import (
     CacheClosedError,
+    ConfigurationError,
     OrmCacheError,
     OutsideScopeError,
     PropertyError,
@@ -29,9 +32,10 @@ from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
 from ..tags.settling import Settler
 from ..tags.snapshot import Snapshot, Stamp, TagStore
-from ..tiers.process import ProcessTier, Slot, StoredValue
+from ..tiers.process import ProcessTier, StoredValue
 from ..tiers.serializer import Serializer
 from ..tiers.shared import MemoryTier, RedisTier, SharedTier
+from .ambient import AmbientScopes
 from .descriptors import ATTRIBUTE, CachedDescriptor, cached_descriptors
 from .listening import OutsideChanges
 from .marking import TableName, mark_changed
@@ -52,9 +56,12 @@ class OrmCache:
     ``with`` block.
 
     An object whose class has cached properties needs the attribute ``orm_cache``, which is
-    the cache that the properties belong to. They are read in a :meth:`scope` of that cache.
+    the cache that the properties belong to. They are read in a :meth:`scope` of that cache, or
+    for a host with sessions of its own wherever it calls :meth:`enter_scope`.
 
     :param session_manager: sessions for all tenants; by default made from the settings.
+    :param observer: tells of the sessions of a host, which makes them itself: the result of
+        :func:`.observe`.
     :param settings: the settings of the section ``orm_cache`` that are not about Morepath:
         ``base``, ``dsn``, ``redis_url`` and so on.
     :raises ConfigurationError: if a setting is unknown, missing or wrong.
@@ -70,34 +77,44 @@ class OrmCache:
         self,
         *,
         session_manager: SessionManager | None = None,
+        observer: HostObserver | None = None,
         **settings: Unpack[SettingsValues],
     ) -> None:
-        self._open(OrmCacheSettings.read(settings, type(self).__qualname__), session_manager)
+        if session_manager is not None and observer is not None:
+            raise ConfigurationError(
+                'OrmCache: give a session manager, or an observer of sessions, and not both'
+            )
+        read = OrmCacheSettings.read(settings, type(self).__qualname__)
+        self._open(read, session_manager or observer)
 
     def _open(
         self,
         settings: OrmCacheSettings,
-        session_manager: SessionManager | None,
+        sessions: SessionManager | HostObserver | None,
         declared: Iterable[tuple[Declaration, type]] = (),
+        **host: Any,
     ) -> None:
         """Connect to database and tag store, and begin to listen for changes.
 
+        :param sessions: who makes the sessions; None: the settings tell.
         :param declared: properties to bind, each with its class.
+        :param host: what :class:`.AmbientScopes` must know of a host.
         """
         self.settings = settings
-        is_own = session_manager is None
-        self.session_manager = (
-            SessionManager(settings.dsn, settings.base, settings.engine_options)
-            if session_manager is None
-            else session_manager
+        is_own = sessions is None
+        if sessions is None:
+            sessions = SessionManager(settings.dsn, settings.base, settings.engine_options)
+        self._session_manager = sessions if isinstance(sessions, SessionManager) else None
+        self.observer: Observer = (
+            sessions.observer if isinstance(sessions, SessionManager) else sessions
         )
         self.serializer = Serializer(
             settings.types,
-            ChainMap(*(metadata.tables for metadata in self.session_manager.metadatas)),
+            ChainMap(*(metadata.tables for metadata in self.observer.metadatas)),
         )
         self.process_tier = ProcessTier(settings.process_cache_size)
         #: Its properties.
-        self.registry = Registry(self.session_manager, settings.release)
+        self.registry = Registry(self.observer, settings.release)
         tags: TagStore
         tags, self.shared_tier = _stores(settings, self.serializer)
         #: The tag store, with the rules for times when it can't be reached.
@@ -105,7 +122,7 @@ class OrmCache:
             tags,
             self.registry.shared_tables,
             lambda: self.registry.function_tags,
-            lambda: table_tags(self.session_manager.tables) | self.registry.function_tags,
+            lambda: table_tags(self.observer.tables) | self.registry.function_tags,
         )
         self.settler = Settler(self.tags, settings.lease)
         self._recordings = Recordings()
@@ -113,18 +130,24 @@ class OrmCache:
         self._is_closed = False
         #: The listener for changes from outside; None unless the setting ``listen`` is on.
         self.outside = OutsideChanges(self) if settings.listen else None
+        #: The scopes of a host; None if the cache's user opens its scopes.
+        self.ambient: AmbientScopes | None = None
+        self._is_reached = False
         try:
-            self._reach_servers()
+            if not settings.lazy:
+                self.reach_servers()
         except BaseException:
             if is_own:  # else the claim on the database may be that of another cache
                 self.session_manager.dispose()
             raise
         try:
+            if isinstance(self.observer, HostObserver):
+                self.ambient = AmbientScopes(self, self.observer, **host)
             for declaration, owner in declared:
                 self.registry.property_of(declaration, owner)
             # a new schema may have the name of one that was dropped, whose values must not be
             # valid for it
-            self.session_manager.on_schema_created.connect(self._schema_created)
+            self.observer.on_schema_created.connect(self._schema_created)
             self.registry.connect()
             if self.outside is not None:
                 self.outside.start()
@@ -132,17 +155,46 @@ class OrmCache:
             self.close()
             raise
 
-    def _reach_servers(self) -> None:
-        """Raise an error if the database or the tag store can't be used."""
-        database = self.session_manager.database
+    @property
+    def session_manager(self) -> SessionManager:
+        """The maker of the sessions.
+
+        :raises ConfigurationError: if a host makes them.
+        """
+        if self._session_manager is None:
+            raise ConfigurationError('The sessions are made by a host, and not by the package')
+        return self._session_manager
+
+    def reach_servers(self) -> None:
+        """Connect to the servers, if that was not done yet.
+
+        With the setting ``lazy`` this is called before the first scope, and otherwise when the
+        cache is made.
+
+        :raises DatabaseUnreachable: if the database can't be reached.
+        :raises StoreUnreachable: if Redis can't be reached.
+        :raises SecondProcessError: if another process uses the database without Redis.
+        """
+        if self._is_reached:
+            return
+        database = self.observer.database
         database.check()
         self.tags.check()
         if self.tags.single_process and not database.claim():
             raise SecondProcessError(
-                f'Another process or application uses {self.session_manager.dsn!r} without '
+                f'Another process or application uses {self.observer!r} without '
                 'Redis, and versions would live in its memory alone: set redis_url in the '
                 'settings section orm_cache, or end the other one'
             )
+        self._is_reached = True
+        if isinstance(self.observer, HostObserver):
+            self._renew_unattended(self.observer.unattended.take())
+
+    def _renew_unattended(self, schemas: Collection[str]) -> None:
+        """Give a new birth to schemas that a host has changed before the cache was set up."""
+        for place, identity in self.observer.database.identities(schemas).items():
+            self.tags.identify(place, identity, self.tags.unidentified(place).identities)
+        self.renew_later(*schemas)
 
     def __repr__(self) -> str:
         store = 'memory' if self.tags.single_process else 'Redis'
@@ -162,9 +214,14 @@ class OrmCache:
         self._is_closed = True
         if self.outside is not None:
             self.outside.close()
-        self.session_manager.on_schema_created.disconnect(self._schema_created)
+        self.observer.on_schema_created.disconnect(self._schema_created)
         self.registry.disconnect()
-        self.session_manager.dispose()
+        if self.ambient is not None:
+            self.ambient.close()
+        if self._session_manager is not None:
+            self._session_manager.dispose()
+        else:
+            self.observer.database.dispose()
 
     # properties
 
@@ -230,34 +287,78 @@ class OrmCache:
         :raises CacheClosedError: after :meth:`close`.
         """
         self._refuse_use_when_closed()
+        if self.ambient is not None:
+            try:
+                yield self.ambient.enter(schema)
+            finally:
+                self.ambient.unit_ended()
+            return
         if not create:
             self.require_schema(schema)
         with self.open_scope(schema, create=create).opened() as scope:
             yield scope
+
+    def enter_scope(self, schema: str, session: Session | None = None) -> RequestScope:
+        """Work for a tenant from now on, in this thread; for a host with sessions of its own.
+
+        Properties are read without a ``with`` block then. Their values belong to the host's
+        transaction, whatever ends that.
+
+        :param schema: the tenant.
+        :param session: the session of this unit of work, if the host has no ``scoped_session``.
+        :raises InvalidSchemaError: if no tenant may have this name.
+        :raises ConfigurationError: if there is no host, nobody observes the session, or the host
+            says that it works for another tenant.
+        """
+        return self._ambient('enter_scope').enter(schema, session)
+
+    def begin_request(self) -> None:
+        """Forget what this thread has read, at the begin of a request of a host.
+
+        :raises ConfigurationError: if there is no host.
+        """
+        self._ambient('begin_request').begin_request()
+
+    def unit_ended(self) -> None:
+        """Take notice that this thread's unit of work has ended, maybe without a session.
+
+        Not needed after a commit or rollback of a session, of which the cache is told.
+
+        :raises ConfigurationError: if there is no host.
+        """
+        self._ambient('unit_ended').unit_ended()
+
+    def _ambient(self, method: str) -> AmbientScopes:
+        self._refuse_use_when_closed()
+        if self.ambient is None:
+            raise ConfigurationError(
+                f'{method}() is for hosts with sessions of their own, which observe() makes '
+                'known; open a scope instead: with cache.scope(schema): ...'
+            )
+        return self.ambient
 
     def open_scope(
         self,
         schema: str,
         *,
         create: bool,
-        request_tier: MutableMapping[Any, Any] | None = None,
-        process_tier: MutableMapping[str, Slot] | None = None,
+        shown: Callable[[], MutableMapping[Any, Any]] | None = None,
     ) -> RequestScope:
         """Return a new scope, which is not yet the current one; the caller closes it.
 
         :param schema: the tenant.
         :param create: create the schema and its tables, if they are missing.
-        :param request_tier: a host's own mapping for the values of this scope.
-        :param process_tier: a host's own mapping for the tenant's values of this process.
+        :param shown: returns a mapping of the application that is shown the scope's values.
         :raises CacheClosedError: after :meth:`close`.
         :raises SecondProcessError: in a fork of the process that keeps versions in its memory.
         :raises InvalidSchemaError: if no tenant may have this name.
         """
         self._refuse_use_when_closed()
         self.refuse_fork()
+        self.reach_servers()
         if create:
             self.session_manager.ensure_schema_exists(schema)
-        return RequestScope(self, schema, request_tier, process_tier)
+        return RequestScope(self, schema, shown)
 
     def refuse_fork(self) -> None:
         """Raise an error in a fork of the process that keeps versions in its memory.
@@ -293,7 +394,7 @@ class OrmCache:
 
         :raises OutsideScopeError: if there is none.
         """
-        scope = innermost_scope(self)
+        scope = self.ambient.present() if self.ambient is not None else innermost_scope(self)
         if scope is None:
             raise OutsideScopeError(
                 'There is no scope; open one: with cache.scope(schema): ...'
@@ -314,7 +415,7 @@ class OrmCache:
         These are a :class:`.RetryableConflict`, and the database's serialization failures and
         deadlocks; on SQLite, that the database is locked.
         """
-        database = self.session_manager.database
+        database = self.observer.database
         return any(
             isinstance(cause, RetryableConflict) or database.is_conflict(cause)
             for cause in _causes(error)
@@ -368,7 +469,13 @@ class OrmCache:
         :raises OutsideScopeError: outside of a scope.
         """
         scope = self.current_scope()
-        mark_changed(scope, scope.session(), tables)
+        self.mark(scope, scope.session(), tables)
+
+    def mark(self, scope: RequestScope, session: Session, tables: Iterable[TableName]) -> None:
+        """Report a change as a part of a session's transaction; see :meth:`mark_changed`."""
+        mark_changed(scope, session, tables)
+        if isinstance(self.observer, HostObserver):
+            self.observer.wrote(session)
 
     @property
     def recorder(self) -> Callable[[CacheEvent], None] | None:

@@ -97,17 +97,46 @@ def orm_cached(
     return OrmCachedDecorator(policy, by_role, vary, frozen)
 
 
-def request_cached(creator: Creator[T]) -> RequestCacheDescriptor[T]:
+class RequestCachedDecorator:
+    """The decorator that ``request_cached(merge=...)`` returns."""
+
+    def __init__(self, merge: bool) -> None:
+        self._merge = merge
+
+    def __call__(self, creator: Creator[T]) -> RequestCacheDescriptor[T]:
+        descriptor = RequestCacheDescriptor(creator, merge=self._merge)
+        refuse_second(descriptor, sys._getframe(1).f_locals)
+        return descriptor
+
+
+@overload
+def request_cached(creator: Creator[T], *, merge: bool = ...) -> RequestCacheDescriptor[T]: ...
+
+
+@overload
+def request_cached(*, merge: bool = ...) -> RequestCachedDecorator: ...
+
+
+def request_cached(
+    creator: Creator[Any] | None = None, *, merge: bool = False
+) -> RequestCacheDescriptor[Any] | RequestCachedDecorator:
     """Declare a request-cached property in the body of a class: an app, a request, or another
     with the attribute ``orm_cache``.
 
-    Its value is computed once per request scope, and may contain ORM objects.
+    Its value is computed once per request scope, and may contain ORM objects. It is used as
+    ``@request_cached`` or as ``@request_cached(merge=True)``.
 
     :param creator: a function of the instance that computes the value.
+    :param merge: return objects that belong to the session of the present moment. An application
+        that closes its session within a request would get objects that are detached otherwise.
+        An object of another session is looked up by its primary key; if it is gone, the value is
+        computed again. Objects may be in lists, tuples, sets and dicts.
     :raises PropertyError: if the creator can't be called with just the instance.
     :raises PropertyConflictError: if the class body has such a property already.
     """
-    descriptor = RequestCacheDescriptor(creator)
+    if creator is None:
+        return RequestCachedDecorator(merge)
+    descriptor = RequestCacheDescriptor(creator, merge=merge)
     refuse_second(descriptor, sys._getframe(1).f_locals)
     return descriptor
 

@@ -18,7 +18,9 @@ from ..errors import (
     ValueNotCacheable,
 )
 from ..tiers.refusals import is_orm_object
+from .ambient import scopes_of
 from .computing import fetched
+from .merging import GoneError, of_session
 from .policies import CachePolicy, check_policy
 from .properties import Property, location
 from .reading import read, read_request_cached
@@ -60,6 +62,8 @@ class CachedDescriptor(Generic[T]):
     cache_policy: CachePolicy = 'auto'
     frozen = False
     is_request_cached = False
+    #: True if the next read may return the same value without looking any further.
+    is_remembered = True
 
     def __init__(self, creator: Creator[T], name: str | None = None) -> None:
         self.creator = creator
@@ -124,7 +128,7 @@ class CachedDescriptor(Generic[T]):
         number = scope.snapshot_number
         value = descriptor.read(scope, instance, prop)
         # otherwise the snapshot has ended, and the value is not in the request tier either
-        if number == scope.snapshot_number:
+        if self.is_remembered and number == scope.snapshot_number:
             role = role_of(instance) if self.varies and self.vary is None else None
             scope.remember_hit(self, instance, value, self.variant(instance), role)
         return value
@@ -194,9 +198,13 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
         check_policy(cache_policy, f'{self.name} ({self.location})')
         self.cache_policy = cache_policy
         self.by_role = by_role
-        #: The full keys, with their variants, that this process has used, up to
-        #: :data:`REMEMBERED_KEYS`.
-        self.used_cache_keys: set[str] = set()
+        self._used_keys: set[str] = set()
+
+    @property
+    def used_cache_keys(self) -> set[str]:
+        """The full keys, with their variants, that this process has used, up to
+        :data:`REMEMBERED_KEYS`; a copy, because other threads may use new ones meanwhile."""
+        return self._used_keys.copy()
 
     @property
     def cache_key_prefix(self) -> str:
@@ -221,8 +229,8 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
 
     def read(self, scope: RequestScope, instance: Any, prop: Property) -> T:
         key = prop.key + self.variant(instance)
-        if len(self.used_cache_keys) < REMEMBERED_KEYS:
-            self.used_cache_keys.add(key)
+        if len(self._used_keys) < REMEMBERED_KEYS:
+            self._used_keys.add(key)
         return cast('T', read(scope, instance, prop, key))
 
     def create(self, instance: Any) -> T:
@@ -259,18 +267,36 @@ class RequestCacheDescriptor(CachedDescriptor[T]):
     """A request-cached property; made by :func:`request_cached` or the directive.
 
     Its values live as long as the request scope and may contain ORM objects.
+
+    :param creator: a function of the instance that computes the value.
+    :param name: the property's name, if it is not the creator's.
+    :param merge: return objects of the present session, see :func:`request_cached`.
     """
 
     is_request_cached = True
+
+    def __init__(
+        self, creator: Creator[T], name: str | None = None, merge: bool = False
+    ) -> None:
+        super().__init__(creator, name)
+        self.merge = merge
+        self.is_remembered = not merge
 
     def read(self, scope: RequestScope, instance: Any, prop: Property) -> T:
         # the key has the instance's id, because one request can use two apps of a class that
         # is mounted twice, with different arguments
         key = (prop.key, id(instance))
-        return cast('T', read_request_cached(scope, instance, prop, key))
+        value = read_request_cached(scope, instance, prop, key)
+        if self.merge:
+            try:
+                value = of_session(scope.session(), value)
+            except GoneError:
+                scope.tier.pop(key, None)
+                value = read_request_cached(scope, instance, prop, key)
+        return cast('T', value)
 
     def for_app(self, app_class: type) -> RequestCacheDescriptor[T]:
-        return RequestCacheDescriptor(self.creator, self.name)
+        return RequestCacheDescriptor(self.creator, self.name, self.merge)
 
 
 def scope_of(instance: Any, descriptor: CachedDescriptor[Any] | None = None) -> RequestScope:
@@ -282,11 +308,16 @@ def scope_of(instance: Any, descriptor: CachedDescriptor[Any] | None = None) -> 
     scope: RequestScope | None = current_scope.get()
     while scope is not None and not scope.cache.is_cache_of(instance):
         scope = scope.outer
+    if scope is not None:
+        return scope.present()
+    scopes = scopes_of(instance)
+    scope = scopes.present() if scopes is not None else None
     if scope is None:
         what = f'{descriptor.name} ({descriptor.location})' if descriptor else repr(instance)
         raise OutsideScopeError(
             f'{what} was read outside of a request scope; open one: '
-            'with app.request_scope(schema): ..., or: with cache.scope(schema): ...'
+            'with app.request_scope(schema): ..., or: with cache.scope(schema): ...; a host '
+            'with sessions of its own calls enter_scope(schema)'
             + _hint(instance)
         )
     return scope

@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from weakref import ref
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -53,6 +54,7 @@ class WritePath:
         self._asked_functions = self._cache.registry.function_tags
         self._in_doubt: frozenset[str] | None = None
         self._must_renew = False
+        self._connection: ref[Connection] | None = None
         self._view: View | None = None
         self._inquiry: Inquiry | None = None
         # True if an unclear statement was executed since the last question
@@ -82,11 +84,17 @@ class WritePath:
         """True if the transaction reads from a replica."""
         return self._view is not None and self._view.replica
 
+    @property
+    def is_gone(self) -> bool:
+        """True if the transaction has ended with its connection, and nobody was told."""
+        connection = self._connection() if self._connection is not None else None
+        return connection is None or connection.closed or connection.invalidated
+
     # how a transaction begins
 
     def begun(self, connection: Connection, view: View, inquiry: Inquiry) -> None:
         scope = self._scope
-        self._view = view
+        self._connection, self._view = ref(connection), view
         scope.transaction_begun(self)
         try:
             view, self._inquiry = scope.identify(connection, self, view, inquiry)
@@ -123,6 +131,11 @@ class WritePath:
                 # no objects stand for the rows that the database changes by itself
                 scope.changed_without_objects(statement.cascades)
 
+    def set_by(self, setting: str) -> None:
+        if self._inquiry is not None and (reason := self._inquiry.follow(setting)) is not None:
+            self.strayed = self.strayed or reason
+            self._scope.drop_all()
+
     def take(self) -> None:
         """Take what nobody has announced; on SQLite, what cursors of the driver have done."""
         if self._inquiry is not None and (touched := self._inquiry.take()) is not None:
@@ -155,36 +168,37 @@ class WritePath:
             return
         schema = self._scope.schema
         self._redefines = self._redefines or changes.changed_code or bool(changes.redefined)
-        manager = self._cache.session_manager
+        observer = self._cache.observer
         # all tenants read what is known of shared tables, each with its own tag
-        of_all = not {*changes.redefined, *changes.code_schemas}.isdisjoint(manager.shared_schemas)
-        for place in {*changes.redefined, *(manager.list_schemas() if of_all else ())}:
+        redefined = {*changes.redefined, *changes.code_schemas}
+        of_all = not redefined.isdisjoint(observer.shared_schemas)
+        for place in {*changes.redefined, *(observer.list_schemas() if of_all else ())}:
             self._change_at(place, {CATALOG_TAG})
         if changes.changed_code or changes.renamed_schemas:
             places = {*self._cache.places(schema), *changes.redefined, *changes.code_schemas}
-            if of_all or changes.renamed_schemas or not all(map(manager.is_place, places)):
+            if of_all or changes.renamed_schemas or not all(map(observer.is_place, places)):
                 # which schemas were renamed is not known, and a schema for extensions is in
                 # everybody's search path; these are the names before
-                places.update(manager.list_schemas())
+                places.update(observer.list_schemas())
             for place in places:
                 self._change_at(place, {CATALOG_TAG, CODE_TAG})
         if changes.relations:
-            tables = {t for each in changes.relations for t in manager.names_of(each, schema)}
-            elsewhere = {r for r in changes.relations if not manager.names_of(r, schema)}
+            tables = {t for each in changes.relations for t in observer.names_of(each, schema)}
+            elsewhere = {r for r in changes.relations if not observer.names_of(r, schema)}
             self._collect(tables, elsewhere)
             # no objects stand for these changes
             self.changed(self._cache.registry.function_tags)
 
     def _collect(self, tables: Collection[str], elsewhere: Iterable[Relation]) -> None:
         """Collect the tags of changed tables: the scope's own, shared ones, and others."""
-        manager = self._cache.session_manager
+        observer = self._cache.observer
         new = table_tags(tables) - self.tags
         self.changed(table_tags(tables))
         for relation in elsewhere:
             place = str(relation.schema)
-            self._change_at(place, table_tags(manager.names_of(relation, place)))
-        if new and manager.on_table_change.receivers:
-            manager.on_table_change.send(self._scope.schema, tables=frozenset(tables))
+            self._change_at(place, table_tags(observer.names_of(relation, place)))
+        if new and observer.on_table_change.receivers:
+            observer.on_table_change.send(self._scope.schema, tables=frozenset(tables))
 
     def _change_at(self, place: str, tags: Collection[str]) -> None:
         """Collect changed tags that belong to a schema."""
@@ -204,9 +218,9 @@ class WritePath:
         :param tables: by schema and table, True if anything but a statement of the client
             itself has changed the table.
         """
-        manager, schema = self._cache.session_manager, self._scope.schema
+        observer, schema = self._cache.observer, self._scope.schema
         for (place, table), hidden in tables.items():
-            names = manager.names_of(Relation(place, table), schema)
+            names = observer.names_of(Relation(place, table), schema)
             if hidden or self.tags.isdisjoint(table_tags(names)):
                 self._collect(names, () if names else (Relation(place, table),))
                 self.changed(self._cache.registry.function_tags)
@@ -363,7 +377,7 @@ class WritePath:
         self._end()
 
     def lost(self) -> None:
-        has_ids = self._cache.session_manager.database.has_transaction_ids
+        has_ids = self._cache.observer.database.has_transaction_ids
         if self._in_doubt is not None and not has_ids:
             # SQLite: COMMIT runs in this process and has ended by now; if it committed
             # nothing, the new versions are an eviction too many, which is harmless
@@ -376,10 +390,10 @@ class WritePath:
     def ended_unseen(self) -> None:
         # what it has committed is not known, nor in which schemas
         log.error('%s: a statement has ended the transaction by its text', self._scope.schema)
-        manager = self._cache.session_manager
-        places = {*self._cache.places(self._scope.schema), *manager.list_schemas()}
+        observer = self._cache.observer
+        places = {*self._cache.places(self._scope.schema), *observer.list_schemas()}
         try:
-            for place, identity in manager.database.identities(places).items():
+            for place, identity in observer.database.identities(places).items():
                 self._identify(place, identity)
         except StoreUnreachable:
             pass  # renewed as soon as it can be reached

@@ -28,8 +28,8 @@ from ..database.identity import identity_parameters, identity_query
 from ..database.inquiries import parse_change
 from ..database.names import CHANNEL
 from ..database.notes import Relation
+from ..database.observer import Observer
 from ..database.postgres import Postgres
-from ..database.session_manager import SessionManager
 from ..database.triggers import WATCHED_SCHEMAS
 from ..errors import ConfigurationError
 from ..tags.snapshot import PROPERTY_TAG, TagStore, new_token
@@ -74,8 +74,8 @@ class ListeningCache(Protocol):
         """The validated settings."""
 
     @property
-    def session_manager(self) -> SessionManager:
-        """The session manager, which knows the tables and the tenants."""
+    def observer(self) -> Observer:
+        """The observer, which knows the tables and the tenants."""
 
     @property
     def tags(self) -> TagStore:
@@ -95,11 +95,11 @@ class OutsideChanges:
     """
 
     def __init__(self, cache: ListeningCache) -> None:
-        database = cache.session_manager.database
+        database = cache.observer.database
         if not isinstance(database, Postgres) or database.driver != 'psycopg':
             raise ConfigurationError(
-                f'listen is on, and dsn is {cache.session_manager.dsn!r}; listening for '
-                'changes from outside needs postgresql+psycopg://...'
+                f'listen is on for {cache.observer!r}; listening for changes from outside needs '
+                'one engine of postgresql+psycopg://...'
             )
         self._cache = cache
         self._database = database
@@ -243,7 +243,7 @@ class Listening:
         changed: defaultdict[str, set[str]] = defaultdict(set)
         for payload in heard:
             schema, table = parse_change(payload)
-            if self._cache.session_manager.is_place(schema):
+            if self._cache.observer.is_place(schema):
                 changed[schema].add(table)
             else:
                 log.warning('Somebody notified the channel %s of %r', CHANNEL, payload)
@@ -271,10 +271,10 @@ class Listening:
         """Give new versions to the tags of these tables, and to those of the function policies
         that their changes may concern."""
         cache = self._cache
-        manager = cache.session_manager
-        names = {n for t in tables for n in manager.names_of(Relation(schema, t), schema)}
+        observer = cache.observer
+        names = {n for t in tables for n in observer.names_of(Relation(schema, t), schema)}
         tags = table_tags(names)
-        if any(manager.has_table(name) for name in names):
+        if any(observer.has_table(name) for name in names):
             tags |= cache.registry.function_tags
         cache.tags.publish(schema, self._writer, tags)
         # function policies of other releases and applications, which can't be asked here, may

@@ -33,21 +33,21 @@ def mark_changed(scope: RequestScope, session: Session, tables: Iterable[TableNa
     :raises OrmCacheError: if the scope is not told of the session's transactions, or if it reads
         from a replica.
     """
-    manager = scope.session_manager
+    observer = scope.observer
     named = {name for each in tables for name in _names(each)}
     for name in sorted(named):
-        if not manager.has_table(name):
+        if not observer.has_table(name):
             raise UnknownTableError(
                 f'mark_changed: the application has no table {name!r}; it has '
-                f'{", ".join(sorted(manager.tables)) or "none"}'
+                f'{", ".join(sorted(observer.tables)) or "none"}'
             )
     if not named:
         return
     connection = session.connection()  # begins a transaction, if there is none
-    if connection.engine.pool is not manager.database.engine(scope.schema).pool:
+    if not observer.observes(connection, scope.schema):
         raise OrmCacheError(
-            f'mark_changed: {session!r} does not use the session manager, so its commit would '
-            'evict nothing'
+            f'mark_changed: {session!r} does not use an engine that is observed, so its commit '
+            'would evict nothing'
         )
     if scope.on_replica:
         raise OrmCacheError(
@@ -55,11 +55,11 @@ def mark_changed(scope: RequestScope, session: Session, tables: Iterable[TableNa
             'anything; mark the change in a transaction of the primary'
         )
     # a transaction without an id counts as one that wrote nothing
-    manager.database.assign_id(connection)
-    affected = frozenset().union(*map(manager.reached_from, named))
+    observer.database.assign_id(connection)
+    affected = frozenset().union(*map(observer.reached_from, named))
     scope.changed(table_tags(affected) | scope.cache.registry.function_tags)
-    if manager.on_table_change.receivers:
-        manager.on_table_change.send(scope.schema, tables=affected)
+    if observer.on_table_change.receivers:
+        observer.on_table_change.send(scope.schema, tables=affected)
 
 
 def _names(each: TableName) -> tuple[str, ...]:

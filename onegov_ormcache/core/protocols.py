@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from ..database.notes import Relation
+from ..database.observer import Observer
 from ..database.protocols import Inquiry, Reads, Statement, View
 from ..database.session_manager import SessionManager
 from ..tags.settling import Settler
@@ -89,8 +90,8 @@ class WritingCache(AnyCache, Protocol):
     """The part of a cache that the write path uses."""
 
     @property
-    def session_manager(self) -> SessionManager:
-        """The session manager, which knows the tables, foreign keys and database."""
+    def observer(self) -> Observer:
+        """The observer, which knows the tables, foreign keys and database."""
 
     @property
     def tags(self) -> TagStore:
@@ -105,6 +106,13 @@ class WritingCache(AnyCache, Protocol):
 
 class ScopeCache(ReadingCache, WritingCache, Protocol):
     """The part of a cache that a request scope uses, and a descriptor that has found one."""
+
+    @property
+    def session_manager(self) -> SessionManager:
+        """The maker of the scopes' sessions.
+
+        :raises ConfigurationError: if a host makes them.
+        """
 
     @property
     def process_tier(self) -> ProcessTier:
@@ -125,6 +133,9 @@ class ScopeCache(ReadingCache, WritingCache, Protocol):
 
         :raises StoreUnreachable: if the store can't be reached.
         """
+
+    def reach_servers(self) -> None:
+        """Connect to the servers, if that was not done yet."""
 
     def refuse_fork(self) -> None:
         """Raise an error in a fork of the process that keeps versions in its memory.
@@ -162,8 +173,8 @@ class PageScope(Protocol):
         """The cache that the scope belongs to."""
 
     @property
-    def session_manager(self) -> SessionManager:
-        """The session manager, which has the oracle of a connection."""
+    def observer(self) -> Observer:
+        """The observer, which has the oracle of a connection."""
 
     @property
     def keeps_view(self) -> bool:
@@ -301,6 +312,10 @@ class Transaction(Protocol):
 
     #: True if it has executed an unclear statement.
     was_unclear: bool
+
+    @property
+    def is_gone(self) -> bool:
+        """True if the transaction has ended with its connection, and nobody was told."""
 
     def take(self) -> None:
         """Take what nobody has announced; on SQLite, what cursors of the driver have done."""

@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from threading import Lock
 from typing import Any
 
-from sqlalchemy.orm import object_session
+from sqlalchemy.orm import Session, object_session
 
-from ..database.names import SCOPE_OPTION
-from ..database.session_manager import SessionManager
+from ..database.observer import Observer
+from ..database.sessions import ScopedSession, observed, owner_of
 from ..database.signals import tables_of
 from ..errors import PropertyConflictError
 from ..tags.snapshot import TABLE_TAG
@@ -30,12 +30,12 @@ from .protocols import ChangedScope
 class Registry:
     """The properties of one cache. Made by the cache and ended with it; used by all threads.
 
-    :param session_manager: knows the tables, and sends signals for changed objects.
+    :param observer: knows the tables, and sends signals for changed objects.
     :param release: the application's release, part of every value's key.
     """
 
-    def __init__(self, session_manager: SessionManager, release: str) -> None:
-        self._manager = session_manager
+    def __init__(self, observer: Observer, release: str) -> None:
+        self._observer = observer
         self._release = release
         self._properties: dict[tuple[Declaration, type], Property] = {}
         # by key, the creator and the class whose property has it
@@ -44,9 +44,9 @@ class Registry:
         self._is_connected = False
         self._lock = Lock()
         #: The names of tables that tenants share, each with its schema.
-        self.shared_tables = {table for table in session_manager.tables if '.' in table}
+        self.shared_tables = {table for table in observer.tables if '.' in table}
         self._shared_dependencies = depends_on_shared(
-            session_manager.reached_from, self.shared_tables
+            observer.reached_from, self.shared_tables
         )
         #: The tags of all properties whose policies are functions.
         self.function_tags: frozenset[str] = frozenset()
@@ -66,7 +66,7 @@ class Registry:
     def _bind(self, declaration: Declaration, owner: type) -> Property:
         policy = resolve_policy(
             declaration.cache_policy,
-            self._manager.tables,
+            self._observer.tables,
             f'{owner.__qualname__}.{declaration.name} ({declaration.location})',
         )
         prop = Property(declaration, owner, policy, self._release)
@@ -110,7 +110,7 @@ class Registry:
 
     def of_metadata(self, tags: Collection[str]) -> set[str]:
         """Return those of the tags that are of tables which the metadata has."""
-        return {tag for tag in tags if self._manager.has_table(tag.removeprefix(TABLE_TAG))}
+        return {tag for tag in tags if self._observer.has_table(tag.removeprefix(TABLE_TAG))}
 
     # changed objects
 
@@ -127,18 +127,27 @@ class Registry:
         for signal, handler in self._handlers():
             signal.disconnect(handler)
 
-    def handle_change(self, schema: str, obj: object, prop: Property) -> None:
+    def handle_change(
+        self, schema: str, obj: object, prop: Property, session: Session | None = None
+    ) -> None:
         """Collect the tags of one property that a changed object concerns: those of the object's
-        tables, and that of the function policy if it says so."""
-        scope = scope_of_change(schema, obj)
+        tables, and that of the function policy if it says so.
+
+        :param session: the object's session; by default the one that the object is in.
+        :raises ConfigurationError: if nobody observes that session.
+        """
+        session = session or object_session(obj)
+        if session is not None:
+            observed(session)
+        scope = scope_of_change(schema, obj, session)
         if scope is not None:
             scope.changed(prop.tags & table_tags(set(tables_of(type(obj)))))
-            self._ask(schema, obj, 'update', (prop,))
+            self._collect(scope, obj, 'update', (prop,))
 
     def _handlers(self) -> Iterator[tuple[Any, Callable[[str, object], None]]]:
-        yield self._manager.on_insert, self._inserted
-        yield self._manager.on_update, self._updated
-        yield self._manager.on_delete, self._deleted
+        yield self._observer.on_insert, self._inserted
+        yield self._observer.on_update, self._updated
+        yield self._observer.on_delete, self._deleted
 
     def _inserted(self, schema: str, obj: object) -> None:
         self._ask(schema, obj, 'insert', self._with_functions)
@@ -153,20 +162,25 @@ class Registry:
         self, schema: str, obj: object, change: ChangeKind, properties: Iterable[Property]
     ) -> None:
         """Collect the tags of the function policies that a changed object concerns."""
-        scope = scope_of_change(schema, obj)
-        if scope is None:
-            return
+        scope = scope_of_change(schema, obj, object_session(obj))
+        if scope is not None:
+            self._collect(scope, obj, change, properties)
+
+    def _collect(
+        self, scope: ChangedScope, obj: object, change: ChangeKind, properties: Iterable[Property]
+    ) -> None:
         for prop in properties:
             if prop.function_tag and concerns(prop.functions, obj, change, prop.where):
                 scope.changed({prop.function_tag})
 
 
-def scope_of_change(schema: str, obj: object) -> ChangedScope | None:
+def scope_of_change(
+    schema: str, obj: object, session: Session | None
+) -> ChangedScope | None:
     """Return the scope that the session of a changed object belongs to.
 
     :param schema: the tenant that the signal names.
     :return: None if the object has no session, or none of a scope of this tenant.
     """
-    session = object_session(obj)
-    scope: ChangedScope | None = session.info.get(SCOPE_OPTION) if session else None
+    scope: Any = owner_of(session) if isinstance(session, ScopedSession) else None
     return scope if scope is not None and scope.schema == schema else None

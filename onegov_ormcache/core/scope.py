@@ -7,7 +7,7 @@ and nowhere else, and end with the scope. This module knows no web framework.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from ..database.notes import Relation
 from ..database.protocols import Statement
+from ..database.session_manager import SessionManager
 from ..database.sessions import RunSession, ScopedSession, TenantSession, close_session
 from ..database.signals import pending_in
 from ..database.transactions import current_scope
@@ -44,29 +45,25 @@ class RequestScope(TransactionalScope):
 
     :param cache: the cache whose values the scope reads.
     :param schema: the tenant.
-    :param request_tier: a host's own mapping for the values of this scope; by default the
-        scope makes one.
-    :param process_tier: a host's own mapping for the tenant's values of this process; by
-        default the tenant's part of the cache's process tier.
+    :param shown: returns a mapping of a host that is shown the values of the request tier;
+        nothing is read from it.
     """
 
     def __init__(
         self,
         cache: ScopeCache,
         schema: str,
-        request_tier: MutableMapping[Any, Any] | None = None,
-        process_tier: MutableMapping[str, Slot] | None = None,
+        shown: Callable[[], MutableMapping[Any, Any]] | None = None,
     ) -> None:
         super().__init__(cache, schema)
+        #: The scope that was current before this one; None if there was none.
         self.outer: Any = None
-        tier = RequestTier()
-        self.tier: MutableMapping[Any, TierEntry] = tier if request_tier is None else request_tier
+        #: The request tier.
+        self.tier = RequestTier(shown)
         #: The request tier's last hits, see :class:`RequestTier`. Empty while a creator runs,
         #: because what it reads must be recorded.
-        self.hits = tier.hits
-        self.process_tier = (
-            cache.process_tier.of(f'{schema}|') if process_tier is None else process_tier
-        )
+        self.hits = self.tier.hits
+        self.process_tier: MutableMapping[str, Slot] = cache.process_tier.of(f'{schema}|')
         self.runs: list[Run] = []
         #: The innermost run of an orm-cached property's creator; None if there is none.
         self.computing: Run | None = None
@@ -77,6 +74,11 @@ class RequestScope(TransactionalScope):
         self.pending: tuple[Collection[Any], ...] = NOTHING_PENDING
         # by tag, the keys of the orm-cached values in the request tier that depend on it
         self._dependents: dict[str, set[Any]] = {}
+
+    @property
+    def session_manager(self) -> SessionManager:
+        """The maker of its session."""
+        return self.cache.session_manager
 
     def __repr__(self) -> str:
         state = 'with' if self.opened_session is not None else 'without'
@@ -98,7 +100,7 @@ class RequestScope(TransactionalScope):
             self._taint_other()
             return self._own_session()
         if run.session is None:
-            run.session = self.session_manager.create_run_session(self._own_session())
+            run.session = self.observer.create_run_session(self._own_session())
         return run.session
 
     def _own_session(self) -> TenantSession:
@@ -152,7 +154,7 @@ class RequestScope(TransactionalScope):
 
     def names_of(self, relation: Relation) -> frozenset[str]:
         """Return the metadata's names of a relation; none if it is not the tenant's."""
-        return self.session_manager.names_of(relation, self.schema)
+        return self.observer.names_of(relation, self.schema)
 
     def flush(self) -> None:
         """Flush pending changes, so that the next read sees them.
@@ -173,13 +175,13 @@ class RequestScope(TransactionalScope):
         """Remember a value for the next read of the descriptor on this instance.
 
         Does nothing while a creator runs or the cache records, because each read must be
-        seen then, and with a host's own request tier, which can drop values unnoticed.
+        seen then.
 
         :param variant: the end of the value's key.
         :param role: the role of the instance's identity; None if the descriptor has no
             variants.
         """
-        if type(self.tier) is RequestTier and not self.runs and self.cache.recorder is None:
+        if not self.runs and self.cache.recorder is None:
             self.hits[descriptor] = (instance, value, variant, role)
 
     def commit(self) -> None:
@@ -202,8 +204,7 @@ class RequestScope(TransactionalScope):
         for session in reversed(sessions):
             close_session(session)
         self.transactions.clear()
-        self.tier.clear()
-        self._dependents.clear()
+        self.clear()
         self._end_snapshot()
 
     def transaction(self, connection: Connection) -> WritePath:
@@ -243,12 +244,17 @@ class RequestScope(TransactionalScope):
     def drop_all(self) -> None:
         """Drop all orm-cached values of the request tier."""
         for key, entry in list(self.tier.items()):
-            # a host's own mapping may hold other values, too
+            # an application may keep values of its own there
             if isinstance(entry, TierEntry) and entry.encoded is not None:
                 del self.tier[key]
-        if isinstance(self.tier, RequestTier):
-            self.tier.hits.clear()
+        self.tier.hits.clear()
         self._dependents.clear()
+
+    def clear(self) -> None:
+        """Drop all values of the request tier, request-cached ones too."""
+        self.tier.clear()
+        self._dependents.clear()
+        self._has_looked_again = False
 
     # the runs of creators
 
@@ -333,8 +339,7 @@ class RequestScope(TransactionalScope):
         database was asked.
         """
         self._taint_other()
-        if isinstance(self.tier, RequestTier):
-            self.tier.hits.clear()
+        self.tier.hits.clear()
         if self.runs:
             self.runs[-1].watch(transaction, statement)
 
@@ -365,6 +370,10 @@ class RequestScope(TransactionalScope):
             path.changed(tags)
 
     # how it opens and closes
+
+    def present(self) -> RequestScope:
+        """Return the scope in which a property is read while this is the current one: this."""
+        return self
 
     @contextmanager
     def active(self) -> Iterator[RequestScope]:

@@ -66,6 +66,8 @@ class OrmCacheSettings:
     #: One of :data:`AUDITS`: the reaction to a creator that reads a table which its policy
     #: does not mention, or something of a request which its value does not vary by.
     audit: str = 'warn'
+    #: Connect to Redis and the database before the first scope, and not when the cache is made.
+    lazy: bool = False
     #: Listen for changes from outside, which triggers report; PostgreSQL with psycopg only.
     listen: bool = False
     #: SQLAlchemy URL for listening, if ``dsn`` goes through a connection pooler; else None.
@@ -121,6 +123,7 @@ class SettingsValues(TypedDict, total=False):
     lease: float
     check_write_skew: bool
     audit: str
+    lazy: bool
     listen: bool
     listen_dsn: str | None
     types: Iterable[type]
@@ -160,6 +163,7 @@ RULES: tuple[Rule, ...] = (
     ('lease', _is_positive, 'seconds above 0'),
     ('check_write_skew', lambda v: isinstance(v, bool), 'True or False'),
     ('audit', lambda v: v in AUDITS, f'one of {", ".join(AUDITS)}'),
+    ('lazy', lambda v: isinstance(v, bool), 'True or False'),
     ('listen', lambda v: isinstance(v, bool), 'True or False'),
     (
         'listen_dsn',

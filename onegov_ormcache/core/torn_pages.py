@@ -99,7 +99,7 @@ class TornPages:
         """Return whether a doubt's writer may have committed: computed values may show it."""
         scope = self._scope
         try:
-            oracle = scope.session_manager.oracle(scope.connection())
+            oracle = scope.observer.oracle(scope.connection())
             return oracle is None or not oracle.in_progress(doubt.transaction_id)
         except SQLAlchemyError:
             return True  # the transaction has failed, by an error that the creator has caught

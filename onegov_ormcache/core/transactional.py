@@ -39,7 +39,7 @@ class TransactionalScope:
 
     def __init__(self, cache: ScopeCache, schema: str) -> None:
         self.cache = cache
-        self.session_manager = cache.session_manager
+        self.observer = cache.observer
         self.schema = schema
         self.is_closed = False
         #: True in a child that was forked while this was a current scope.
@@ -167,7 +167,7 @@ class TransactionalScope:
             elif self.snapshot().identified and not view.lasts:
                 return view, inquiry
             about_to(Step.VIEW)
-            again = self.session_manager.database.begin_again(connection, self)
+            again = self.observer.database.begin_again(connection, self)
             if again is None:
                 break
             view, inquiry = again
@@ -286,7 +286,7 @@ class TransactionalScope:
         if not snapshot.reachable or (snapshot.in_doubt.isdisjoint(tags) and not quarantined):
             return
         try:
-            oracle = self.session_manager.oracle(self.connection())
+            oracle = self.observer.oracle(self.connection())
             if self.on_replica:
                 return  # a replica does not know the outcome of the primary's transactions
             self.cache.settler.settle(self.schema, snapshot, tags, oracle)
@@ -309,10 +309,10 @@ class TransactionalScope:
         :param connection: the connection of the transaction, by which the database is asked.
         :param beginning: the transaction, if it has begun; it must begin again then.
         """
-        manager = self.session_manager
-        oracle = manager.oracle(connection)
+        database = self.observer.database
+        oracle = database.oracle(connection)
         try:
-            if oracle is None or not manager.database.is_replica(connection):
+            if oracle is None or not database.is_replica(connection):
                 self.cache.settler.end_quarantine(self.schema, self.snapshot(), oracle)
         except StoreUnreachable:
             self.store_lost()
@@ -324,7 +324,7 @@ class TransactionalScope:
         finally:
             if oracle is not None:
                 # the questions have taken a view, which must not be that of the transaction
-                manager.database.leave(connection)
+                database.leave(connection)
         if not self.returned and not self.transactions - {beginning}:
             self._end_snapshot()
             self.snapshot()

@@ -53,7 +53,7 @@ class Authorizer:
     """
 
     def __init__(self, schema: str, names_of: NamesOf) -> None:
-        self._schema = schema
+        self.schema = schema
         self._names_of = names_of
         #: True while SQLAlchemy begins or ends a transaction.
         self.may_end = False
@@ -117,7 +117,7 @@ class Authorizer:
         if database == TEMPORARY or (database is None and name.lower() in self._temporary):
             self._read_temporary = self._read_temporary or relations is self._reads
         elif not name.lower().startswith(OWN_PREFIX):
-            relations.add(Relation(self._schema, name))
+            relations.add(Relation(self.schema, name))
 
     def take(self, notes: Notes | None = None, of_objects: bool = False) -> Statement | None:
         """Return what was noted since the last call; None if it was nothing.
@@ -145,7 +145,7 @@ class Authorizer:
         return statement
 
     def _named(self, relations: Iterable[Relation]) -> frozenset[str]:
-        tenant = self._schema
+        tenant = self.schema
         placed = (Relation(tenant, relation.name) for relation in relations)
         return frozenset().union(*(self._names_of(relation, tenant) for relation in placed))
 
@@ -160,6 +160,9 @@ class SQLiteInquiry:
         return self._authorizer.take()
 
     def identity(self, place: str) -> None:
+        return None
+
+    def follow(self, setting: str) -> None:
         return None
 
     def changes(self) -> Changes:

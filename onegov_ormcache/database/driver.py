@@ -3,14 +3,18 @@
 SQLAlchemy's events do not see a cursor of the driver's own, a COPY, or a ``commit()`` of the
 driver's connection. So the connections of an engine get cursors that report what nobody has
 announced. The connections themselves refuse to end a transaction that SQLAlchemy does not end.
-This module knows the driver, and nothing of what is done with the reports.
+
+A host may set the search path before each statement, by a cursor of the driver. A text that looks
+like SET or SHOW is reported apart from all others, if the server says that it was one: these
+touch no table. This module knows the driver, and nothing of what is done with the reports.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 from sqlalchemy import Engine, event
@@ -20,22 +24,50 @@ from ..errors import TextualControlError
 #: The name of the driver, as SQLAlchemy has it.
 DRIVER = 'psycopg'
 
+#: The begin of a text that may be nothing but a SET or SHOW. The server says whether it was.
+SETTING = re.compile(r'\s*(SET|RESET|SHOW)\b', re.IGNORECASE)
+
+#: What the server calls the commands that touch no table.
+SETTING_COMMANDS = {b'SET', b'RESET', b'SHOW'}
+
+#: The methods of a dialect that execute a statement.
+EXECUTING = ('do_execute', 'do_executemany', 'do_execute_no_params')
+
 
 def watch_driver(engine: Engine) -> None:
-    """Make all connections of the engine report; does nothing for other drivers."""
+    """Make all connections of the engine report; does nothing for other drivers.
+
+    Those that were opened before report when :func:`watch_connection` is called for them.
+    """
     if engine.dialect.driver == DRIVER:
-        event.listen(engine, 'do_connect', _connect)
         event.listen(engine, 'connect', _connected)
-        event.listen(engine, 'before_cursor_execute', _announce)
+        # not by the event `before_cursor_execute`: another listener of it may use the cursor
+        for name in EXECUTING:
+            setattr(engine.dialect, name, _announcing(getattr(engine.dialect, name)))
 
 
-def report_to(connection: Any, report: Any) -> None:
-    """Call ``report`` before each statement that a cursor of the driver executes by itself.
+def watch_connection(connection: Any) -> None:
+    """Make a connection of the driver report, if it does not yet."""
+    if not getattr(connection, 'is_watched', False):
+        # by whatever means it was made, maybe before the engine was watched
+        cls: Any = type(connection)
+        connection.__class__ = watched(cls)
+        connection.cursor_factory = reporting(connection.cursor_factory)
+        connection.server_cursor_factory = reporting(connection.server_cursor_factory)
+
+
+def report_to(
+    connection: Any, report: Callable[[], None] | None, setting: Callable[[str], None] | None
+) -> None:
+    """Report each statement that a cursor of the driver executes by itself.
 
     :param connection: the driver's connection.
-    :param report: a function without arguments; None: call nothing.
+    :param report: called before it is executed; None: call nothing.
+    :param setting: called with the text of a SET or SHOW after it was executed, instead of
+        ``report``; None: these are reported as all others.
     """
     connection.report = report
+    connection.setting = setting if report is not None else None
     connection.has_committed = False
 
 
@@ -71,12 +103,28 @@ class ReportingCursor:
 
     connection: Any
 
-    #: True between SQLAlchemy's event and the execution of the announced statement.
+    #: True from the announcement of a statement to its execution.
     announced = False
+    #: True while a statement is executed that looks like SET or SHOW; None if the server says that
+    #: it was something else.
+    is_setting: bool | None = False
 
-    def execute(self, *arguments: Any, **options: Any) -> Any:
-        self._report()
-        return super().execute(*arguments, **options)  # type: ignore[misc]
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+        setting = None if self.announced else getattr(self.connection, 'setting', None)
+        if setting is not None and not isinstance(query, (str, bytes)):
+            query = query.as_string(self.connection)
+        if setting is None or not (isinstance(query, str) and SETTING.match(query)):
+            self._report()
+            return super().execute(query, params, **options)  # type: ignore[misc]
+        self.is_setting = True
+        try:
+            return super().execute(query, params, **options)  # type: ignore[misc]
+        finally:
+            is_setting, self.is_setting = self.is_setting, False
+            if is_setting:
+                setting(f'{query} {params!r}')
+            else:
+                self._report()
 
     def executemany(self, *arguments: Any, **options: Any) -> Any:
         self._report()
@@ -102,48 +150,9 @@ class ReportingCursor:
         committed = any(result.command_status == b'COMMIT' for result in results)
         if committed and not getattr(self.connection, 'may_end', True):
             self.connection.has_committed = True
+        if self.is_setting and not all(r.command_status in SETTING_COMMANDS for r in results):
+            self.is_setting = None
         super()._check_results(results)  # type: ignore[misc]
-
-
-class WatchedConnection:
-    """A connection that only SQLAlchemy may commit; mixed into psycopg's."""
-
-    #: Called before a statement that nobody has announced; None outside of a transaction.
-    report: Any = None
-    #: True while SQLAlchemy ends the transaction.
-    may_end = False
-    #: True if the text of a statement has committed.
-    has_committed = False
-
-    def commit(self) -> None:
-        self._refuse('commit')
-        super().commit()  # type: ignore[misc]
-
-    def rollback(self) -> None:
-        if self.report is not None:
-            self._refuse('rollback')
-        super().rollback()  # type: ignore[misc]
-
-    @contextmanager
-    def transaction(self, *arguments: Any, **options: Any) -> Iterator[Any]:
-        # its begin is a savepoint, and its end may roll back to that
-        self._report()
-        try:
-            with super().transaction(*arguments, **options) as block:  # type: ignore[misc]
-                yield block
-        finally:
-            self._report()
-
-    def _report(self) -> None:
-        if self.report is not None:
-            self.report()
-
-    def _refuse(self, method: str) -> None:
-        if not self.may_end:
-            raise TextualControlError(
-                f"{method}() of the driver's connection would end the transaction, and nobody "
-                f'would know; use {method}() of the session or of its connection'
-            )
 
 
 @cache
@@ -153,28 +162,68 @@ def reporting(factory: type) -> type:
 
 
 @cache
-def watched(connection_class: type) -> type:
-    """Return a class of connections that report, derived from the given one."""
-    return type(f'Watched{connection_class.__name__}', (WatchedConnection, connection_class), {})
+def watched(connection_class: Any) -> type:
+    """Return a class of connections that only SQLAlchemy may commit, and that report.
 
+    It derives from the given class alone, so that a connection of that class can become one of
+    this.
+    """
 
-def _connect(dialect: Any, record: object, arguments: Any, options: Any) -> Any:
-    return watched(dialect.loaded_dbapi.Connection).connect(  # type: ignore[attr-defined]
-        *arguments, **options
-    )
+    class Watched(connection_class):  # type: ignore[misc]
+        #: Tells these classes from others.
+        is_watched = True
+        #: Called before a statement that nobody has announced; None outside of a transaction.
+        report: Any = None
+        #: See :func:`report_to`.
+        setting: Any = None
+        #: True while SQLAlchemy ends the transaction.
+        may_end = False
+        #: True if the text of a statement has committed.
+        has_committed = False
+
+        def commit(self) -> None:
+            self._refuse('commit')
+            super().commit()
+
+        def rollback(self) -> None:
+            self._refuse('rollback')
+            super().rollback()
+
+        @contextmanager
+        def transaction(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+            # its begin is a savepoint, and its end may roll back to that
+            self._report()
+            try:
+                with super().transaction(*arguments, **options) as block:
+                    yield block
+            finally:
+                self._report()
+
+        def _report(self) -> None:
+            if self.report is not None:
+                self.report()
+
+        def _refuse(self, method: str) -> None:
+            if self.report is not None and not self.may_end:
+                raise TextualControlError(
+                    f"{method}() of the driver's connection would end the transaction, and nobody "
+                    f'would know; use {method}() of the session or of its connection'
+                )
+
+    return Watched
 
 
 def _connected(connection: Any, record: object) -> None:
-    connection.cursor_factory = reporting(connection.cursor_factory)
-    connection.server_cursor_factory = reporting(connection.server_cursor_factory)
+    watch_connection(connection)
 
 
-def _announce(
-    connection: object,
-    cursor: Any,
-    statement: object,
-    parameters: object,
-    context: object,
-    executemany: object,
-) -> None:
-    cursor.announced = True
+def _announcing(execute: Callable[..., None]) -> Callable[..., None]:
+    """Return a dialect's method that announces the statement which it executes."""
+
+    @wraps(execute)
+    def announced(cursor: Any, *arguments: Any, **options: Any) -> None:
+        if isinstance(cursor, ReportingCursor):  # else SQLAlchemy makes the connection ready
+            cursor.announced = True
+        execute(cursor, *arguments, **options)
+
+    return announced

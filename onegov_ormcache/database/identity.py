@@ -64,6 +64,11 @@ def identity_parameters(places: Iterable[str]) -> dict[str, str]:
     return {f'schema_{n}': place for n, place in enumerate(places)}
 
 
+def is_missing(identity: str) -> bool:
+    """Return whether an identity is that of a schema which the database does not have."""
+    return identity.endswith('.-.-')
+
+
 def file_identity(path: str) -> str:
     """Return the identity of a file: its device and inode.
 

@@ -18,13 +18,15 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Connection, text
+from cachetools import LRUCache
+from sqlalchemy import Connection
 
 from .catalog import Catalog, Catalogs, Definition
 from .driver import glance
 from .identity import identity_parameters, identity_query
-from .locks import LOCKS, Locks
-from .names import CHANGED_SETTING, INTERNAL, MARKER_SETTING, OWN_SETTING
+from .locks import Locks
+from .names import INTERNAL
+from .probes import CODE_SCHEMAS, END, WATCH_READS, Probes
 from .protocols import NO_NAMES, Changes, Reads, Scope
 
 #: The version of PostgreSQL that has ``pg_stat_force_next_flush()``.
@@ -49,103 +51,6 @@ OF_CATALOG = frozenset(
 #: Letters of the kinds of relations that have rows, or show them: tables, partitioned and
 #: foreign tables, views and materialised views.
 WITH_ROWS = ('r', 'p', 'f', 'v', 'm')
-
-#: What changes how a text is read, apart from the tables: as one text.
-SURROUNDINGS = (
-    "current_setting('search_path') || '|' || current_setting('TimeZone') || '|' || "
-    "current_setting('DateStyle') || '|' || current_setting('IntervalStyle') || '|' || "
-    "current_setting('row_security') || '|' || current_user"
-)
-
-#: PostgreSQL's own tables whose changes take no lock on anything else, with the kinds of changes
-#: that count. Inserts into ``pg_type`` and ``pg_namespace`` do not: each temporary table makes a
-#: type, and a connection's first one a schema.
-CODE = {
-    'pg_proc': ('inserted', 'updated', 'deleted'),
-    'pg_enum': ('inserted', 'updated', 'deleted'),
-    'pg_policy': ('inserted', 'updated', 'deleted'),
-    'pg_operator': ('inserted', 'updated', 'deleted'),
-    'pg_cast': ('inserted', 'updated', 'deleted'),
-    'pg_type': ('updated',),
-    'pg_namespace': ('updated', 'deleted'),
-}
-
-CHANGED_CODE = ' + '.join(
-    f"pg_stat_get_xact_tuples_{kind}('{table}'::regclass)"
-    for table, kinds in CODE.items()
-    for kind in kinds
-)
-
-#: Selects the schemas in which this transaction has made or replaced functions and the like. It
-#: may also select those that others have changed since this one began, and does not find what
-#: was dropped.
-CODE_SCHEMAS = """
-WITH given AS (SELECT age(pg_current_xact_id()::xid) AS age), changed(id) AS (
-    SELECT pronamespace FROM pg_proc t, given WHERE age(t.xmin) <= given.age
-    UNION SELECT typnamespace FROM pg_type t, given WHERE age(t.xmin) <= given.age
-    UNION SELECT typnamespace FROM pg_type JOIN pg_enum t ON enumtypid = pg_type.oid, given
-        WHERE age(t.xmin) <= given.age
-    UNION SELECT oprnamespace FROM pg_operator t, given WHERE age(t.xmin) <= given.age
-    UNION SELECT relnamespace FROM pg_class JOIN pg_policy t ON polrelid = pg_class.oid, given
-        WHERE age(t.xmin) <= given.age
-)
-SELECT nspname FROM pg_namespace WHERE oid IN (SELECT id FROM changed) AND nspname !~ '^pg_'
-"""
-
-#: Returns the transaction's id and whether it is still the one that began; if it has written
-#: anything, also its locks and whether it has changed functions and the like.
-QUESTION = f"""
-SELECT pg_current_xact_id_if_assigned()::text, current_setting('{MARKER_SETTING}', true),
-    {SURROUNDINGS}, current_setting('{CHANGED_SETTING}', true),
-    CASE WHEN pg_current_xact_id_if_assigned() IS NOT NULL THEN ({LOCKS}) END,
-    CASE WHEN pg_current_xact_id_if_assigned() IS NOT NULL
-        THEN {CHANGED_CODE} + (current_setting('track_counts') = 'off')::int ELSE 0 END,
-    pg_stat_get_xact_tuples_updated('pg_namespace'::regclass)
-"""
-
-#: The part of it that tells whether there is more to ask.
-GLANCE = f"""
-SELECT pg_current_xact_id_if_assigned(), current_setting('{MARKER_SETTING}', true), {SURROUNDINGS}
-"""
-
-#: The same as :data:`QUESTION`, directly before COMMIT. It also empties
-#: :data:`~.names.OWN_SETTING`, so that triggers send notifications from here on: changes made
-#: while COMMIT runs (by deferred constraint triggers) are not in this answer.
-LAST_QUESTION = f"""
-{QUESTION}, set_config('{OWN_SETTING}', '', true)
-"""
-
-#: The last question of a transaction whose statements were all understood.
-END = f"""
-SELECT pg_current_xact_id_if_assigned()::text, current_setting('{MARKER_SETTING}', true),
-    NULL, current_setting('{CHANGED_SETTING}', true), NULL, 0, 0,
-    set_config('{OWN_SETTING}', '', true)
-"""
-
-#: The number of accesses to each of these relations, in the order of the oids; then the number of
-#: changed rows in all of them.
-COUNTERS = """
-(SELECT array_agg(
-    pg_stat_get_xact_numscans(oid) + pg_stat_get_xact_tuples_returned(oid)
-    + pg_stat_get_xact_tuples_fetched(oid) ORDER BY n
-) FROM unnest(CAST(:oids AS oid[])) WITH ORDINALITY AS given(oid, n)),
-(SELECT sum(
-    pg_stat_get_xact_tuples_inserted(oid) + pg_stat_get_xact_tuples_updated(oid)
-    + pg_stat_get_xact_tuples_deleted(oid)
-)::bigint FROM unnest(CAST(:oids AS oid[])) AS given(oid))
-"""
-
-#: Makes workers of parallel queries impossible, whose accesses the counters do not show, and
-#: returns the counters and locks.
-WATCH_READS = text(f"""
-SELECT ({LOCKS}), {COUNTERS}, current_setting('track_counts') = 'on',
-    set_config('max_parallel_workers_per_gather', '0', true)
-""")
-
-READS = text(f"""
-SELECT ({LOCKS}), {COUNTERS}, current_setting('{MARKER_SETTING}', true), {SURROUNDINGS},
-    pg_current_xact_id_if_assigned()::text
-""")
 
 ENDED_UNSEEN = (
     'The transaction was ended, and another one begun, by the text of a statement or by the '
@@ -191,6 +96,8 @@ class Definitions(Protocol):
     """The part of a database that knows definitions, and what others call relations."""
 
     catalogs: Catalogs
+    #: What a SET of a host makes of the settings, by its text and the settings before.
+    settings: LRUCache[tuple[str, str], str]
 
     def committed(self, oids: Collection[int]) -> dict[int, Definition]:
         """Return the definitions of relations as others see them, not this transaction."""
@@ -200,20 +107,46 @@ class PostgresInquiry:
     """Asks about one transaction; see :class:`~.protocols.Inquiry`.
 
     Made by :meth:`.Postgres.begin`, used as long as the transaction.
+
+    :param probes: the questions about transactions of its kind.
+    :param path: the search path at the begin, as the probes tell it.
+    :param surroundings: :data:`~.probes.SURROUNDINGS` at the begin.
     """
 
     def __init__(
-        self, connection: Connection, scope: Scope, definitions: Definitions, marker: str
+        self,
+        connection: Connection,
+        scope: Scope,
+        definitions: Definitions,
+        marker: str,
+        probes: Probes,
+        path: str,
+        surroundings: str,
     ) -> None:
         self._connection = connection
         self._scope = scope
         self._known = definitions
         self._marker = marker
-        #: :data:`SURROUNDINGS` at the begin.
-        self.surroundings = ''
+        self._probes = probes
+        #: The search path, as the probes tell it.
+        self.path = path
+        self._surroundings = surroundings
 
     def take(self) -> None:
         return None
+
+    def follow(self, setting: str) -> str | None:
+        """Learn what a SET of the host has changed.
+
+        :param setting: its text, with its parameters.
+        :return: why the transaction has strayed; None if at most the search path is another.
+        """
+        key = setting, self._setting()
+        present = self._known.settings.get(key)
+        if present is None:
+            present = self._known.settings[key] = self._glance()[2]
+        self.path = present.removesuffix(f'|{self._surroundings}')
+        return None if present == self._setting() else STRAYED
 
     def identity(self, place: str) -> str:
         found = self._connection.exec_driver_sql(
@@ -226,23 +159,23 @@ class PostgresInquiry:
             found = self._glance()
         except Exception:
             found = None  # the same question by way of SQLAlchemy raises an error that it knows
-        if found == (None, self._marker, self.surroundings):
+        if found == (None, self._marker, self._setting()):
             return Changes(None)
-        return self._changes(self._ask(QUESTION))
+        return self._changes(self._ask(self._probes.question))
 
     def _glance(self) -> Any:
-        return glance(self._connection.connection.dbapi_connection, GLANCE)
+        return glance(self._connection.connection.dbapi_connection, self._probes.glance)
 
     def last_changes(self, is_unclear: bool) -> Changes:
         if not is_unclear:
             return self._changes(self._ask(END))
-        row = self._ask(LAST_QUESTION)
+        row = self._ask(self._probes.last_question)
         if row[0] is not None and self._may_act_later(row):
             # triggers that would run within COMMIT run now, so that their changes are seen
             self._connection.exec_driver_sql(
                 'SET CONSTRAINTS ALL IMMEDIATE', execution_options=INTERNAL
             )
-            row = self._ask(LAST_QUESTION)
+            row = self._ask(self._probes.last_question)
         return self._changes(row)
 
     def watch_reads(self) -> Baseline:
@@ -253,13 +186,13 @@ class PostgresInquiry:
     def reads(self, since: object) -> Reads:
         before = since
         assert isinstance(before, Baseline)
-        row = self._execute(READS, before.oids)
+        row = self._execute(self._probes.reads, before.oids)
         locks = Locks.parse(row[0])
         wrote = bool(locks.changing - before.locks.changing) or (row[2] or 0) != before.changes
         unknowable = None
         if row[3] != self._marker:
             unknowable = ENDED_UNSEEN
-        elif row[4] != self.surroundings:
+        elif row[4] != self._setting():
             unknowable = STRAYED
         elif not before.counts:
             unknowable = 'the setting track_counts of PostgreSQL is off'
@@ -275,7 +208,7 @@ class PostgresInquiry:
             new | grown | (locks.reading - set(before.oids.values())), locks
         )
         relations = {each.relation for each in definitions.values() if each.kind in WITH_ROWS}
-        intact = row[3] == self._marker and row[4] == self.surroundings
+        intact = row[3] == self._marker and row[4] == self._setting()
         return Reads(
             frozenset(relations),
             unknowable or self._unknowable(locks, before, definitions),
@@ -308,7 +241,7 @@ class PostgresInquiry:
 
     def _changes(self, row: Any) -> Changes:
         ended = ENDED_UNSEEN if row[1] != self._marker else None
-        strayed = None if row[2] is None or row[2] == self.surroundings else STRAYED
+        strayed = None if row[2] is None or row[2] == self._setting() else STRAYED
         tables = json.loads(row[3]) if row[3] else {}
         triggered = {parse_change(key): hidden for key, hidden in tables.items()}
         locks = Locks.parse(row[4])
@@ -372,6 +305,10 @@ class PostgresInquiry:
 
     def _catalog(self) -> Catalog:
         return self._known.catalogs.catalog(self._connection, self._scope)
+
+    def _setting(self) -> str:
+        """Return what the probes tell of a transaction that has not strayed."""
+        return f'{self.path}|{self._surroundings}'
 
     def _ask(self, question: str) -> Any:
         # without SQLAlchemy's compiler, which would cost time at each commit

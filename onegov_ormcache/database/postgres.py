@@ -5,28 +5,22 @@ It knows SQL and the driver, and nothing of what is done with the answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    MetaData,
-    TextClause,
-    create_engine,
-    text,
-)
+from cachetools import LRUCache
+from sqlalchemy import Connection, Engine, MetaData, TextClause, create_engine, text
 from sqlalchemy.engine import ExecutionContext
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema
 
 from ..errors import DatabaseUnreachable
 from .catalog import Catalogs, Definition
-from .driver import ending, has_committed, report_to, watch_driver
+from .driver import ending, has_committed, report_to, watch_connection, watch_driver
 from .identity import identity_columns, identity_parameters, identity_query
-from .inquiries import STRAYED, SURROUNDINGS, PostgresInquiry, PostgresView, new_marker
+from .inquiries import STRAYED, PostgresInquiry, PostgresView, new_marker
 from .names import (
     CLAIM_LOCK,
     INTERNAL,
@@ -37,7 +31,8 @@ from .names import (
 from .notes import take_notes
 from .oracle import PostgresOracle
 from .prepared import ANY_TENANT, keep_apart
-from .protocols import Scope, Statement
+from .probes import OF_PACKAGE, SURROUNDINGS
+from .protocols import Dialect, Scope, Statement
 from .statements import Understanding
 from .tables import Tables
 
@@ -57,10 +52,17 @@ FAILED_TRANSACTION = '25P02'
 #: with triggers, :data:`~.names.OWN_SETTING` tells the triggers that this transaction asks for
 #: the changes that they see, so they need not send notifications.
 BEGIN = f"""
-SELECT set_config('search_path', :path, true), current_setting('transaction_isolation'),
-    pg_is_in_recovery(), set_config('{OWN_SETTING}', {{own}}, true) <> '',
+SELECT {{path}}, current_setting('transaction_isolation'), pg_is_in_recovery(),
+    set_config('{OWN_SETTING}', {{own}}, true) <> '',
     set_config('{MARKER_SETTING}', :marker, true), {SURROUNDINGS}, {{identities}}
 """
+
+#: The expression that sets the search path, for :data:`BEGIN`.
+SET_PATH = "set_config('search_path', :path, true)"
+
+#: The number of SETs of hosts whose effect is remembered.
+REMEMBERED_SETTINGS = 10_000
+
 
 #: One schema's part of :data:`~.names.OWN_SETTING`: empty if the schema does not have the trigger
 #: function. The query needs two index lookups, and no right to use the schema.
@@ -74,33 +76,44 @@ CASE WHEN EXISTS (
 #: Tells whether the server is a replica.
 REPLICA = text('SELECT pg_is_in_recovery()')
 
+#: Selects all schemas but PostgreSQL's own.
+SCHEMAS = """
+SELECT nspname FROM pg_namespace
+WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1
+"""
+
 #: SQLSTATEs of errors that a new attempt of the transaction may resolve: serialization
 #: failure and deadlock.
 RETRYABLE = {'40001', '40P01'}
 
+
 class Postgres:
     """A PostgreSQL database, in which each tenant is a schema; one engine serves all of them.
 
-    Made by a session manager; used by all threads until :meth:`dispose`.
+    Made by an observer; used by all threads until :meth:`dispose`.
 
-    :param url: ``postgresql+psycopg://...``
-    :param options: keyword arguments of ``sqlalchemy.create_engine``.
+    :param engine: whose compiler takes notes, and whose connections report, from now on.
     """
 
     has_transaction_ids = True
 
-    def __init__(self, url: str, options: dict[str, Any]) -> None:
-        self._engine = create_engine(url, **options)
-        take_notes(self._engine.dialect)
-        watch_driver(self._engine)
+    #: The questions about its transactions.
+    probes = OF_PACKAGE
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        take_notes(engine.dialect)
+        watch_driver(engine)
         #: The schemas of tables that tenants share.
         self.shared_schemas: Collection[str] = ()
-        self._claim: Connection | None = None
+        self._claim: Any = None
         # the settings with which the first transaction began, apart from search path and role
         self._settings: str | None = None
+        #: See :class:`.inquiries.Definitions`.
+        self.settings: LRUCache[tuple[str, str], str] = LRUCache(REMEMBERED_SETTINGS)
 
     def know(self, tables: Tables) -> None:
-        """Take the tables that statements may name; called by the session manager."""
+        """Take the tables that statements may name; called by the observer."""
         self.shared_schemas = tables.shared_schemas
         self.catalogs = Catalogs(tables.relations, tables.shared_schemas, EXTENSIONS)
         self._understanding = Understanding(self.catalogs, tables.names_of)
@@ -113,9 +126,9 @@ class Postgres:
         """Return all engines, here the only one."""
         return [self._engine]
 
-    def on_engine(self, watch: Callable[[Engine], None]) -> None:
+    def on_engine(self, watch: Callable[[Engine, Dialect], None]) -> None:
         """Call ``watch`` with each engine, those made later included; here with the only one."""
-        watch(self._engine)
+        watch(self._engine, self)
 
     def check(self) -> None:
         """Check that the database can be reached.
@@ -123,9 +136,8 @@ class Postgres:
         :raises DatabaseUnreachable: if it can't be reached.
         """
         try:
-            with self._connect() as connection:
-                connection.exec_driver_sql('SELECT 1')
-        except SQLAlchemyError as error:
+            self._ask('SELECT 1')
+        except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
             where = self._engine.url.render_as_string(hide_password=True)
             reason = ' '.join(str(getattr(error, 'orig', None) or error).split())
             raise DatabaseUnreachable(
@@ -140,14 +152,29 @@ class Postgres:
     def own_connection(self, url: str | None = None) -> Any:
         """Return a connection of the driver that belongs to no pool; the caller closes it.
 
+        No listener of the engine is told of it.
+
         :param url: a URL of the same database, if the engine's can't be used (because it
             goes through a connection pooler, for example).
         """
         engine = self._engine if url is None else create_engine(url)
-        checkout = engine.pool.recreate().connect()
-        connection = checkout.dbapi_connection
-        checkout.detach()
-        return connection
+        # the engine's pool has the only function that knows all the engine's arguments
+        return engine.pool._invoke_creator(None)  # type: ignore[arg-type]
+
+    @contextmanager
+    def _own(self) -> Iterator[Any]:
+        """Yield a connection of the driver, in AUTOCOMMIT, and close it after the block."""
+        connection = self.own_connection()
+        try:
+            connection.autocommit = True
+            yield connection
+        finally:
+            connection.close()
+
+    def _ask(self, question: str, parameters: Any = None) -> list[Any]:
+        """Return the rows that a connection of its own gives."""
+        with self._own() as connection:
+            return list(connection.cursor().execute(question, parameters).fetchall())
 
     # the methods of `transactions.Dialect`, and queries within a transaction
 
@@ -167,26 +194,30 @@ class Postgres:
         # set_config() in a SELECT and not SET LOCAL, because only a SELECT takes the view
         # under REPEATABLE READ and SERIALIZABLE; one statement, to save round trips
         schema, marker = scope.schema, new_marker()
+        watch_connection(connection.connection.dbapi_connection)
         places = dict.fromkeys((schema, *self.shared_schemas))
         parameters = {
             'path': search_path(schema), 'marker': marker, **identity_parameters(places)
         }  # fmt: skip
         for n, place in enumerate(places):
             parameters |= {f'place_{n}': quote(place), f'own_{n}': f',{place},'}
-        begin = begin_statement(len(places))
         keep_apart(connection, ANY_TENANT)
-        row = connection.execute(begin, parameters, execution_options=INTERNAL).one()
+        row = connection.execute(
+            self._begin_statement(len(places)), parameters, execution_options=INTERNAL
+        ).one()
         keep_apart(connection, schema)
-        inquiry = PostgresInquiry(connection, scope, self, marker)
-        # the expression is evaluated after set_config(), but may show the old search path
-        settings = row[5].split('|', 1)[1]
-        inquiry.surroundings = f'{search_path(schema)}|{settings}'
-        settings = settings.rpartition('|')[0]
+        inquiry = PostgresInquiry(
+            connection, scope, self, marker, self.probes, path=row[0], surroundings=row[5]
+        )
+        settings = row[5].rpartition('|')[0]
         if self._settings is None:
             self._settings = settings
         strayed = None if settings == self._settings else STRAYED
         identities = dict(zip(places, row[6:], strict=True))
         return PostgresView(row[1], row[2], row[3], strayed, identities), inquiry
+
+    def _begin_statement(self, places: int) -> TextClause:
+        return begin_statement(SET_PATH, places)
 
     def begin_again(
         self, connection: Connection, scope: Scope
@@ -220,8 +251,13 @@ class Postgres:
         """Return False: what the driver does by itself is unclear in any case."""
         return False
 
-    def report_to(self, dbapi_connection: Any, report: Callable[[], None] | None) -> None:
-        report_to(dbapi_connection, report)
+    def report_to(
+        self,
+        dbapi_connection: Any,
+        report: Callable[[], None] | None,
+        setting: Callable[[str], None] | None = None,
+    ) -> None:
+        report_to(dbapi_connection, report, None)
 
     def ending(self, dbapi_connection: Any) -> AbstractContextManager[None]:
         return ending(dbapi_connection)
@@ -232,24 +268,18 @@ class Postgres:
 
         A connection of its own still sees them.
         """
-        connection = self.own_connection()
-        try:
+        with self._own() as connection:
             return self.catalogs.read_by_driver(connection, oids)
-        finally:
-            connection.close()
 
     def identities(self, places: Collection[str]) -> dict[str, str]:
         """Return the identities of schemas, asked by a connection of its own."""
-        connection = self.own_connection()
-        try:
+        with self._own() as connection:
             return {
                 place: connection.execute(
                     identity_query(), identity_parameters((place,))
                 ).fetchone()[0]
                 for place in places
             }
-        finally:
-            connection.close()
 
     def refused(self, error: BaseException) -> bool:
         state = getattr(error, 'sqlstate', None)
@@ -269,18 +299,12 @@ class Postgres:
 
     def list_schemas(self) -> list[str]:
         """Return all schemas but PostgreSQL's own, sorted."""
-        with self._connect() as connection:
-            rows = connection.exec_driver_sql(
-                'SELECT nspname FROM pg_namespace '
-                "WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1"
-            )
-            return list(rows.scalars())
+        return [name for (name,) in self._ask(SCHEMAS)]
 
     def has_schema(self, schema: str) -> bool:
         """Return whether the database has the schema."""
-        query = text('SELECT 1 FROM pg_namespace WHERE nspname = :schema')
-        with self._connect() as connection:
-            return connection.execute(query, {'schema': schema}).first() is not None
+        query = 'SELECT 1 FROM pg_namespace WHERE nspname = %(schema)s'
+        return bool(self._ask(query, {'schema': schema}))
 
     def create_schema(
         self, schema: str, metadatas: Sequence[MetaData], created: Callable[[], object]
@@ -308,9 +332,14 @@ class Postgres:
                 {'path': search_path(schema)},
             )
             keep_apart(connection, schema)
+            if self.shared_schemas:
+                # several tenants may be made at once
+                connection.execute(text('SELECT pg_advisory_xact_lock(hashtext(:name))'), {
+                    'name': 'shared schemas'
+                })
+            for own in self.shared_schemas:
+                connection.execute(CreateSchema(own, if_not_exists=True))
             for metadata in metadatas:
-                for own in sorted({t.schema for t in metadata.tables.values() if t.schema}):
-                    connection.execute(CreateSchema(own, if_not_exists=True))
                 metadata.create_all(connection)
             if found is None:
                 created()
@@ -323,12 +352,11 @@ class Postgres:
 
         :return: False if it is claimed already.
         """
-        connection = self._connect().execution_options(isolation_level='AUTOCOMMIT')
-        # the lock lasts as long as this connection, which is detached so that it neither
-        # returns to the pool nor takes up a place in it
-        connection.detach()
+        # the lock lasts as long as this connection
+        connection = self.own_connection()
+        connection.autocommit = True
         question = f'SELECT pg_try_advisory_lock({CLAIM_LOCK})'
-        taken = connection.exec_driver_sql(question).scalar_one()
+        (taken,) = connection.cursor().execute(question).fetchone()
         if not taken:
             connection.close()
             return False
@@ -357,14 +385,15 @@ class Postgres:
 
 
 @cache
-def begin_statement(places: int) -> TextClause:
+def begin_statement(path: str, places: int) -> TextClause:
     """Return the statement that begins a transaction.
 
+    :param path: the expression that sets or tells the search path.
     :param places: the number of schemas that the transaction may ask about: the tenant's, and
         those of shared tables.
     """
     own = ' || '.join(OWN.format(n=n) for n in range(places))
-    return text(BEGIN.format(own=own, identities=identity_columns(places)))
+    return text(BEGIN.format(path=path, own=own, identities=identity_columns(places)))
 
 
 def search_path(schema: str) -> str:

@@ -129,6 +129,13 @@ class Inquiry(Protocol):
     def identity(self, place: str) -> str | None:
         """Return the identity of a schema; None if no other schema can be changed."""
 
+    def follow(self, setting: str) -> str | None:
+        """Learn what a SET has changed.
+
+        :param setting: its text.
+        :return: why the transaction has strayed; None if it has not.
+        """
+
     def changes(self) -> Changes:
         """Return what the transaction has changed so far."""
 
@@ -161,6 +168,9 @@ class Listener(Protocol):
 
     def executing(self, statement: Statement) -> None:
         """Called before a statement is executed; on SQLite, after it."""
+
+    def set_by(self, setting: str) -> None:
+        """Called when a cursor of the driver's own has executed a SET, with its text."""
 
     def savepoint_lost(self) -> None:
         """Called when the transaction is rolled back to a savepoint."""
@@ -248,8 +258,16 @@ class Dialect(Protocol):
     def refused(self, error: BaseException) -> bool:
         """Return whether an error at COMMIT proves that nothing was committed."""
 
-    def report_to(self, dbapi_connection: Any, report: Callable[[], None] | None) -> None:
-        """Call ``report`` before each statement of the driver's own cursors; None: do not."""
+    def report_to(
+        self,
+        dbapi_connection: Any,
+        report: Callable[[], None] | None,
+        setting: Callable[[str], None] | None = None,
+    ) -> None:
+        """Call ``report`` before each statement of the driver's own cursors; None: do not.
+
+        :param setting: may be called instead, after a SET, with its text.
+        """
 
     def ending(self, dbapi_connection: Any) -> Any:
         """Return a context manager in which the driver may end its transaction."""

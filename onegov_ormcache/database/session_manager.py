@@ -2,8 +2,8 @@
 
 Every session and connection belongs to one schema. Each transaction binds itself to that
 schema when it begins, and the binding ends with the transaction. A :class:`SessionScope`
-names the schema and is told of each transaction; this module does not know what the scope
-does with that.
+names the schema. What the sessions and connections do is watched by an
+:class:`~.observer.Observer`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from threading import Lock
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from ..errors import (
     AutocommitError,
@@ -31,14 +30,13 @@ from ..errors import (
     OutsideScopeError,
 )
 from .names import SCOPE_OPTION
-from .notes import Relation
-from .oracle import PostgresOracle
+from .observer import Observer
 from .postgres import Postgres
-from .sessions import RunSession, SessionOwner, Sessions, TenantSession
-from .signals import Signals
+from .protocols import Scope
+from .sessions import SessionOwner, TenantSession
 from .sqlite import SQLite
-from .tables import Tables, metadatas_of
-from .transactions import Watch, current_scope
+from .tables import metadatas_of
+from .transactions import current_scope
 
 #: Names of schemas that no tenant can have.
 RESERVED = frozenset({'information_schema', 'public', 'extensions'})
@@ -51,7 +49,7 @@ class SessionScope(SessionOwner, Protocol):
 
     #: The scope that was current before this one; None if there was none.
     outer: Any
-    session_manager: SessionManager
+    session_manager: Any
 
     def session(self) -> Session:
         """Return the scope's session, which is made at the first call."""
@@ -83,45 +81,25 @@ class SessionManager:
     ) -> None:
         self.dsn = dsn
         self.metadatas = metadatas_of(base)
-        self.signals = Signals()
-        self.on_insert = self.signals.on_insert
-        self.on_update = self.signals.on_update
-        self.on_delete = self.signals.on_delete
-        self.on_table_change = self.signals.on_table_change
-        self.on_schema_created = self.signals.on_schema_created
         self.database = _database(dsn, dict(engine_options or {}))
-        self._tables = Tables(self.metadatas)
-        self.shared_schemas = self._tables.shared_schemas
-        if self.shared_schemas and isinstance(self.database, SQLite):
+        #: Watches what the engines and sessions do.
+        self.observer = TenantObserver(self.database, lambda: self.metadatas, self._scope_of)
+        self.on_insert = self.observer.on_insert
+        self.on_update = self.observer.on_update
+        self.on_delete = self.observer.on_delete
+        self.on_table_change = self.observer.on_table_change
+        self.on_schema_created = self.observer.on_schema_created
+        if self.observer.shared_schemas and isinstance(self.database, SQLite):
             raise ConfigurationError(
-                f'A table has the schema {self.shared_schemas[0]!r} of its own, shared by '
-                'tenants; SQLite keeps each schema in a file of its own: use PostgreSQL'
+                f'A table has the schema {self.observer.shared_schemas[0]!r} of its own, shared '
+                'by tenants; SQLite keeps each schema in a file of its own: use PostgreSQL'
             )
-        self.database.know(self._tables)
-        self._muted: ContextVar[bool] = ContextVar('muted', default=False)
-        self._sessions = Sessions(session_options or {}, self.signals, self._muted.get)
+        factory: sessionmaker[Session] = sessionmaker(**(session_options or {}))
+        self._sessions = self.observer.watch_sessions(factory, self._scope)
         self._known: set[str] = set()
         self._ensured: set[str] = set()
         self._lock = Lock()
-        self.database.on_engine(self._watch)
         _MANAGERS.add(self)
-
-    @property
-    def tables(self) -> frozenset[str]:
-        """The names of all tables of the metadata."""
-        return self._tables.names
-
-    def has_table(self, name: str) -> bool:
-        """Return whether the metadata has a table of this name."""
-        return self._tables.has(name)
-
-    def names_of(self, relation: Relation, tenant: str) -> frozenset[str]:
-        """Return the metadata's names of a relation; see :meth:`.Tables.names_of`."""
-        return self._tables.names_of(relation, tenant)
-
-    def reached_from(self, table: str) -> frozenset[str]:
-        """Return the tables that change with a table, by the metadata's foreign keys."""
-        return self._tables.reached_from(table)
 
     @property
     def engine(self) -> Engine:
@@ -143,30 +121,9 @@ class SessionManager:
         engine = self.database.engine(scope.schema)
         return self._sessions.make(scope, engine.execution_options(**{SCOPE_OPTION: scope}))
 
-    def create_run_session(self, tenant_session: TenantSession) -> RunSession:
-        """Return a new session that works in the transaction of a scope's session, with objects
-        of its own; the caller closes it."""
-        return self._sessions.make_run(tenant_session)
-
-    @contextmanager
-    def muted(self) -> Iterator[None]:
-        """Send no signals for objects while the block runs in this thread; for bulk imports.
-
-        No change is missed: the scope is still told which tables have changed, but as changes
-        without objects.
-        """
-        token = self._muted.set(True)
-        try:
-            yield
-        finally:
-            self._muted.reset(token)
-
-    def oracle(self, connection: Connection) -> PostgresOracle | None:
-        """Return an object that answers questions about transactions by this connection.
-
-        :return: None if the database has no transaction ids.
-        """
-        return self.database.oracle(connection)
+    def muted(self) -> AbstractContextManager[None]:
+        """Send no signals for objects while a block runs; see :meth:`.Observer.muted`."""
+        return self.observer.muted()
 
     def is_valid_schema(self, schema: object) -> bool:
         """Return whether a tenant may have this name.
@@ -174,22 +131,11 @@ class SessionManager:
         It may have 1 to 63 lower-case ASCII letters, digits, ``_`` and single ``-``. It
         begins with a letter or digit, but not with ``pg_``, and is not reserved.
         """
-        return (
-            isinstance(schema, str)
-            and VALID_SCHEMA.fullmatch(schema) is not None
-            and '--' not in schema
-            and not schema.startswith('pg_')
-            and schema not in RESERVED
-        )
-
-    def is_place(self, schema: str) -> bool:
-        """Return whether the schema may be that of a tenant, or has tables that tenants share."""
-        return self.is_valid_schema(schema) or schema in self.shared_schemas
+        return self.observer.is_tenant(schema)
 
     def list_schemas(self, prefix: str = '') -> list[str]:
         """Return the names of the database's tenants that begin with a prefix, sorted."""
-        schemas = self.database.list_schemas()
-        return [s for s in schemas if s.startswith(prefix) and self.is_valid_schema(s)]
+        return self.observer.list_schemas(prefix)
 
     def has_schema(self, schema: str) -> bool:
         """Return whether the database has the tenant, and create nothing.
@@ -264,8 +210,35 @@ class SessionManager:
             scope = scope.outer
         return scope
 
-    def _watch(self, engine: Engine) -> None:
-        Watch(engine, self.database, self._find_scope)
+    def _scope_of(self, connection: Connection) -> Scope:
+        """Return the scope that a connection belongs to.
+
+        :raises OutsideScopeError: if there is no scope.
+        """
+        scope: Scope | None = connection.get_execution_options().get(SCOPE_OPTION)
+        if scope is None and (scope := self._find_scope()) is not None:
+            # a connection keeps the scope it was first used in: it may be used later, within
+            # another scope that is of another tenant
+            connection.execution_options(**{SCOPE_OPTION: scope})
+        if scope is None:
+            raise OutsideScopeError(
+                'A connection was used outside of a request scope, so it has no tenant; '
+                'open a scope: with app.request_scope(schema): ...'
+            )
+        return scope
+
+
+class TenantObserver(Observer):
+    """The observer of a session manager, whose tenants have names of a certain form."""
+
+    def is_tenant(self, schema: object) -> bool:
+        return (
+            isinstance(schema, str)
+            and VALID_SCHEMA.fullmatch(schema) is not None
+            and '--' not in schema
+            and not schema.startswith('pg_')
+            and schema not in RESERVED
+        )
 
 
 #: All managers of this process, each of which is told of a fork.
@@ -291,7 +264,7 @@ def _database(dsn: str, options: dict[str, Any]) -> Postgres | SQLite:
         url = make_url(dsn)
         backend = url.get_backend_name()
         if backend == 'postgresql':
-            return Postgres(dsn, options)
+            return Postgres(create_engine(dsn, **options))
         if backend == 'sqlite':
             return SQLite(url, options)
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:

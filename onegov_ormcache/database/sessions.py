@@ -1,18 +1,20 @@
 """The sessions of a scope: the tenant session, and run sessions that work in its transaction.
 
-A run session has objects of its own. It uses the connections of the tenant session, so it sees
-what that one has flushed, and what it writes is committed or rolled back with the rest. This
-module does not know what a scope does with what its sessions tell it.
+Tenant sessions are those that the application's factory makes, once it is observed. A run session
+has objects of its own. It uses the connections of the tenant session, so it sees what that one has
+flushed, and what it writes is committed or rolled back with the rest. This module does not know
+what a scope does with what its sessions tell it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError, UnboundExecutionError
 from sqlalchemy.orm import (
     ORMExecuteState,
     Session,
@@ -21,7 +23,7 @@ from sqlalchemy.orm import (
     sessionmaker,
 )
 
-from ..errors import RunSessionError
+from ..errors import ConfigurationError, RunSessionError
 from .names import SCOPE_OPTION
 from .protocols import Scope
 from .signals import Signals, related_tables
@@ -68,17 +70,26 @@ class SessionOwner(Scope, Protocol):
         """Called when the tenant session's transaction was committed, rolled back or closed."""
 
 
+#: The session that flushes in this thread; None if none does.
+flushing: ContextVar[ScopedSession | None] = ContextVar('flushing', default=None)
+
+
 class ScopedSession(Session):
     """A session that belongs to a scope; the base class of both kinds."""
+
+    #: Those who observe it; set on a class of its own for each factory.
+    sessions: Sessions
 
     #: Tables that statements of the present flush have changed; None outside of a flush.
     flushed_tables: set[str] | None = None
 
     def flush(self, objects: Any = None) -> None:
         is_outermost = self.flushed_tables is None
+        token = flushing.set(self)
         try:
             super().flush(objects)
         finally:
+            flushing.reset(token)
             # if a `before_flush` listener of the application raises, or leaves nothing to
             # flush, SQLAlchemy calls neither `after_flush` nor `after_soft_rollback`
             if is_outermost and self.flushed_tables is not None:
@@ -103,6 +114,21 @@ class TenantSession(ScopedSession):
 
     #: The error of a run session's flush, which has rolled back this session's transaction, too.
     failure: BaseException | None = None
+
+    def own_connection(self, default: Engine | None = None) -> Connection:
+        """Return the connection for questions of the package; begin a transaction if there is
+        none.
+
+        :param default: the engine, if the session chooses one by what it executes.
+        """
+        self.refuse_after_failure()
+        bind = self.bind
+        if bind is None:
+            try:
+                bind = super().get_bind()
+            except UnboundExecutionError:
+                bind = default
+        return self.connection(bind_arguments={'bind': bind})
 
     def get_bind(self, mapper: Any = None, **arguments: Any) -> Any:
         # called before each use of the connection: queries, lazy loads and flushes
@@ -249,31 +275,48 @@ class RunSession(ScopedSession):
 
 
 class Sessions:
-    """Makes the sessions of one session manager, and listens to their events.
+    """Observes the sessions of one factory, and makes their run sessions.
 
-    :param options: the application's keyword arguments of ``sqlalchemy.orm.sessionmaker``.
+    Made by an observer for each factory; lives as long.
+
+    :param factory: makes observed sessions from now on.
     :param signals: the signals to send for the objects that a flush has changed.
     :param is_muted: tells whether this thread sends no signals now.
+    :param find_owner: returns the scope of a session that was made for none.
+    :param scope_of: returns the scope of a host's connection; None if each session is made for one
+        scope.
+    :raises ConfigurationError: if the factory is observed already.
     """
 
     def __init__(
-        self, options: Mapping[str, Any], signals: Signals, is_muted: Callable[[], bool]
+        self,
+        factory: sessionmaker[Any],
+        signals: Signals,
+        is_muted: Callable[[], bool],
+        find_owner: Callable[[], SessionOwner],
+        scope_of: Callable[[Connection], Any] | None,
     ) -> None:
+        if issubclass(factory.class_, TenantSession):
+            raise ConfigurationError(f'{factory!r} is observed already; observe it once')
         self._signals = signals
         self._is_muted = is_muted
-        own = dict(options)
-        session_class = own.pop('class_', Session)
-        tenant_class = type('TenantSession', (TenantSession, session_class), {})
-        run_class = type('RunSession', (RunSession, session_class), {})
-        self._make: sessionmaker[TenantSession] = sessionmaker(**own, class_=tenant_class)
+        self.find_owner = find_owner
+        self._scope_of = scope_of
+        own = {'sessions': self, '__module__': __name__}
+        # run sessions are without what listens to the factory, which has a class of its own
+        run_class = type('RunSession', (RunSession, factory.class_.__mro__[1]), own)
         self._make_run: sessionmaker[RunSession] = sessionmaker(
-            **_run_options(own), class_=run_class
+            **_run_options(factory.kw), class_=run_class
         )
+        factory.class_ = type('TenantSession', (TenantSession, factory.class_), own)
+        self._make = factory
         for make in self._make, self._make_run:
             event.listen(make, 'before_flush', _before_flush)
             event.listen(make, 'after_flush', self._after_flush)
             event.listen(make, 'do_orm_execute', _on_execute)
             event.listen(make, 'after_soft_rollback', _after_soft_rollback)
+        if scope_of is not None:
+            event.listen(self._make, 'after_begin', self._after_begin)
         event.listen(self._make, 'before_commit', _before_commit)
         event.listen(self._make, 'after_transaction_end', _after_transaction_end)
         event.listen(self._make_run, 'after_transaction_end', _after_run_transaction_end)
@@ -282,7 +325,8 @@ class Sessions:
 
     def make(self, scope: SessionOwner, engine: Engine) -> TenantSession:
         """Return a new session of a scope; the caller closes it."""
-        return self._make(bind=engine, info={SCOPE_OPTION: scope})
+        session: TenantSession = self._make(bind=engine, info={SCOPE_OPTION: scope})
+        return session
 
     def make_run(self, tenant_session: TenantSession) -> RunSession:
         """Return a new session in the transaction of a tenant session; the caller closes it."""
@@ -290,6 +334,17 @@ class Sessions:
         session = self._make_run(bind=tenant_session.bind, info=info)
         session.tenant_session = tenant_session
         return session
+
+    def disown(self, session: TenantSession) -> None:
+        """Forget the scope of a host's session, whose next transaction may be another tenant's."""
+        if self._scope_of is not None:
+            session.info.pop(SCOPE_OPTION, None)
+
+    def _after_begin(
+        self, session: TenantSession, transaction: object, connection: Connection
+    ) -> None:
+        assert self._scope_of is not None
+        session.info[SCOPE_OPTION] = self._scope_of(connection)
 
     def _after_flush(self, session: ScopedSession, context: UOWTransaction) -> None:
         scope = owner_of(session)
@@ -302,9 +357,23 @@ class Sessions:
         scope.changed_without_objects(written - with_objects)
 
 
-def owner_of(session: Session) -> SessionOwner:
-    """Return the scope that a session was made for."""
-    return session.info[SCOPE_OPTION]  # type: ignore[no-any-return]
+def owner_of(session: ScopedSession) -> SessionOwner:
+    """Return the scope that a session was made for, or works for at present."""
+    owner: SessionOwner | None = session.info.get(SCOPE_OPTION)
+    return session.sessions.find_owner() if owner is None else owner
+
+
+def observed(session: Session) -> Any:
+    """Return a session that is observed.
+
+    :raises ConfigurationError: if nobody observes it.
+    """
+    if not isinstance(session, ScopedSession):
+        raise ConfigurationError(
+            f'{session!r} was made by a factory that nobody observes, or before it was observed, '
+            'so its changes would evict nothing: observe(sessions=...) the factory when it is made'
+        )
+    return session
 
 
 def close_session(session: Session) -> None:
@@ -355,6 +424,7 @@ def _after_transaction_end(session: TenantSession, transaction: SessionTransacti
         for run_session in scope.run_sessions:
             run_session.leave()
         scope.session_ended()
+        session.sessions.disown(session)
 
 
 def _after_run_transaction_end(session: RunSession, transaction: SessionTransaction) -> None:

@@ -31,7 +31,7 @@ from .authorizer import (
 from .identity import file_identity
 from .names import INTERNAL
 from .notes import Relation, is_of_objects, notes_of, take_notes
-from .protocols import Scope, Statement
+from .protocols import Dialect, Scope, Statement
 from .statements import refuse_control
 from .tables import Tables
 
@@ -58,71 +58,21 @@ class SQLiteView(NamedTuple):
     identities: Mapping[str, str] = MappingProxyType({})
 
 
-class SQLite:
-    """A folder of SQLite files, in which each tenant is a file with an engine of its own.
-
-    Made by a session manager; used by all threads until :meth:`dispose`.
-
-    :param url: ``sqlite:///FOLDER``
-    :param options: keyword arguments of ``sqlalchemy.create_engine``.
-    :raises DatabaseUnreachable: if the URL names no folder, or has a query string.
-    """
+class SQLiteDialect:
+    """What is the same for all SQLite files; see :class:`~.protocols.Dialect`."""
 
     has_transaction_ids = False
 
-    def __init__(self, url: URL, options: dict[str, Any]) -> None:
-        if not url.database or url.database == ':memory:' or url.query:
-            raise DatabaseUnreachable(
-                f'dsn {url.render_as_string()!r}: name a folder, as in sqlite:///tenants; '
-                'it keeps a database file per schema'
-            )
-        self.folder = Path(url.database)
-        self._drivername = url.drivername
-        self._options = options
-        self._lock = Lock()
-        self._engines: dict[str, Engine] = {}
-        self._watchers: list[Callable[[Engine], None]] = []
-        self._claim: FileLock | None = None
-        self._tables = Tables(())
+    #: The tables that statements may name.
+    tables = Tables(list)
 
     def know(self, tables: Tables) -> None:
-        """Take the tables that statements may name; called by the session manager."""
-        self._tables = tables
+        """Take the tables that statements may name; called by the observer."""
+        self.tables = tables
 
-    def _names_of(self, relation: Relation, tenant: str) -> frozenset[str]:
-        return self._tables.folded(relation.name)
-
-    def engine(self, schema: str) -> Engine:
-        """Return the engine of a schema, which is made at the first call."""
-        with self._lock:
-            engine = self._engines.get(schema)
-            if engine is None:
-                engine = self._engines[schema] = self._make(schema)
-            return engine
-
-    def engines(self) -> list[Engine]:
-        """Return all engines made so far."""
-        with self._lock:
-            return list(self._engines.values())
-
-    def on_engine(self, watch: Callable[[Engine], None]) -> None:
-        """Call ``watch`` with each engine, those made later included."""
-        with self._lock:
-            self._watchers.append(watch)
-            for engine in self._engines.values():
-                watch(engine)
-
-    def check(self) -> None:
-        """Create the folder if it is missing, and check that it can be written to.
-
-        :raises DatabaseUnreachable: if it can't be created or written to.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DatabaseUnreachable(f'The folder {str(self.folder)!r}: {error}') from error
-        if not os.access(self.folder, os.W_OK):
-            raise DatabaseUnreachable(f'The folder {str(self.folder)!r} can not be written to')
+    def names_of(self, relation: Relation, tenant: str) -> frozenset[str]:
+        """Return the metadata's names of a relation."""
+        return self.tables.folded(relation.name)
 
     # the methods of `transactions.Dialect`, and queries within a transaction
 
@@ -190,7 +140,12 @@ class SQLite:
         lost, authorizer.lost_savepoint = authorizer.lost_savepoint, False
         return lost
 
-    def report_to(self, dbapi_connection: Any, report: Callable[[], None] | None) -> None:
+    def report_to(
+        self,
+        dbapi_connection: Any,
+        report: Callable[[], None] | None,
+        setting: Callable[[str], None] | None = None,
+    ) -> None:
         authorizer_of(dbapi_connection).report = report
 
     def ending(self, dbapi_connection: Any) -> AbstractContextManager[None]:
@@ -211,6 +166,69 @@ class SQLite:
     def is_replica(self, connection: Connection) -> bool:
         """Return False: SQLite has no replicas."""
         return False
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Return whether a new attempt of the transaction may resolve the error."""
+        if not isinstance(error, DBAPIError):
+            return False
+        code = getattr(error.orig, 'sqlite_errorcode', None)
+        return code is not None and code & 0xFF == sqlite3.SQLITE_BUSY
+
+class SQLite(SQLiteDialect):
+    """A folder of SQLite files, in which each tenant is a file with an engine of its own.
+
+    Made by a session manager; used by all threads until :meth:`dispose`.
+
+    :param url: ``sqlite:///FOLDER``
+    :param options: keyword arguments of ``sqlalchemy.create_engine``.
+    :raises DatabaseUnreachable: if the URL names no folder, or has a query string.
+    """
+
+    def __init__(self, url: URL, options: dict[str, Any]) -> None:
+        if not url.database or url.database == ':memory:' or url.query:
+            raise DatabaseUnreachable(
+                f'dsn {url.render_as_string()!r}: name a folder, as in sqlite:///tenants; '
+                'it keeps a database file per schema'
+            )
+        self.folder = Path(url.database)
+        self._drivername = url.drivername
+        self._options = options
+        self._lock = Lock()
+        self._engines: dict[str, Engine] = {}
+        self._watchers: list[Callable[[Engine, Dialect], None]] = []
+        self._claim: FileLock | None = None
+
+    def engine(self, schema: str) -> Engine:
+        """Return the engine of a schema, which is made at the first call."""
+        with self._lock:
+            engine = self._engines.get(schema)
+            if engine is None:
+                engine = self._engines[schema] = self._make(schema)
+            return engine
+
+    def engines(self) -> list[Engine]:
+        """Return all engines made so far."""
+        with self._lock:
+            return list(self._engines.values())
+
+    def on_engine(self, watch: Callable[[Engine, Dialect], None]) -> None:
+        """Call ``watch`` with each engine, those made later included."""
+        with self._lock:
+            self._watchers.append(watch)
+            for engine in self._engines.values():
+                watch(engine, self)
+
+    def check(self) -> None:
+        """Create the folder if it is missing, and check that it can be written to.
+
+        :raises DatabaseUnreachable: if it can't be created or written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseUnreachable(f'The folder {str(self.folder)!r}: {error}') from error
+        if not os.access(self.folder, os.W_OK):
+            raise DatabaseUnreachable(f'The folder {str(self.folder)!r} can not be written to')
 
     # schemas
 
@@ -271,13 +289,6 @@ class SQLite:
                 engine.dispose(close=close)
             self._engines.clear()
 
-    def is_conflict(self, error: BaseException) -> bool:
-        """Return whether a new attempt of the transaction may resolve the error."""
-        if not isinstance(error, DBAPIError):
-            return False
-        code = getattr(error.orig, 'sqlite_errorcode', None)
-        return code is not None and code & 0xFF == sqlite3.SQLITE_BUSY
-
     def _make(self, schema: str) -> Engine:
         url = URL.create(self._drivername, database=str(self._file(schema)))
         options = dict(self._options)
@@ -291,23 +302,24 @@ class SQLite:
         take_notes(engine.dialect)
 
         def connected(connection: AuthorizedConnection, record: ConnectionPoolEntry) -> None:
-            _on_connect(self._file(schema), connection, record)
-            authorize(connection, schema, self._names_of)
+            prepare(self._file(schema), connection, record)
+            connection.execute('PRAGMA journal_mode=WAL')
+            connection.execute('PRAGMA foreign_keys=ON')
+            authorize(connection, schema, self.names_of)
 
         event.listen(engine, 'connect', connected)
         for watch in self._watchers:
-            watch(engine)
+            watch(engine, self)
         return engine
 
     def _file(self, schema: str) -> Path:
         return self.folder / f'{schema}{SUFFIX}'
 
 
-def _on_connect(
-    file: Path, connection: sqlite3.Connection, record: ConnectionPoolEntry
+def prepare(
+    file: Path | str, connection: sqlite3.Connection, record: ConnectionPoolEntry
 ) -> None:
-    connection.isolation_level = None  # sqlite3 sends no BEGIN; `SQLite.begin()` does
-    connection.execute('PRAGMA journal_mode=WAL')
-    connection.execute('PRAGMA foreign_keys=ON')
+    """Make a new connection ready for transactions that :meth:`SQLiteDialect.begin` begins."""
+    connection.isolation_level = None  # sqlite3 sends no BEGIN; `begin()` does
     # not asked at each begin: the connection goes on with this file if another takes its name
     record.info[IDENTITY] = file_identity(str(file))

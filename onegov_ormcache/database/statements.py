@@ -36,6 +36,9 @@ CONTROL_REFUSED = (
 )
 
 
+OTHER_PATH = "the search path of the connection does not begin with the tenant's schema"
+
+
 class Understanding:
     """Finds out what statements touch; made by a database, used by all threads.
 
@@ -51,11 +54,17 @@ class Understanding:
         self._names_of = names_of
 
     def statement(
-        self, connection: Connection, scope: Scope, sql: str, context: ExecutionContext | None
+        self,
+        connection: Connection,
+        scope: Scope,
+        sql: str,
+        context: ExecutionContext | None,
+        is_placed: bool = True,
     ) -> Statement:
         """Return what a statement touches that is about to be executed.
 
         :param context: as in SQLAlchemy's event ``before_cursor_execute``.
+        :param is_placed: True if names without schema are looked up in the scope's schema.
         :raises TextualControlError: if its text begins or ends the transaction.
         """
         notes = notes_of(context)
@@ -69,11 +78,13 @@ class Understanding:
             catalog = self._catalogs.catalog(connection, scope)
             translated = context.execution_options.get('schema_translate_map') or {}
             of_objects = is_of_objects(context)
-            key = of_objects, *translated.items()
+            key = of_objects, is_placed, *translated.items()
             known = catalog.statements.setdefault(context.compiled, {})  # type: ignore[arg-type]
             found = known.get(key)
             if found is None:
                 relations = _Relations(notes, translated, scope.schema)
+                if relations.unqualified and not is_placed:
+                    return _unclear(notes, OTHER_PATH)
                 self._catalogs.know_relations(connection, catalog, relations.all)
                 self._catalogs.know_functions(connection, catalog, notes.functions)
                 found = self._understand(catalog, notes, relations, scope.schema)
@@ -127,8 +138,12 @@ class _Relations:
     """The relations of a statement's notes, with the schemas that an execution gives them."""
 
     def __init__(self, notes: Notes, translated: dict[str | None, str], tenant: str) -> None:
+        #: True if the search path tells where one of them lies.
+        self.unqualified = False
+
         def placed(relation: Relation) -> Relation:
             schema = translated.get(relation.schema, relation.schema)
+            self.unqualified = self.unqualified or schema is None
             return Relation(schema or tenant, relation.name)
 
         self.reads = set(map(placed, notes.reads))

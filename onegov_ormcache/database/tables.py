@@ -6,7 +6,7 @@ tells the schema. This module does not know the database.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import ForeignKeyConstraint, MetaData, Table
@@ -21,25 +21,32 @@ from .notes import ANY_COLUMN, Relation, relation_of
 class Tables:
     """The tables of several MetaData, also those that are added later.
 
-    Made by a session manager, used by all threads.
+    Made by an observer, used by all threads.
+
+    :param metadatas: returns the MetaData.
     """
 
-    def __init__(self, metadatas: Sequence[MetaData]) -> None:
-        self._metadatas = metadatas
+    def __init__(self, metadatas: Callable[[], Sequence[MetaData]]) -> None:
+        self.metadatas = metadatas
         self._names: dict[Relation, frozenset[str]] = {}
         self._folded: dict[str, frozenset[str]] = {}
+        self._shared_schemas: list[str] = []
         self._size = 0
-        #: The schemas of tables that tenants share, sorted: those that the metadata names.
-        self.shared_schemas = sorted({t.schema for t in self._all() if t.schema is not None})
+
+    @property
+    def shared_schemas(self) -> list[str]:
+        """The schemas of tables that tenants share, sorted: those that the metadata names."""
+        self._known()
+        return self._shared_schemas
 
     @property
     def names(self) -> frozenset[str]:
         """The names of all tables, with the schema of those that have one of their own."""
-        return frozenset(name for metadata in self._metadatas for name in metadata.tables)
+        return frozenset(name for metadata in self.metadatas() for name in metadata.tables)
 
     def has(self, name: str) -> bool:
         """Return whether there is a table of this name."""
-        return any(name in metadata.tables for metadata in self._metadatas)
+        return any(name in metadata.tables for metadata in self.metadatas())
 
     def relations(self) -> list[Relation]:
         """Return all tables as the database names them; those of tenants without schema."""
@@ -89,18 +96,19 @@ class Tables:
 
     def _known(self) -> dict[Relation, frozenset[str]]:
         """Return the metadata's names by relation; found anew if tables were added."""
-        size = sum(len(metadata.tables) for metadata in self._metadatas)
+        size = sum(len(metadata.tables) for metadata in self.metadatas())
         if size != self._size:
             names: dict[Relation, set[str]] = {}
             for table in self._all():
                 names.setdefault(relation_of(table), set()).add(table.fullname)
             self._names = {relation: frozenset(found) for relation, found in names.items()}
             self._folded = {each.name.lower(): found for each, found in self._names.items()}
+            self._shared_schemas = sorted({each.schema for each in names if each.schema})
             self._size = size
         return self._names
 
     def _all(self) -> Iterator[Table]:
-        for metadata in self._metadatas:
+        for metadata in self.metadatas():
             yield from list(metadata.tables.values())
 
 

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import Connection, Engine, event
 
-from ..errors import AutocommitError, OutsideScopeError
+from ..errors import AutocommitError
 from ..steps import Step, about_to
 from .executions import Executions
 from .names import INTERNAL_OPTION, SCOPE_OPTION
@@ -50,19 +50,19 @@ class ReplacedMethods(NamedTuple):
 class Watch(Executions):
     """Listens to the transactions of one engine.
 
-    Made by a session manager, together with each engine; lives as long as the engine.
+    Made by an observer for each engine; lives as long as the engine.
 
     :param dialect: asked about the engine's database.
-    :param find_scope: returns the scope of connections that do not name one, or None.
+    :param scope_of: returns the scope of a connection; None for one that nobody watches.
     """
 
     def __init__(
         self,
         engine: Engine,
         dialect: Dialect,
-        find_scope: Callable[[], Scope | None],
+        scope_of: Callable[[Connection], Scope | None],
     ) -> None:
-        self._find_scope = find_scope
+        self._scope_of = scope_of
         super().__init__(engine, dialect)
         # `do_commit` gets the pool's object for this checkout, and not the Connection; the
         # key is weak, so that nothing is left for the next user of the driver's connection
@@ -96,25 +96,15 @@ class Watch(Executions):
                 self._watch(connection, scope, listener)
 
     def _scope(self, connection: Connection) -> Scope | None:
-        """Return the scope that a connection belongs to; None for the package's own.
+        """Return the scope that a connection belongs to; None for one that nobody watches, such
+        as the package's own.
 
-        :raises OutsideScopeError: if there is no scope.
         :raises AutocommitError: if the connection is in AUTOCOMMIT.
         """
-        options = connection.get_execution_options()
-        if options.get(INTERNAL_OPTION):
+        if connection.get_execution_options().get(INTERNAL_OPTION):
             return None
-        scope: Scope | None = options.get(SCOPE_OPTION)
-        if scope is None and (scope := self._find_scope()) is not None:
-            # a connection keeps the scope it was first used in: it may be used later, within
-            # another scope that is of another tenant
-            connection.execution_options(**{SCOPE_OPTION: scope})
-        if scope is None:
-            raise OutsideScopeError(
-                'A connection was used outside of a request scope, so it has no tenant; '
-                'open a scope: with app.request_scope(schema): ...'
-            )
-        if self._dialect.autocommits(connection):
+        scope = self._scope_of(connection)
+        if scope is not None and self._dialect.autocommits(connection):
             raise AutocommitError(
                 'A connection in AUTOCOMMIT can have no search path of its own, and its '
                 'changes are seen before anybody can be told of them; remove the isolation '
@@ -134,7 +124,9 @@ class Watch(Executions):
             self._begin(connection)
             return
         self._dialect.report_to(
-            connection.connection.dbapi_connection, lambda: listener.executing(UNSEEN)
+            connection.connection.dbapi_connection,
+            lambda: listener.executing(UNSEEN),
+            listener.set_by,
         )
 
     def _rollback(self, connection: Connection) -> None:

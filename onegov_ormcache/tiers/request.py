@@ -5,7 +5,7 @@ It does not know when a value stops being valid: the scope does, and removes the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple
 
 from .serializer import Encoded
@@ -37,25 +37,39 @@ class RequestTier(dict[Any, TierEntry]):
     Each request scope makes one, which lives as long as the scope. The hits make a second
     read cost little more than that of a plain property. They are all cleared whenever an
     entry is added, replaced or removed.
+
+    :param shown: returns another mapping, which is shown the values by their keys; nothing is
+        read from it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shown: Callable[[], MutableMapping[Any, Any]] | None = None) -> None:
         super().__init__()
+        self._shown = shown
         #: By descriptor: the app or request, the value, the variant and the role.
         self.hits: dict[Any, tuple[Any, Any, str, Any]] = {}
 
     def __setitem__(self, key: Any, entry: TierEntry) -> None:
         self.hits.clear()
         super().__setitem__(key, entry)
+        if self._shown is not None:
+            self._shown()[key] = entry.value
 
     def __delitem__(self, key: Any) -> None:
         self.hits.clear()
         super().__delitem__(key)
+        self._hide(key)
 
     def pop(self, key: Any, *default: Any) -> Any:
         self.hits.clear()
+        self._hide(key)
         return super().pop(key, *default)
 
     def clear(self) -> None:
         self.hits.clear()
+        for key in self if self._shown is not None else ():
+            self._hide(key)
         super().clear()
+
+    def _hide(self, key: Any) -> None:
+        if self._shown is not None:
+            self._shown().pop(key, None)

@@ -6,7 +6,7 @@ request scopes. It does not know how values are read, stored and evicted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
 from typing import Any, ClassVar
@@ -17,12 +17,13 @@ from dogpile.cache import CacheRegion
 from sqlalchemy.orm import Session
 
 from ..core.descriptors import CachedDescriptor, OrmCacheDescriptor, scope_of
-from ..core.marking import TableName, mark_changed
+from ..core.marking import TableName
 from ..core.policies import resolve_policy
 from ..core.prefetching import prefetch
 from ..core.recording import CacheEvent
 from ..core.scope import RequestScope
 from ..core.settings import SECTION
+from ..database.hosts import HostObserver
 from ..database.session_manager import SessionManager
 from ..database.tables import metadatas_of
 from ..errors import ConfigurationError, OrmCacheError, PropertyConflictError
@@ -162,9 +163,34 @@ class OrmCacheApp(morepath.App):
         if not self.is_committed():
             self.commit()
         app_classes = type(self).mounted_app_classes()
-        cache = AppCache(self.read_settings(), self.session_manager, app_classes)
+        settings = self.own_settings()
+        observer = self.observer
+        cache = (
+            AppCache(settings, self.session_manager, app_classes)
+            if observer is None
+            else AppCache(settings, observer, app_classes, **self._as_host())
+        )
         vars(self)[ROOT_ATTRIBUTE] = cache
         self.is_orm_cache_setup = True
+
+    def own_settings(self) -> AppSettings:
+        """Return the validated settings of this root app: those of its class, and its own
+        :attr:`orm_cache_settings`, which come first.
+
+        :raises ConfigurationError: if a setting is unknown or wrong.
+        """
+        section = vars(getattr(self.config.setting_registry, SECTION))
+        return AppSettings.read({**section, **self.orm_cache_settings}, type(self).__qualname__)
+
+    def _as_host(self) -> dict[str, Any]:
+        """Return what the scopes of a host must know of it."""
+        provided = {name for name, each in HOST.items() if each.is_provided(self)}
+        own: Any = self
+        return {
+            'session': (lambda: own.session()) if 'session' in provided else None,
+            'schema': (lambda: own.schema) if 'schema' in provided else None,
+            'shown': (lambda: own.request_cache) if 'request_cache' in provided else None,
+        }
 
     def close_orm_cache(self) -> None:
         """Close all connections. The app can be set up again afterwards.
@@ -223,21 +249,24 @@ class OrmCacheApp(morepath.App):
 
     def descriptor_bound_orm_change_handler(
         self, descriptor: OrmCacheDescriptor[Any]
-    ) -> Callable[[str, object], None]:
+    ) -> Callable[..., None]:
         """Return a handler for the session manager's signals that evicts one property.
 
         The package connects handlers of its own. A host may connect this one to signals
         of its own.
 
-        :return: ``handler(schema, obj)``. The property is evicted when the object's
-            transaction commits, if its policy concerns a table of the object, or if a
-            function of its policy returns True for the object or raises.
+        :return: ``handler(schema, obj, session=None, **extra)``. The property is evicted when the
+            object's transaction commits, if its policy concerns a table of the object, or if a
+            function of its policy returns True for the object or raises. It raises a
+            :class:`.ConfigurationError` for an object of a session that nobody observes.
         """
         cache = self.ensure_orm_cache()
         prop = cache.registry.property_of(descriptor, type(self))
 
-        def handle_orm_change(schema: str, obj: object) -> None:
-            cache.registry.handle_change(schema, obj, prop)
+        def handle_orm_change(
+            schema: str, obj: object, session: Session | None = None, **extra: object
+        ) -> None:
+            cache.registry.handle_change(schema, obj, prop, session)
 
         return handle_orm_change
 
@@ -261,8 +290,13 @@ class OrmCacheApp(morepath.App):
         if schema is None and not HOST['schema'].is_provided(self):
             raise ConfigurationError('request_scope needs a schema: app.request_scope("main")')
         named = self.schema if schema is None else schema
+        cache = self.ensure_orm_cache()
+        if cache.ambient is not None:
+            with cache.scope(named) as scope:
+                yield scope
+            return
         if not create:
-            self.ensure_orm_cache().require_schema(named)
+            cache.require_schema(named)
         with self.open_scope(named, create=create).opened() as scope:
             yield scope
 
@@ -274,15 +308,31 @@ class OrmCacheApp(morepath.App):
         """
         cache = self.ensure_orm_cache()
 
-        def provided(name: str) -> Any:
-            return getattr(self, name) if HOST[name].is_provided(self) else None
+        return cache.open_scope(schema, create=create, shown=self._as_host()['shown'])
 
-        return cache.open_scope(
-            schema,
-            create=create,
-            request_tier=provided('request_cache'),
-            process_tier=provided('schema_cache'),
-        )
+    # scopes of a host that has sessions of its own
+
+    def enter_scope(self, schema: str | None = None) -> RequestScope:
+        """Work for a tenant from now on, in this thread; see :meth:`.OrmCache.enter_scope`.
+
+        Sets the app up, if it is not set up yet.
+
+        :param schema: by default the host's :attr:`schema`.
+        """
+        return self.ensure_orm_cache().enter_scope(self.schema if schema is None else schema)
+
+    def begin_request(self) -> None:
+        """Forget what this thread has read, at the begin of a request of a host.
+
+        Does nothing before the app is set up.
+        """
+        if self.is_orm_cache_setup:
+            self.orm_cache.begin_request()
+
+    def unit_ended(self) -> None:
+        """Take notice that this thread's unit of work has ended; see
+        :meth:`.OrmCache.unit_ended`."""
+        self.orm_cache.unit_ended()
 
     def prefetch(self, *names: str) -> None:
         """Fetch values of these properties from the shared tier, in one round trip.
@@ -304,9 +354,30 @@ class OrmCacheApp(morepath.App):
         :raises UnknownTableError: if the application has no such table.
         :raises OutsideScopeError: outside of a request scope.
         """
-        mark_changed(scope_of(self), self.session(), tables)
+        scope = scope_of(self)
+        self.orm_cache.mark(scope, self.session(), tables)
 
     # attributes that a host class may replace
+
+    @HostAttribute
+    def observer(self) -> HostObserver | None:
+        """The observer of a host that makes its sessions itself; by default that of its session
+        manager, if it is not the package's."""
+        if isinstance(self.session_manager, SessionManager):
+            return None
+        found = getattr(self.session_manager, 'observer', None)
+        if not isinstance(found, HostObserver):
+            raise ConfigurationError(
+                f'{type(self).__qualname__}: the session manager {self.session_manager!r} is not '
+                "the package's own, and nobody observes it: set its attribute `observer`, or that "
+                'of the app, to observe(engine=..., sessions=..., metadata=..., schema_of=...)'
+            )
+        return found
+
+    @HostAttribute
+    def orm_cache_settings(self) -> Mapping[str, Any]:
+        """Settings of this app alone, beside those of its class."""
+        return {}
 
     @HostAttribute
     def session_manager(self) -> SessionManager:
@@ -315,7 +386,7 @@ class OrmCacheApp(morepath.App):
         if root is not self:
             return root.session_manager  # type: ignore[no-any-return]
         if '_own_session_manager' not in vars(root):
-            settings = self.read_settings()
+            settings = root.own_settings()
             vars(root)['_own_session_manager'] = SessionManager(
                 settings.dsn, settings.base, settings.engine_options
             )

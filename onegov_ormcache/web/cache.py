@@ -14,6 +14,7 @@ import morepath
 from ..core.cache import OrmCache
 from ..core.descriptors import ATTRIBUTE, CachedDescriptor, cached_descriptors
 from ..core.properties import Declaration
+from ..database.hosts import HostObserver
 from ..database.session_manager import SessionManager
 from .auditing import watching
 from .settings import AppSettings
@@ -29,8 +30,10 @@ class AppCache(OrmCache):
     Mounted apps, which Morepath makes anew for each request, use it too.
 
     :param settings: the settings of the root app's class.
-    :param session_manager: sessions for all tenants.
+    :param sessions: who makes the sessions: the package's session manager, or a host, of which
+        this is the observer.
     :param app_classes: the classes of the root app and of the apps mounted in it.
+    :param host: what :class:`.AmbientScopes` must know of a host.
     :raises OrmCacheError: see :class:`.OrmCache`.
     """
 
@@ -39,11 +42,12 @@ class AppCache(OrmCache):
     def __init__(
         self,
         settings: AppSettings,
-        session_manager: SessionManager,
+        sessions: SessionManager | HostObserver,
         app_classes: set[type[morepath.App]],
+        **host: Any,
     ) -> None:
         declared = [(d, cls) for cls in app_classes for d, _ in descriptors_of(cls)]
-        self._open(settings, session_manager, declared)
+        self._open(settings, sessions, declared, **host)
 
     def is_cache_of(self, instance: Any) -> bool:
         """Return whether this is the cache of the root app of an app or request, or of

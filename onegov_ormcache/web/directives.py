@@ -161,13 +161,17 @@ class RequestCachedDirective(PropertyDirective):
 
     :param name: the property's name; by default the function's.
     :param target: ``'app'``, or ``'request'`` for a property of the request.
+    :param merge: see :func:`onegov_ormcache.request_cached`.
     """
 
-    def __init__(self, name: str | None = None, target: Target = 'app') -> None:
+    def __init__(
+        self, name: str | None = None, target: Target = 'app', merge: bool = False
+    ) -> None:
         super().__init__(name, target)
+        self.merge = merge
 
     def descriptor(self, creator: Any) -> CachedDescriptor[Any]:
-        return RequestCacheDescriptor(creator, self.name)
+        return RequestCacheDescriptor(creator, self.name, self.merge)
 
 
 class Prefetching:

@@ -45,6 +45,11 @@ class OrmCacheMiddleware:
         self.app = app
         self._schema = schema
         cache = app.ensure_orm_cache()
+        if cache.ambient is not None:
+            raise ConfigurationError(
+                f'{app!r} has sessions and transactions of its own, so it needs no middleware; it '
+                'calls begin_request() at the begin of each request'
+            )
         if schema is None and not HOST['schema'].is_provided(app):
             raise ConfigurationError('The middleware needs a schema: a name, or a function')
         if isinstance(schema, str):

@@ -21,6 +21,8 @@ def veto_errors(request: Any, response: Any) -> bool:
 class AppSettings(OrmCacheSettings):
     """The validated settings of one application class, made when it is committed."""
 
+    #: Run a transaction for each request. A host with transactions of its own needs no other.
+    tween: bool = True
     #: The number of attempts, the first included, that the tween makes at a request whose
     #: transactions meet conflicts.
     attempts: int = 10
@@ -36,6 +38,7 @@ class AppSettings(OrmCacheSettings):
 
 
 RULES: tuple[Rule, ...] = (
+    ('tween', lambda v: isinstance(v, bool), 'True or False'),
     ('attempts', lambda v: is_whole(v) and v >= 1, 'a whole number, 1 or more'),
     ('check_torn_pages', lambda v: isinstance(v, bool), 'True or False'),
     ('commit_veto', lambda v: v is None or callable(v), 'a function (request, response) or None'),

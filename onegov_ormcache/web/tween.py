@@ -40,8 +40,10 @@ def transaction_tween_factory(app: OrmCacheApp, handler: Handler) -> Handler:
     def transaction_tween(request: Any) -> Any:
         cache: AppCache | None = vars(app).get(ROOT_ATTRIBUTE)
         scope = innermost_scope(cache)
-        if cache is None or scope is None:
-            return handler(request)  # the app is served without its middleware
+        if cache is None or scope is None or cache.ambient is not None:
+            return handler(request)  # the app is served without its middleware, or has a host
+        if not cache.settings.tween:
+            return handler(request)
         return Attempts(scope, request, handler, cache).run()
 
     return transaction_tween

@@ -70,6 +70,9 @@ class FakeListener:
         self.statements.append(statement)
         self._hear('executing')
 
+    def set_by(self, setting: str) -> None:
+        self._hear('set')
+
     def savepoint_lost(self) -> None:
         self._hear('savepoint_lost')
 
@@ -138,7 +141,7 @@ class FakeScope:
     @contextmanager
     def run(self) -> Iterator[RunSession]:
         """Open a run session while the block runs."""
-        session = self.session_manager.create_run_session(self.session())
+        session = self.session_manager.observer.create_run_session(self.session())
         self.run_sessions.append(session)
         try:
             yield session

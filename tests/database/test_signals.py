@@ -214,7 +214,7 @@ def test_on_table_change_is_a_signal(manager: SessionManager) -> None:
     manager.on_table_change.connect(handler)
     manager.on_table_change.send('main', tables=frozenset({'people'}))
     assert told == [('main', frozenset({'people'}))]
-    assert manager.on_table_change is manager.signals.on_table_change
+    assert manager.on_table_change is manager.observer.on_table_change
 
 
 def test_signals_are_the_managers_own(manager: SessionManager, tmp_path: Path) -> None:

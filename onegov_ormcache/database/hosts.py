@@ -1,0 +1,383 @@
+"""Observes the engines and sessions of a host: an application that makes its own.
+
+:func:`observe` is the way in. The host keeps its engines, its session factory, its current schema
+and its transactions. It says which tenant a connection works for; nothing here sets a search path,
+begins or ends a transaction, or opens a connection that the host's listeners are told of.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, WeakSet
+
+from filelock import FileLock, Timeout
+from sqlalchemy import Connection, Engine, MetaData, TextClause, event
+from sqlalchemy.engine import ExecutionContext
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from ..errors import ConfigurationError, DatabaseUnreachable, InvalidSchemaError
+from .authorizer import AuthorizedConnection, SQLiteInquiry, authorize, authorizer_of
+from .databases import Database, Databases
+from .driver import DRIVER, report_to
+from .inquiries import PostgresInquiry, PostgresView
+from .observer import Observer
+from .postgres import Postgres, begin_statement
+from .probes import FIRST_SCHEMA, OF_HOST
+from .protocols import Dialect, Scope, Statement
+from .sessions import SessionOwner
+from .sqlite import SQLiteDialect, SQLiteView, prepare
+from .statements import refuse_control
+from .tables import metadatas_of
+from .unattended import SchemaOf, Unattended
+
+#: The name of a schema that a host can have: what PostgreSQL permits, but for characters that
+#: have a meaning in keys.
+VALID_NAME = re.compile(r'[^\x00-\x1f"|{}:]{1,63}')
+
+#: Stands for the tenant of connections that have none.
+NOWHERE = ''
+
+
+class Attendant(Protocol):
+    """Has the scopes of a host; a cache gives one to the observer."""
+
+    def scope(self, schema: str) -> SessionOwner:
+        """Return this thread's scope of a tenant; make it if it is missing."""
+
+    def present(self) -> SessionOwner | None:
+        """Return this thread's scope of the host's present tenant; None if it has none."""
+
+
+class HostObserver(Observer):
+    """The observer of a host. Made by :func:`observe`, given to a cache.
+
+    :param schema_of: says which tenant a connection works for.
+    :param registry: the host's registry of sessions, if it has one.
+    :param session: returns the host's present session; by default the registry does.
+    :param present_schema: returns the tenant that the host works for, if it can tell.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        metadatas: Callable[[], Sequence[MetaData]],
+        schema_of: SchemaOf,
+        registry: scoped_session[Any] | None,
+        session: Callable[[], Session] | None,
+        present_schema: Callable[[], str | None] | None,
+    ) -> None:
+        self.schema_of = schema_of
+        #: The host's registry of sessions; None if it has none.
+        self.registry = registry
+        #: Returns the host's present session; None if only the host knows it.
+        self.session: Callable[[], Session] | None = session or registry
+        #: Returns the tenant that this thread works for; None if the host does not tell.
+        self.present_schema = present_schema
+        #: The scopes, from the time when a cache is set up.
+        self.attendant: Attendant | None = None
+        #: Notes what is changed before.
+        self.unattended = Unattended(schema_of)
+        #: Called with a session after something has changed the database by other means than
+        #: this session, in its transaction.
+        self.on_write: Callable[[Session], object] | None = None
+        super().__init__(database, metadatas, self.scope_of)
+
+    def is_tenant(self, schema: object) -> bool:
+        return (
+            isinstance(schema, str)
+            and VALID_NAME.fullmatch(schema) is not None
+            and not schema.startswith('pg_')
+            and schema != 'information_schema'
+        )
+
+    def check_schema(self, schema: object) -> str:
+        """Return the name of a tenant.
+
+        :raises InvalidSchemaError: if no tenant can have this name.
+        """
+        if not self.is_tenant(schema):
+            raise InvalidSchemaError(
+                f'{schema!r} can not be the name of a tenant: use 1 to 63 characters without '
+                'quotes, "|", ":", braces and control characters, not beginning with "pg_"'
+            )
+        return str(schema)
+
+    def scope_of(self, connection: Connection) -> SessionOwner:
+        """Return the scope of a connection.
+
+        :raises InvalidSchemaError: if ``schema_of`` returns something that is no tenant's name.
+        """
+        if self.attendant is None:
+            return self.unattended
+        schema = self.schema_of(connection)
+        return self.attendant.scope(NOWHERE if schema is None else self.check_schema(schema))
+
+    def owner(self) -> SessionOwner:
+        """Return the scope of a session that works for none yet."""
+        if self.attendant is None:
+            return self.unattended
+        return self.attendant.present() or self.attendant.scope(NOWHERE)
+
+    def observes(self, connection: Connection, schema: str) -> bool:
+        return any(connection.engine.pool is each.pool for each in self.database.engines())
+
+    def wrote(self, session: Session) -> None:
+        """Tell whoever commits the session's transaction that there is something to commit."""
+        if self.on_write is not None:
+            self.on_write(session)
+
+
+class HostPostgres(Postgres):
+    """A PostgreSQL database whose engine and search paths are a host's.
+
+    :param engine: the host's engine.
+    """
+
+    probes = OF_HOST
+
+    def __init__(self, engine: Engine, schema_of: SchemaOf) -> None:
+        if engine.dialect.driver != DRIVER:
+            raise ConfigurationError(
+                f'{engine!r} uses the driver {engine.dialect.driver!r}; only psycopg can be '
+                'observed: postgresql+psycopg://...'
+            )
+        super().__init__(engine)
+        self._schema_of = schema_of
+        self._inquiries: WeakKeyDictionary[Connection, PostgresInquiry] = WeakKeyDictionary()
+        engine.clear_compiled_cache()
+
+    def begin(
+        self, connection: Connection, scope: Scope
+    ) -> tuple[PostgresView, PostgresInquiry]:
+        view, inquiry = super().begin(connection, scope)
+        self._inquiries[connection] = inquiry
+        return view, inquiry
+
+    def _begin_statement(self, places: int) -> TextClause:
+        return begin_statement(FIRST_SCHEMA, places)
+
+    def executing(
+        self, connection: Connection, scope: Scope, sql: str, context: ExecutionContext | None
+    ) -> Statement:
+        if scope.schema == NOWHERE:
+            refuse_control(sql)
+            return Statement(unclear='the connection works for no tenant')
+        if self._schema_of(connection) != scope.schema:
+            refuse_control(sql)
+            return Statement(unclear='the connection has another tenant than at its begin')
+        inquiry = self._inquiries.get(connection)
+        is_placed = inquiry is not None and inquiry.path == scope.schema
+        return self._understanding.statement(connection, scope, sql, context, is_placed)
+
+    def report_to(
+        self,
+        dbapi_connection: Any,
+        report: Callable[[], None] | None,
+        setting: Callable[[str], None] | None = None,
+    ) -> None:
+        report_to(dbapi_connection, report, setting)
+
+    def dispose(self, close: bool = True) -> None:
+        """Give the claim up, and leave the host's connections alone."""
+        if self._claim is not None and close:
+            self._claim.close()
+        self._claim = None
+
+
+class HostSQLite(SQLiteDialect):
+    """A SQLite file whose engine is a host's. All of it is one tenant's.
+
+    :param engine: the host's engine.
+    """
+
+    def __init__(self, engine: Engine, schema_of: SchemaOf) -> None:
+        file = engine.url.database
+        if not file or ':memory:' in file or 'mode=memory' in file:
+            raise ConfigurationError(
+                f'{engine!r} is a database in memory, which each connection may have another of; '
+                'name a file: sqlite:///town.sqlite'
+            )
+        self._engine = engine
+        self._file = file
+        self._schema_of = schema_of
+        self._schema: str | None = None
+        self._claim: Any = None
+        engine.clear_compiled_cache()
+        event.listen(engine, 'do_connect', _authorized)
+        event.listen(engine, 'connect', self._connected)
+        # connections that were opened before are of another class
+        engine.dispose()
+
+    def engine(self, schema: str) -> Engine:
+        """Return the engine."""
+        return self._engine
+
+    def engines(self) -> list[Engine]:
+        """Return the engine, in a list."""
+        return [self._engine]
+
+    def on_engine(self, watch: Callable[[Engine, Dialect], None]) -> None:
+        """Call ``watch`` with the engine."""
+        watch(self._engine, self)
+
+    def check(self) -> None:
+        """Check that the file can be written to.
+
+        :raises DatabaseUnreachable: if it can't.
+        """
+        folder = Path(self._file).parent
+        if not os.access(folder, os.W_OK):
+            raise DatabaseUnreachable(f'The folder {str(folder)!r} can not be written to')
+
+    def begin(
+        self, connection: Connection, scope: Scope
+    ) -> tuple[SQLiteView, SQLiteInquiry]:
+        if not isinstance(connection.connection.dbapi_connection, AuthorizedConnection):
+            raise ConfigurationError(
+                f'A connection of {self._engine!r} was opened before the engine was observed, '
+                'and does not tell what it changes; observe the engine before its first use'
+            )
+        schema = self._schema_of(connection)
+        if schema is None or (self._schema is not None and schema != self._schema):
+            raise ConfigurationError(
+                f'schema_of gave {schema!r} for a connection of {self._engine!r}, which is '
+                f'all {"one tenant" if self._schema is None else self._schema!r}: return the '
+                'same name for each connection of a SQLite file'
+            )
+        self._schema = schema
+        authorizer_of(connection.connection.dbapi_connection).schema = schema
+        return super().begin(connection, scope)
+
+    def list_schemas(self) -> list[str]:
+        """Return the tenant, if it is known."""
+        return [] if self._schema is None else [self._schema]
+
+    def claim(self) -> bool:
+        """Claim the file for this process alone, until :meth:`dispose`."""
+        lock = FileLock(f'{self._file}.claim')
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        self._claim = lock
+        return True
+
+    def dispose(self, close: bool = True) -> None:
+        """Give the claim up, and leave the host's connections alone."""
+        if self._claim is not None and close:
+            self._claim.release()
+        self._claim = None
+
+    def _connected(
+        self, connection: AuthorizedConnection, record: ConnectionPoolEntry
+    ) -> None:
+        prepare(self._file, connection, record)
+        authorize(connection, self._schema or NOWHERE, self.names_of)
+
+
+def _authorized(dialect: object, record: object, arguments: Any, options: Any) -> None:
+    """Let the driver make connections that have an authorizer."""
+    options.setdefault('factory', AuthorizedConnection)
+    # the driver would keep prepared statements, of which the authorizer is not told again
+    options['cached_statements'] = 0
+
+
+#: The engines that are observed in this process.
+_OBSERVED: WeakSet[Engine] = WeakSet()
+
+
+def observe(
+    *,
+    engine: Engine | Iterable[Engine],
+    sessions: Any,
+    metadata: Any,
+    schema_of: SchemaOf,
+    session: Callable[[], Session] | None = None,
+    schema: Callable[[], str | None] | None = None,
+) -> HostObserver:
+    """Observe the engines and sessions of an application that makes them itself.
+
+    Call it once, when the application has made its engine and session factory, and before it
+    uses them; give the result to :class:`.OrmCache` or to an app's ``observer``. Of all that the
+    application does afterwards by these engines, nothing is missed. It keeps its engines,
+    sessions and transactions, and its search paths.
+
+    :param engine: an SQLAlchemy engine of PostgreSQL with psycopg or of a SQLite file, or
+        several. Each tenant lies in one of them.
+    :param sessions: a ``sessionmaker`` or ``scoped_session``, or several.
+    :param metadata: a declarative base or MetaData, or several, or a function that returns them.
+    :param schema_of: says which tenant a connection works for, from its execution options or a
+        context variable, for example: ``lambda connection: 'public'``. It is called before each
+        transaction and statement. If it returns None, the connection works for no tenant: what
+        it changes is found out at its commit, and no property can be read in it.
+    :param session: returns the application's present session, if it is made otherwise than by
+        calling the ``scoped_session``.
+    :param schema: returns the tenant that the current thread works for, if the application has
+        such a function; otherwise the tenant is the one that ``enter_scope`` was called with.
+    :raises ConfigurationError: if an engine or a factory is observed already, or is of no kind
+        that can be observed.
+    """
+    engines = [_root(each) for each in (engine if isinstance(engine, Iterable) else [engine])]
+    factories = list(sessions) if isinstance(sessions, (list, tuple)) else [sessions]
+    for each in engines:
+        if each in _OBSERVED:
+            raise ConfigurationError(f'{each!r} is observed already; observe each engine once')
+    if not engines:
+        raise ConfigurationError('observe: give an engine, or several')
+    if not callable(schema_of):
+        raise ConfigurationError(f'observe: schema_of is {schema_of!r}; expected a function')
+    made = [_maker_of(each) for each in factories]
+    registry = next((each for each in factories if isinstance(each, scoped_session)), None)
+    databases: list[Database] = [_database(each, schema_of) for each in engines]
+    database: Database = databases[0] if len(databases) == 1 else Databases(databases)
+    observer = HostObserver(
+        database, _metadatas(metadata), schema_of, registry, session, schema
+    )
+    for maker in made:
+        observer.watch_sessions(maker, observer.owner, observer.scope_of)
+    _OBSERVED.update(engines)
+    return observer
+
+
+def _root(engine: Any) -> Engine:
+    """Return the engine that has the events and the pool."""
+    engine = getattr(engine, '_proxied', engine)  # of `engine.execution_options(...)`
+    if not isinstance(engine, Engine):
+        raise ConfigurationError(
+            f'observe: {engine!r} is no engine of SQLAlchemy; of an AsyncEngine, only the '
+            'synchronous use can be observed: engine.sync_engine'
+        )
+    return engine
+
+
+def _maker_of(factory: Any) -> sessionmaker[Any]:
+    maker = factory.session_factory if isinstance(factory, scoped_session) else factory
+    if not isinstance(maker, sessionmaker):
+        raise ConfigurationError(
+            f'observe: {factory!r} makes its sessions by {maker!r}; expected a sessionmaker, '
+            'or a scoped_session that uses one'
+        )
+    return maker
+
+
+def _database(engine: Engine, schema_of: SchemaOf) -> HostPostgres | HostSQLite:
+    if engine.dialect.name == 'postgresql':
+        return HostPostgres(engine, schema_of)
+    if engine.dialect.name == 'sqlite':
+        return HostSQLite(engine, schema_of)
+    raise ConfigurationError(
+        f'observe: {engine!r} is of {engine.dialect.name}, which does not tell what its '
+        'transactions touch; use PostgreSQL or SQLite'
+    )
+
+
+def _metadatas(metadata: Any) -> Callable[[], Sequence[MetaData]]:
+    if callable(metadata) and not isinstance(metadata, type):
+        return lambda: metadatas_of(metadata())
+    found = metadatas_of(metadata)
+    return lambda: found

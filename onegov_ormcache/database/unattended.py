@@ -1,0 +1,114 @@
+"""Notes what a host changes before a cache is set up.
+
+Nobody can be told of these changes when they are committed. The cache asks for the schemas when it
+is set up. This module does not know what a cache does with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Sequence
+from threading import Lock
+from typing import TypeAlias
+
+from sqlalchemy import Connection
+
+from .protocols import Inquiry, Statement, View
+from .sessions import RunSession
+
+#: Says which tenant a connection works for; None: for none.
+SchemaOf: TypeAlias = Callable[[Connection], str | None]
+
+
+class Unattended:
+    """The scope of all connections and sessions of a host, as long as there is no cache.
+
+    Made by an observer; used by all threads.
+
+    :param schema_of: says which tenant a connection works for.
+    """
+
+    schema = ''
+    run_sessions: Sequence[RunSession] = ()
+    #: Nothing that is read of the catalog is remembered.
+    was_unclear = True
+
+    def __init__(self, schema_of: SchemaOf) -> None:
+        self.schema_of = schema_of
+        self._changed: set[str] = set()
+        self._lock = Lock()
+
+    def changed(self, schemas: Collection[str]) -> None:
+        """Note schemas in which a transaction has committed changes."""
+        with self._lock:
+            self._changed.update(schemas)
+
+    def take(self) -> set[str]:
+        """Return the changed schemas, and forget them."""
+        with self._lock:
+            changed, self._changed = self._changed, set()
+        return changed
+
+    def transaction(self, connection: Connection) -> UnattendedTransaction:
+        return UnattendedTransaction(self)
+
+    def definitions(self) -> Hashable:
+        return object()
+
+    # what sessions tell
+
+    def session_used(self) -> None:
+        """Do nothing: sessions may be used without a cache."""
+
+    def taint_run(self, reason: str) -> None:
+        """Do nothing: there are no runs."""
+
+    def changed_without_objects(self, tables: Collection[str]) -> None:
+        """Do nothing: the database tells what was changed."""
+
+    def related(self, tables: Collection[str]) -> None:
+        """Do nothing: the database tells what was changed."""
+
+    def session_emptied(self) -> None:
+        """Do nothing: nobody looks at its objects."""
+
+    def session_ended(self) -> None:
+        """Do nothing: there is no snapshot."""
+
+
+class UnattendedTransaction:
+    """The listener of one transaction; see :class:`~.protocols.Listener`."""
+
+    def __init__(self, owner: Unattended) -> None:
+        self._owner = owner
+        self._schemas: set[str] = set()
+
+    def begun(self, connection: Connection, view: View, inquiry: Inquiry) -> None:
+        self._connection = connection
+        self._inquiry = inquiry
+
+    def executing(self, statement: Statement) -> None:
+        if statement.writes or statement.cascades:
+            self._schemas.add(self._owner.schema_of(self._connection) or '')
+
+    def committing(self) -> None:
+        changes = self._inquiry.last_changes(is_unclear=True)
+        relations = {str(relation.schema) for relation in changes.relations}
+        self._schemas |= relations | changes.redefined | changes.code_schemas
+
+    def committed(self) -> None:
+        self._owner.changed(self._schemas)
+
+    def lost(self) -> None:
+        self._owner.changed(self._schemas)  # it may have committed
+
+    def set_by(self, setting: str) -> None:
+        """Do nothing: all that it does is asked for."""
+
+    def savepoint_lost(self) -> None:
+        """Do nothing: one schema too many is harmless."""
+
+    def rolled_back(self) -> None:
+        """Do nothing: nothing has changed."""
+
+    def ended_unseen(self) -> None:
+        self._owner.changed({self._owner.schema_of(self._connection) or ''})

@@ -1,0 +1,1 @@
+"""Hosts: programs that keep their own engines, sessions, current schema and transactions."""

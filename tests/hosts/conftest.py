@@ -1,0 +1,49 @@
+"""Hosts on PostgreSQL and Redis, each of which may stand for a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.support.backends import Backend
+from tests.support.counting import Runs
+
+from .host import Host, make_tenants
+
+
+@pytest.fixture
+def other_tenant(make_tenant: Callable[[str], str]) -> str:
+    """A second schema name of the test's own."""
+    return make_tenant('other')
+
+
+@pytest.fixture
+def make_host(
+    servers_backend: Backend, tenant: str, other_tenant: str, runs: Runs
+) -> Iterator[Callable[..., Host]]:
+    """Makes hosts, which work for the test's tenant in its thread."""
+    make_tenants(servers_backend.settings['dsn'], tenant, other_tenant)
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Host:
+            host = Host(servers_backend.settings, runs, **options)
+            stack.callback(host.close)
+            host.schema = tenant
+            return host
+
+        yield make
+
+
+@pytest.fixture
+def host(make_host: Callable[..., Host]) -> Host:
+    """A host."""
+    return make_host()
+
+
+@pytest.fixture
+def elsewhere(make_host: Callable[..., Host]) -> Host:
+    """Another host, which stands for another process."""
+    return make_host()
