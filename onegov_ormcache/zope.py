@@ -40,7 +40,7 @@ def integrate(
     :param cache: the cache of a host. An app has it as ``app.orm_cache``, once it is set up.
     :param manager: the transaction manager of all threads; by default ``transaction.manager``.
     :param keep_session: what ``zope.sqlalchemy.register`` was called with.
-    :return: has a method to follow further transaction managers.
+    :return: has a method to follow further transaction managers; the same for each call.
     :raises ConfigurationError: if the cache makes its sessions itself.
     """
     if cache.ambient is None:
@@ -48,7 +48,15 @@ def integrate(
             f'{cache!r} makes its sessions itself; integrate() is for the cache of a host, which '
             'observe() makes known'
         )
-    return Integration(cache, cache.ambient, manager, keep_session)
+    with _LOCK:
+        known = getattr(cache.ambient.on_thread, '__self__', None)
+        if isinstance(known, Integration):
+            return known
+        return Integration(cache, cache.ambient, manager, keep_session)
+
+
+#: Held while a cache is integrated, because several threads may do that at once.
+_LOCK = threading.Lock()
 
 
 class Integration:

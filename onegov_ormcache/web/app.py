@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
-from threading import Lock
+from threading import RLock
 from typing import Any, ClassVar
 
 import morepath
@@ -46,7 +46,9 @@ from .host import HostAttribute
 from .request import OrmCacheRequest, own_request_class
 from .settings import AppSettings
 
-_SETUP = Lock()
+#: Held while an app is set up, by one thread.
+_SETUP = RLock()
+
 
 class OrmCacheApp(morepath.App):
     """A Morepath application with orm-cached and request-cached properties.
@@ -153,6 +155,8 @@ class OrmCacheApp(morepath.App):
 
         The middleware and ``request_scope`` call this if it has not been called.
 
+        If several threads call it at once, one does it and the others wait.
+
         :raises OrmCacheError: if the app is set up already, if it is not a root app, if a
             server can't be reached, or if a setting is missing or wrong.
         """
@@ -160,6 +164,11 @@ class OrmCacheApp(morepath.App):
             raise OrmCacheError(f'{type(self).__qualname__} is set up already')
         if self.parent is not None:
             raise OrmCacheError(f'{type(self).__qualname__} is mounted; set its root app up')
+        with _SETUP:
+            if not self.is_orm_cache_setup:  # else another thread was faster
+                self._set_up()
+
+    def _set_up(self) -> None:
         if not self.is_committed():
             self.commit()
         app_classes = type(self).mounted_app_classes()
