@@ -40,10 +40,14 @@ class Decoding:
         :raises UndecodableValue: if the bytes can't be read.
         :raises BaseException: what interrupted the reading, such as KeyboardInterrupt.
         """
+        fault: BaseException | None
         try:
-            return unpackb(data, ext_hook=self._read)
+            value = unpackb(data, ext_hook=self._read)
+            fault = self._fault
         except ValueError as error:
             fault = self._fault or error
+        if fault is None:
+            return value
         if not isinstance(fault, Exception):
             raise fault
         raise UndecodableValue(f"The stored value can't be read: {fault!r}") from fault

@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from enum import Enum, EnumType, Flag
-from functools import cached_property
+from enum import Enum, EnumType, Flag, FlagBoundary
+from functools import cached_property, reduce
 from inspect import getattr_static
+from operator import or_
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -203,7 +204,23 @@ def read_member(registry: Registry, module: str, qualname: str, text: str) -> En
     :raises Exception: of any kind, if there is no such member.
     """
     cls: Any = registry.enum(module, qualname)
-    member: Enum = cls(int(text, 16)) if issubclass(cls, Flag) else cls.__members__[text]
-    if type(member) is not cls:
+    is_flag = issubclass(cls, Flag)
+    member: Enum = cls(int(text, 16)) if is_flag else cls.__members__[text]
+    if type(member) is not cls or (is_flag and not _has_bits(member, int(text, 16))):
         raise LookupError(f'{text} is no member of {module}:{qualname}')
     return member
+
+
+def _has_bits(member: Any, bits: int) -> bool:
+    """Return whether a flag has these bits, and no bit that its class does not define.
+
+    A class keeps the combinations that were once made and returns them without a check, so
+    it may return one that it would refuse to make.
+    """
+    cls = type(member)
+    if member.value != bits:
+        return False
+    if cls.__members__.get(member.name) is member or cls._boundary_ is FlagBoundary.KEEP:
+        return True
+    defined = reduce(or_, [each.value for each in cls.__members__.values()], 0)
+    return bits & ~defined == 0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ormsgpack import Ext, packb
+from ormsgpack import Ext, packb, unpackb
 
 from onegov_ormcache.errors import UndecodableValue
+from onegov_ormcache.tiers import decoding
 from onegov_ormcache.tiers.serializer import Serializer
 from tests.support.examples import examples
 from tests.tiers.serializable import MODULE, TYPES, framed
@@ -107,6 +111,22 @@ def test_an_error_says_why_the_bytes_are_no_value(serializer: Serializer) -> Non
     with pytest.raises(UndecodableValue, match='has other fields now') as error:
         serializer.decode(framed(packb(Ext(12, packb([f'{MODULE}:Point', ['x'], [[1]]])))))
     assert isinstance(error.value.__cause__, ValueError)
+
+
+def test_an_error_that_ormsgpack_swallows_is_a_miss(
+    serializer: Serializer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader's error makes the value a miss, even if ormsgpack returns a value after it."""
+
+    def swallowing(data: memoryview, ext_hook: Callable[[int, bytes], object]) -> object:
+        with suppress(ValueError):
+            return unpackb(data, ext_hook=ext_hook)
+        return None
+
+    monkeypatch.setattr(decoding, 'unpackb', swallowing)
+    assert serializer.decode(framed(packb(Ext(3, packb([1]))))) == (1,)
+    with pytest.raises(UndecodableValue, match='x'):
+        serializer.decode(framed(packb(Ext(24, b'x'))))
 
 
 @examples(500)

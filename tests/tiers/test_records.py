@@ -118,6 +118,21 @@ def test_an_enum_member_that_is_not_there_is_a_miss(
     assert set(sys.modules) == imported
 
 
+@pytest.mark.parametrize(('made', 'text'), [(0xFF, 'ff'), (2, 'ff'), (-1, '-1')])
+def test_a_flag_with_other_bits_than_its_class_defines_is_a_miss(made: int, text: str) -> None:
+    """A combination that a strict class has kept, but would not make, is not trusted."""
+    kept = enum.Flag('kept', {'READ': 1, 'WRITE': 2})
+    serializer = Serializer([kept])
+    content = [kept.__module__, kept.__qualname__, text]
+    stray: Any = object.__new__(kept)
+    stray._value_, stray._name_ = made, None
+    kept._value2member_map_[int(text, 16)] = stray
+    with pytest.raises(UndecodableValue, match='no member of'):
+        serializer.decode(framed(packb(Ext(7, packb(content)))))
+    both = kept.READ | kept.WRITE
+    assert serializer.decode(serializer.encode(both).data) is both
+
+
 def test_an_enum_that_was_renamed_in_its_module_is_refused(
     serializer: Serializer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
