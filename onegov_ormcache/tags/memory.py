@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from ..errors import SnapshotConflict
-from .snapshot import PROPERTY_TAG, Doubt, Snapshot, Stamp, new_token
+from .snapshot import NO_VERSIONS, PROPERTY_TAG, Doubt, Snapshot, Stamp, new_token
 
 #: The number of identities of which a tenant's versions are kept.
 KEPT_IDENTITIES = 4
@@ -115,10 +115,12 @@ class MemoryTagStore:
         known: Collection[str],
         transaction_id: str,
         read: Stamp,
+        computed: Stamp = NO_VERSIONS,
     ) -> frozenset[str]:
         with self._lock:
             tenant = self._tenant(schema)
-            if tag := tenant.first_broken(read, but=writer):
+            # no quarantine, so nothing has outlasted one
+            if tag := tenant.first_broken({**computed, **read}, but=writer):
                 raise SnapshotConflict(f'{schema}: {tag} has changed since it was read')
             strangers = {tag for tag in tenant.versions if tag.startswith(PROPERTY_TAG)}
             tags = frozenset(tags) | strangers.difference(known)

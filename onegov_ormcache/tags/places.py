@@ -13,7 +13,7 @@ from threading import Lock
 from cachetools import LRUCache
 
 from ..errors import OrmCacheError
-from .snapshot import TABLE_TAG, Snapshot, Stamp, TagStore
+from .snapshot import NO_VERSIONS, TABLE_TAG, Snapshot, Stamp, TagStore
 
 
 class PlacedTagStore:
@@ -21,7 +21,7 @@ class PlacedTagStore:
 
     Made by a cache, lives as long. See :class:`~onegov_ormcache.tags.snapshot.TagStore`. A
     call takes a round trip for each place that it concerns; a doubt takes a second one for
-    each place of a tag in ``read``.
+    each place of a tag in ``read`` or ``computed``.
 
     :param store: keeps the versions of each place as it would those of a tenant.
     :param tables: the names of the shared tables, each with its schema.
@@ -77,11 +77,14 @@ class PlacedTagStore:
         known: Collection[str],
         transaction_id: str,
         read: Stamp,
+        computed: Stamp = NO_VERSIONS,
     ) -> frozenset[str]:
-        changed, stamps = self._by_place(schema, tags), self._stamps(schema, read)
-        places = sorted(changed.keys() | stamps.keys())
+        changed = self._by_place(schema, tags)
+        stamps, computed_stamps = self._stamps(schema, read), self._stamps(schema, computed)
+        checked = sorted(stamps.keys() | computed_stamps.keys())
+        places = sorted(changed.keys() | set(checked))
         # versions of one place alone are checked together with the last doubt
-        last = next(iter(stamps)) if len(stamps) == 1 else None
+        last = checked[0] if len(checked) == 1 else None
         with self._lock:
             self._doubted[writer] = places
         doubted: set[str] = set()
@@ -94,10 +97,11 @@ class PlacedTagStore:
             # versions that were read are checked after all doubts are in place: if two
             # writers have each read what the other changes, at different places, one of
             # them finds the other's doubt
-            for place in stamps:
+            for place in checked:
                 doubted |= self.store.doubt(
-                    place, writer, changed.get(place, ()), known, transaction_id, stamps[place]
-                )
+                    place, writer, changed.get(place, ()), known, transaction_id,
+                    stamps.get(place, NO_VERSIONS), computed_stamps.get(place, NO_VERSIONS),
+                )  # fmt: skip
         except OrmCacheError:
             self.end_doubt(schema, writer)
             raise

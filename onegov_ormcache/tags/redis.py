@@ -20,7 +20,7 @@ from cachetools import LRUCache
 
 from ..errors import SnapshotConflict, StoreUnreachable
 from ..redis_client import ask, hash_tag
-from .snapshot import Doubt, Snapshot, Stamp, new_token, same_schema
+from .snapshot import NO_VERSIONS, Doubt, Snapshot, Stamp, new_token, same_schema
 
 #: The number of tenants of which a store remembers the last snapshot.
 REMEMBERED_TENANTS = 10_000
@@ -136,8 +136,14 @@ class RedisTagStore:
         known: Collection[str],
         transaction_id: str,
         read: Stamp,
+        computed: Stamp = NO_VERSIONS,
     ) -> frozenset[str]:
-        change = json.dumps({'tags': list(tags), 'known': list(known), 'read': dict(read)})
+        change = json.dumps(
+            {
+                'tags': list(tags), 'known': list(known),
+                'read': dict(read), 'computed': dict(computed),
+            }
+        )  # fmt: skip
         done, *named = self._run('doubt', schema, writer, transaction_id, change)
         if not done:
             raise SnapshotConflict(f'{schema}: {named[0].decode()} has changed since it was read')

@@ -12,10 +12,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 #: Versions by tag; the stamp of a value has those of all tags that it depends on.
 Stamp = Mapping[str, str]
+
+#: No versions at all.
+NO_VERSIONS: Stamp = MappingProxyType({})
 
 #: Prefix of the tags of properties whose policies are functions.
 PROPERTY_TAG = 'property:'
@@ -235,6 +239,7 @@ class TagStore(Protocol):
         known: Collection[str],
         transaction_id: str,
         read: Stamp,
+        computed: Stamp = NO_VERSIONS,
     ) -> frozenset[str]:
         """Put tags in doubt: the writer is about to commit.
 
@@ -245,9 +250,12 @@ class TagStore(Protocol):
         :param transaction_id: the transaction's id in the database; '' if there are none.
         :param read: versions that the writer has read; each must still be the present one,
             and its tag in no other writer's doubt.
+        :param computed: versions of what the writer has read from the database itself; the same
+            holds for each. One of a quarantine may also have outlasted its end: its tag has
+            not changed until then, nor since.
         :return: the tags that the writer has in doubt now.
-        :raises SnapshotConflict: if one of ``read`` does not hold; no tag is put in doubt
-            then.
+        :raises SnapshotConflict: if one of ``read`` or ``computed`` does not hold; no tag is
+            put in doubt then.
         """
 
     def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
@@ -268,7 +276,8 @@ class TagStore(Protocol):
     def quarantine(self, schema: str, birth: str, waiting: Collection[str]) -> None:
         """Set the transactions that a quarantine waits for; without any, end the quarantine.
 
-        The end is a new birth.
+        The end is a new birth. A tag whose version the quarantine had is known not to have
+        changed in it, see :meth:`doubt`.
 
         :param birth: the birth that began the quarantine. Nothing is done if the tenant has
             another one by now.

@@ -3,13 +3,15 @@
 --
 -- KEYS[1]  the key of the tenant's versions for one identity of its database, a hash:
 --            run_id      that of the server on which the rest was written
---            birth       token; the version of every tag without one of its own
+--            birth       token; the version of every tag without one of its own; with a
+--                        '+' at its end after a quarantine
 --            epoch       token; renewed by every script that changes anything
 --            quarantine  exists from a birth until the writers that were in progress
 --                        then have ended; their transaction ids, separated by commas,
 --                        '' if nobody knows them yet, 'lease' if there are no ids
 --            forgotten   when versions were last forgotten (seconds, the server's clock)
---            v:TAG       the tag's version
+--            v:TAG       the tag's version: a token; with a '+' at its end if it has not
+--                        changed since the quarantine
 --            d:WRITER    a doubt, as JSON: tags, xid, at (seconds, the server's clock)
 -- ARGV[1]  a new random token
 -- ARGV[2]  '1' if a birth must begin a quarantine
@@ -29,6 +31,10 @@ if born then
         redis.call('HSET', key, 'quarantine', '')
     end
 end
+
+-- What the end of a quarantine adds to the birth and to each version. So all of them are new,
+-- and still tell which tags have not changed since. It is no character of a token.
+local ENDED = '+'
 
 local function renew_epoch()
     redis.call('HSET', key, 'epoch', token)
@@ -56,13 +62,15 @@ local function names(prefix)
 end
 
 -- Returns a tag that has another version than in the stamp, or that is in the doubt of
--- another writer than `writer`; nil if the stamp holds.
-local function broken(stamp, writer)
+-- another writer than `writer`; nil if the stamp holds. If `outlasting`, a version of a
+-- quarantine also holds after its end.
+local function broken(stamp, writer, outlasting)
     if next(stamp) == nil then
         return nil
     end
     for tag, stamped in pairs(stamp) do
-        if version(tag) ~= stamped then
+        local present = version(tag)
+        if present ~= stamped and not (outlasting and present == stamped .. ENDED) then
             return tag
         end
     end

@@ -6,7 +6,8 @@
 -- Reply:   1 if it was done, 0 if there is no such quarantine any more.
 -- Atomic: all versions are replaced as the quarantine ends. A version from before may be
 -- in the stamp of a value that was read while a writer was about to commit whose doubt
--- the store has lost.
+-- the store has lost. Each new version is made of the one before, for the sake of writers
+-- that have computed values in the quarantine, see doubt.lua.
 if redis.call('HGET', key, 'birth') ~= ARGV[3] then
     return 0
 end
@@ -17,9 +18,9 @@ if ARGV[4] ~= '' then
     redis.call('HSET', key, 'quarantine', ARGV[4])
 else
     redis.call('HDEL', key, 'quarantine')
-    redis.call('HSET', key, 'birth', token)
+    redis.call('HSET', key, 'birth', ARGV[3] .. ENDED)
     for _, tag in ipairs(names('v:')) do
-        redis.call('HSET', key, 'v:' .. tag, token)
+        redis.call('HSET', key, 'v:' .. tag, version(tag) .. ENDED)
     end
 end
 renew_epoch()

@@ -9,6 +9,7 @@ from onegov_ormcache.tags.snapshot import TagStore
 from tests.tags.conformance.store_under_test import (
     FILES,
     PAGES,
+    TREE,
     USERS,
     StoreUnderTest,
     put_in_doubt,
@@ -177,6 +178,44 @@ class Doubts(StoreUnderTest):
         with pytest.raises(SnapshotConflict, match=USERS):
             put_in_doubt(other, schema, 'w', PAGES, read=read)
         assert store.snapshot(schema) == before
+
+    def test_computed_that_holds(self, store: TagStore, schema: str) -> None:
+        """A writer goes on if what it computed is as it was, also beside other doubts."""
+        computed = store.snapshot(schema).stamp([USERS, PAGES])
+        put_in_doubt(store, schema, 'v', FILES)
+        assert put_in_doubt(store, schema, 'w', USERS, computed=computed) == {USERS}
+
+    def test_computed_that_changed(self, store: TagStore, other: TagStore, schema: str) -> None:
+        """A writer that has computed what changed since is refused, and leaves no trace."""
+        snapshot = store.snapshot(schema)
+        put_in_doubt(other, schema, 'v', PAGES)
+        other.publish(schema, 'v', [PAGES])
+        before = store.snapshot(schema)
+        with pytest.raises(SnapshotConflict, match=PAGES):
+            put_in_doubt(
+                store, schema, 'w', USERS,
+                read=snapshot.stamp([USERS]), computed=snapshot.stamp([PAGES]),
+            )  # fmt: skip
+        assert store.snapshot(schema) == before
+
+    def test_computed_that_is_in_doubt(
+        self, store: TagStore, other: TagStore, schema: str
+    ) -> None:
+        """Of two writers that each computed what the other changes, the second is refused."""
+        computed = store.snapshot(schema).stamp([USERS, PAGES])
+        put_in_doubt(store, schema, 'v', USERS, computed=computed)
+        with pytest.raises(SnapshotConflict, match=USERS):
+            put_in_doubt(other, schema, 'w', PAGES, computed=computed)
+
+    def test_computed_before_a_renewal(self, store: TagStore, schema: str) -> None:
+        """A renewal stands for changes that nobody knows, so a writer that computed before it is
+        refused."""
+        store.register(schema, [TREE])
+        for tag in USERS, TREE:
+            computed = store.snapshot(schema).stamp([tag])
+            store.renew(schema)
+            with pytest.raises(SnapshotConflict, match=tag):
+                put_in_doubt(store, schema, 'w', PAGES, computed=computed)
 
     def test_own_doubt_is_no_conflict(self, store: TagStore, schema: str) -> None:
         """A writer whose doubt is sent again is not in its own way."""

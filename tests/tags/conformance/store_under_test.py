@@ -22,8 +22,9 @@ def put_in_doubt(
     known: Collection[str] = (),
     transaction_id: str = '',
     read: Stamp | None = None,
+    computed: Stamp | None = None,
 ) -> frozenset[str]:
-    return store.doubt(schema, writer, tags, known, transaction_id, read or {})
+    return store.doubt(schema, writer, tags, known, transaction_id, read or {}, computed or {})
 
 
 class StoreUnderTest:
