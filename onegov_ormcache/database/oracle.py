@@ -18,15 +18,49 @@ from .questions import question
 #: was not given to a transaction yet.
 DATA_EXCEPTION = '22'
 
-#: Selects the ids of all other transactions in progress that have an id.
-#: ``pg_current_snapshot()`` does not list transactions that are newer than every ended one.
-#: ``pg_locks`` has them all, because each transaction holds a lock on its own id, but with
-#: only the lower 32 bits of the id; the snapshot's xmax supplies the others.
-WRITERS = """
-SELECT (xmax + ((transactionid::text::bigint - xmax + 2147483648) & 4294967295) - 2147483648)::text
+#: The ids of transactions in progress. ``pg_current_snapshot()`` does not list transactions that
+#: are newer than every ended one. ``pg_locks`` has them all, because each transaction holds a
+#: lock on its own id, but with only the lower 32 bits of the id; the snapshot's xmax supplies the
+#: others.
+IN_PROGRESS = """
+SELECT virtualtransaction, pid,
+    (xmax + ((transactionid::text::bigint - xmax + 2147483648) & 4294967295) - 2147483648)::text
+    AS id
 FROM pg_locks, (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax) AS present
 WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted
-AND pid IS DISTINCT FROM pg_backend_pid()
+"""
+
+#: Selects the ids of all other transactions in progress that have an id.
+WRITERS = f"""
+SELECT id FROM ({IN_PROGRESS}) AS writer WHERE pid IS DISTINCT FROM pg_backend_pid()
+"""
+
+#: Selects the ids of the transactions in progress that may have changed a table of these schemas.
+CHANGING_WRITERS = f"""
+SELECT id FROM ({IN_PROGRESS}) AS writer WHERE EXISTS (
+    SELECT FROM pg_locks AS held
+    JOIN pg_class ON pg_class.oid = relation JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE held.virtualtransaction = writer.virtualtransaction AND locktype = 'relation'
+    AND mode NOT IN ('AccessShareLock', 'RowShareLock')
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND nspname = ANY(CAST(:schemas AS text[]))
+)
+"""
+
+#: Selects those of the transactions whose changes the present view does not show, with whether
+#: each is in progress. A transaction that was rolled back has none.
+UNSEEN_WRITERS = """
+SELECT id, pg_xact_status(CAST(id AS xid8)) = 'in progress' AS is_open
+FROM unnest(CAST(:ids AS text[])) AS id
+WHERE NOT pg_visible_in_snapshot(CAST(id AS xid8), pg_current_snapshot())
+AND pg_xact_status(CAST(id AS xid8)) <> 'aborted'
+"""
+
+HAS_COMMITTED = """
+SELECT EXISTS (
+    SELECT FROM unnest(CAST(:ids AS text[])) AS id
+    WHERE pg_xact_status(CAST(id AS xid8)) = 'committed'
+)
 """
 
 
@@ -68,5 +102,32 @@ class PostgresOracle:
         with question(self._connection):
             return list(self._execute(WRITERS).scalars())
 
-    def _execute(self, query: str, **parameters: str) -> CursorResult[Any]:
+    def unseen_writers(
+        self, transaction_ids: Collection[str], schemas: Collection[str]
+    ) -> Collection[str]:
+        """Return the ids of the writers whose changes the transaction's view does not show.
+
+        Called before the transaction has changed anything. Writers in progress that have not
+        changed a table of these schemas yet are left out, and so are those that were rolled back.
+
+        :raises DBAPIError: if the question fails.
+        """
+        with question(self._connection):
+            changing = set(self._execute(CHANGING_WRITERS, schemas=list(schemas)).scalars())
+            # in a second question: the locks of a writer that is in progress after the first one
+            # were still held
+            unseen = self._execute(UNSEEN_WRITERS, ids=list(transaction_ids)).all()
+        return [row.id for row in unseen if row.id in changing or not row.is_open]
+
+    def has_committed(self, transaction_ids: Collection[str]) -> bool:
+        """Return whether one of these transactions has committed.
+
+        :raises DBAPIError: if the question fails.
+        """
+        if not transaction_ids:
+            return False
+        with question(self._connection):
+            return bool(self._execute(HAS_COMMITTED, ids=list(transaction_ids)).scalar_one())
+
+    def _execute(self, query: str, **parameters: str | list[str]) -> CursorResult[Any]:
         return self._connection.execute(text(query), parameters, execution_options=INTERNAL)
