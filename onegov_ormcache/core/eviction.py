@@ -34,6 +34,7 @@ from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Stamp, new_token
 from .policies import table_tags
 from .protocols import WritingScope
 from .recording import CacheEvent
+from .write_skews import Required, WriteSkewCheck
 
 log = logging.getLogger('onegov_ormcache')
 
@@ -49,6 +50,7 @@ class WritePath:
         self._scope = scope
         self._cache = scope.cache
         self._writer = new_token()
+        self._write_skews = WriteSkewCheck(scope)
         # kept as it is now: a function policy that is bound later was not asked about earlier
         # changes, so the transaction evicts it like one that this process does not have
         self._asked_functions = self._cache.registry.function_tags
@@ -102,6 +104,7 @@ class WritePath:
             if view.lasts:
                 # the view was taken between the scope's snapshot and this one
                 scope.take_second_snapshot()
+            self._write_skews.begun(connection, view)
         except SnapshotConflict:
             self._end()
             raise
@@ -287,15 +290,15 @@ class WritePath:
         If definitions have changed since the snapshot, the statements may have changed more
         than they seemed to when they were executed, so the database is asked.
         """
-        known = self._definitions()
+        known, required = self._definitions(), self._write_skews.required()
         try:
-            self._doubt_own(transaction_id, known)
+            self._doubt_own(transaction_id, required, known)
         except SnapshotConflict:
             if not known or self._inquiry is None:
                 raise
             self.was_unclear = True
             self._learn(self._inquiry.last_changes(is_unclear=True))
-            self._doubt_own(transaction_id, {})
+            self._doubt_own(transaction_id, required, {})
         for place, changed in self._tags_elsewhere.items():
             if self._inquiry is not None:
                 self._identify(place, self._inquiry.identity(place))
@@ -316,14 +319,15 @@ class WritePath:
         """Return the versions of the definitions by which statements were understood."""
         return {} if self.was_unclear else self._scope.snapshot().stamp({CATALOG_TAG})
 
-    def _doubt_own(self, transaction_id: str, known: Stamp) -> None:
+    def _doubt_own(self, transaction_id: str, required: Required, known: Stamp) -> None:
         self._in_doubt = self._cache.tags.doubt(
             self._scope.schema,
             self._writer,
             self.tags,
             self._asked_functions,
             transaction_id,
-            {**self._must_hold(), **known},
+            {**required.read, **known},
+            required.computed,
         )
 
     def _writer_at(self, place: str) -> str:
@@ -333,19 +337,6 @@ class WritePath:
     def may_have_changes(self) -> bool:
         """Return whether triggers may know of changes that the statements do not show."""
         return self._view is not None and self._view.triggers
-
-    def _must_hold(self) -> dict[str, str]:
-        """Return the versions, by tag, that must not change before a SERIALIZABLE COMMIT.
-
-        These are the versions of all values that the transaction has read, from the cache or
-        by running creators. There are none under other isolation levels, or if the setting
-        ``check_write_skew`` is off.
-        """
-        if self._view is None or not self._view.serializable:
-            return {}
-        if not self._cache.settings.check_write_skew:
-            return {}
-        return {**self._scope.computed, **self._scope.returned}
 
     # step 4
 

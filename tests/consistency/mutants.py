@@ -17,14 +17,16 @@ from onegov_ormcache.core.reading import Reading
 from onegov_ormcache.core.scope import RequestScope
 from onegov_ormcache.core.torn_pages import TornPages
 from onegov_ormcache.core.versions import Versions
+from onegov_ormcache.core.write_skews import Required, WriteSkewCheck
 from onegov_ormcache.database import catalog, postgres, statements
 from onegov_ormcache.database.driver import ReportingCursor
 from onegov_ormcache.database.inquiries import PostgresInquiry
 from onegov_ormcache.database.notes import Notes
+from onegov_ormcache.database.oracle import PostgresOracle
 from onegov_ormcache.tags import redis as redis_tags
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.settling import Settler
-from onegov_ormcache.tags.snapshot import Snapshot, Stamp
+from onegov_ormcache.tags.snapshot import NO_VERSIONS, Snapshot, Stamp
 from onegov_ormcache.tiers.process import StoredValue
 
 Mutant = Callable[[], AbstractContextManager[Any]]
@@ -39,7 +41,14 @@ original_scope_identify = RequestScope.identify
 
 def without_doubt() -> AbstractContextManager[Any]:
     def doubt(
-        self: Any, schema: str, writer: str, tags: Any, known: Any, xid: str, read: Stamp
+        self: Any,
+        schema: str,
+        writer: str,
+        tags: Any,
+        known: Any,
+        xid: str,
+        read: Stamp,
+        computed: Stamp = NO_VERSIONS,
     ) -> frozenset[str]:
         return frozenset(tags)
 
@@ -185,7 +194,11 @@ def without_asking_again() -> AbstractContextManager[Any]:
 
 
 def without_write_skew_check() -> AbstractContextManager[Any]:
-    return patch.object(WritePath, '_must_hold', lambda self: {})
+    return patch.object(WriteSkewCheck, 'required', lambda self: Required())
+
+
+def without_unseen_writers() -> AbstractContextManager[Any]:
+    return patch.object(PostgresOracle, 'unseen_writers', lambda self, ids, schemas: ())
 
 
 def without_compiler() -> AbstractContextManager[Any]:
@@ -259,6 +272,7 @@ MUTANTS: dict[str, Mutant] = {
     'asking again': without_asking_again,
     'P4 of computed values': without_torn_page_check,
     'P5': without_write_skew_check,
+    'P5 across a loss': without_unseen_writers,
     'notes of the compiler': without_compiler,
     'lock table': without_lock_table,
     'cursor factory': without_cursor_factory,

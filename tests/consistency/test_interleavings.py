@@ -66,7 +66,13 @@ from .races.witnesses import (
     trigger_that_is_new,
 )
 from .races.world import App, Scenario, World, driver_connection
-from .races.write_skews import write_skew, write_skew_through_a_creator
+from .races.write_skews import (
+    write_skew,
+    write_skew_beside_a_lost_doubt,
+    write_skew_beside_the_end_of_a_quarantine,
+    write_skew_in_a_quarantine,
+    write_skew_through_a_creator,
+)
 
 
 @pytest.fixture
@@ -90,6 +96,8 @@ SCENARIOS: dict[str, Scenario] = {
         two_connections_in_one_scope, compiled_statement, code_of_the_database,
         cursor_of_the_driver, trigger_of_the_database, trigger_that_is_new,
         table_of_another_tenant, text_that_commits, text_that_commits_and_begins, torn_page,
+        write_skew_in_a_quarantine, write_skew_beside_the_end_of_a_quarantine,
+        write_skew_beside_a_lost_doubt,
     )
 }  # fmt: skip
 
@@ -114,6 +122,7 @@ NOTICED_BY = {
     'asking again': 'schema_replaced_by_another_program',
     'P4 of computed values': 'torn_page',
     'P5': 'write_skew',
+    'P5 across a loss': 'write_skew_beside_a_lost_doubt',
     'notes of the compiler': 'compiled_statement',
     'lock table': 'code_of_the_database',
     'cursor factory': 'cursor_of_the_driver',
