@@ -7,15 +7,19 @@ all that they need.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack, chdir
 from doctest import ELLIPSIS
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
+import pytest
 from sybil import Sybil
 from sybil.parsers.rest import DocTestParser, PythonCodeBlockParser
 
-from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware
+from onegov_ormcache import OrmCache, OrmCacheApp, OrmCacheMiddleware
+from tests.support.servers import drop_schemas
 
 _STACK = '_docs_stack'
 
@@ -34,11 +38,34 @@ def end_page(namespace: dict[str, Any]) -> None:
             app = value.app if isinstance(value, OrmCacheMiddleware) else value
             if isinstance(app, OrmCacheApp):
                 app.close_orm_cache()
+            elif isinstance(app, OrmCache):
+                app.close()
 
 
-pytest_collect_file = Sybil(
-    parsers=[DocTestParser(ELLIPSIS), PythonCodeBlockParser()],
-    pattern='*.rst',
-    setup=begin_page,
-    teardown=end_page,
+@pytest.fixture(scope='session')
+def dsn(postgres_dsn: str) -> str:
+    """The PostgreSQL server of a page that needs one."""
+    return postgres_dsn
+
+
+@pytest.fixture(scope='session')
+def namespace(dsn: str) -> Iterator[str]:
+    """The begin of the names of a page's tenants, the same for all its examples."""
+    name = f'docs{uuid4().hex[:12]}'
+    yield name
+    drop_schemas(dsn, name)
+
+
+#: The pages whose examples run on PostgreSQL and Redis; they use the names of these fixtures.
+ON_SERVERS = ['coming_from_onegov_core.rst']
+
+EXAMPLES: dict[str, Any] = {
+    'parsers': [DocTestParser(ELLIPSIS), PythonCodeBlockParser()],
+    'setup': begin_page,
+    'teardown': end_page,
+}
+
+pytest_collect_file = (
+    Sybil(pattern='*.rst', excludes=ON_SERVERS, **EXAMPLES)
+    + Sybil(patterns=ON_SERVERS, fixtures=['dsn', 'redis_url', 'namespace'], **EXAMPLES)
 ).pytest()

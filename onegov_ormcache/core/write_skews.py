@@ -53,7 +53,7 @@ class WriteSkewCheck:
         self._is_on = view.serializable and self._scope.cache.settings.check_write_skew
         if not self._is_on or (waiting := self._awaited()) is None:
             return
-        self._oracle = self._scope.cache.session_manager.oracle(connection)
+        self._oracle = self._scope.cache.observer.oracle(connection)
         if self._oracle is not None:
             places = self._scope.cache.places(self._scope.schema)
             self._unseen = self._oracle.unseen_writers(waiting, places)

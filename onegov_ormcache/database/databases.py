@@ -17,7 +17,7 @@ from .tables import Tables
 
 
 class Database(Protocol):
-    """A database, or several, as an observer and a cache use it."""
+    """A database, or several, as an observer and its users see it."""
 
     @property
     def has_transaction_ids(self) -> bool:

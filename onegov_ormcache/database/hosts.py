@@ -44,7 +44,7 @@ NOWHERE = ''
 
 
 class Attendant(Protocol):
-    """Has the scopes of a host; a cache gives one to the observer."""
+    """Has the scopes of a host; given to the observer by whoever is interested."""
 
     def scope(self, schema: str) -> SessionOwner:
         """Return this thread's scope of a tenant; make it if it is missing."""
@@ -54,7 +54,7 @@ class Attendant(Protocol):
 
 
 class HostObserver(Observer):
-    """The observer of a host. Made by :func:`observe`, given to a cache.
+    """The observer of a host. Made by :func:`observe`.
 
     :param schema_of: says which tenant a connection works for.
     :param registry: the host's registry of sessions, if it has one.
@@ -78,7 +78,7 @@ class HostObserver(Observer):
         self.session: Callable[[], Session] | None = session or registry
         #: Returns the tenant that this thread works for; None if the host does not tell.
         self.present_schema = present_schema
-        #: The scopes, from the time when a cache is set up.
+        #: The scopes, from the time when somebody is interested in the transactions.
         self.attendant: Attendant | None = None
         #: Notes what is changed before.
         self.unattended = Unattended(schema_of)

@@ -371,7 +371,7 @@ def observed(session: Session) -> Any:
     if not isinstance(session, ScopedSession):
         raise ConfigurationError(
             f'{session!r} was made by a factory that nobody observes, or before it was observed, '
-            'so its changes would evict nothing: observe(sessions=...) the factory when it is made'
+            'so its changes would go unnoticed: observe(sessions=...) the factory when it is made'
         )
     return session
 

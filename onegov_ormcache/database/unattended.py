@@ -1,7 +1,7 @@
-"""Notes what a host changes before a cache is set up.
+"""Notes what a host changes before anybody is interested in its transactions.
 
-Nobody can be told of these changes when they are committed. The cache asks for the schemas when it
-is set up. This module does not know what a cache does with them.
+Nobody can be told of these changes when they are committed. This module does not know who asks for
+the changed schemas later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SchemaOf: TypeAlias = Callable[[Connection], str | None]
 
 
 class Unattended:
-    """The scope of all connections and sessions of a host, as long as there is no cache.
+    """The scope of all connections and sessions of a host, as long as it has no attendant.
 
     Made by an observer; used by all threads.
 
@@ -57,7 +57,7 @@ class Unattended:
     # what sessions tell
 
     def session_used(self) -> None:
-        """Do nothing: sessions may be used without a cache."""
+        """Do nothing: sessions may be used without attendant."""
 
     def taint_run(self, reason: str) -> None:
         """Do nothing: there are no runs."""
