@@ -90,8 +90,8 @@ def test_savepoint(zope_host: Host) -> None:
 
 
 def test_hook_after_the_commit(zope_host: Host, elsewhere: Host) -> None:
-    """What runs after a commit sees the new versions. A hook can't use a session of
-    zope.sqlalchemy, so the value that it shows was computed by another process after the commit."""
+    """What runs after a commit sees the new versions. A hook can't use a session that joins the
+    transaction, so the value that it shows was computed by another process after the commit."""
     host = zope_host
     host.board.names
     elsewhere.board.names
