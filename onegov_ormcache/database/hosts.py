@@ -111,11 +111,16 @@ class HostObserver(Observer):
         """Return the scope of a connection.
 
         :raises InvalidSchemaError: if ``schema_of`` returns something that is no tenant's name.
+        :raises ConfigurationError: if the tenant lies in another database, too.
         """
         if self.attendant is None:
             return self.unattended
         schema = self.schema_of(connection)
-        return self.attendant.scope(NOWHERE if schema is None else self.check_schema(schema))
+        if schema is None:
+            return self.attendant.scope(NOWHERE)
+        if isinstance(self.database, Databases):
+            self.database.place(schema, self.database.at(connection))
+        return self.attendant.scope(self.check_schema(schema))
 
     def owner(self) -> SessionOwner:
         """Return the scope of a session that works for none yet."""
