@@ -1,23 +1,15 @@
-"""A host without a framework: its engine, its registry of sessions, and its current schema."""
+"""A host whose cached properties are computed by its own sessions."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, func, select
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy import create_engine, event, func, select
 
-from onegov_ormcache import OrmCache, SessionManager, observe, orm_cached, request_cached
+from onegov_ormcache import SessionManager, orm_cached, request_cached
+from tests.support import host
 from tests.support.counting import Runs
 from tests.support.models import Base, Document, User
-
-
-def schema_option(connection: Connection) -> Any:
-    """The tenant of a connection: an execution option, as a host has it."""
-    return connection.get_execution_options().get('schema')
 
 
 class Board:
@@ -64,7 +56,7 @@ class Board:
         return list(self.host.session().scalars(select(User).order_by(User.id)))
 
 
-class Host:
+class Host(host.Host):
     """A program of its own, which may stand for a process.
 
     :param backend: the settings of PostgreSQL and Redis.
@@ -80,27 +72,15 @@ class Host:
         **options: Any,
     ) -> None:
         self.backend = backend
-        self._here = threading.local()
-        self.engine = create_engine(backend['dsn'], **options)
+        engine = create_engine(backend['dsn'], **options)
         #: What the host's listeners have seen.
         self.seen: list[str] = []
-        event.listen(self.engine, 'connect', lambda *arguments: self.seen.append('connect'))
-        event.listen(self.engine, 'begin', lambda connection: self.seen.append('begin'))
-        event.listen(self.engine, 'before_cursor_execute', self._set_path)
-        self.factory = sessionmaker(**(session_options or {}))
-        self.sessions = scoped_session(
-            self.factory, scopefunc=lambda: (threading.get_ident(), self.schema)
-        )
-        self.observer = observe(
-            engine=self.engine,
-            sessions=self.sessions,
-            metadata=lambda: Base,
-            schema_of=schema_option,
-            session=self.session,
-            schema=lambda: self.schema,
-        )
-        self.cache = OrmCache(
-            observer=self.observer,
+        event.listen(engine, 'connect', lambda *arguments: self.seen.append('connect'))
+        event.listen(engine, 'begin', lambda connection: self.seen.append('begin'))
+        super().__init__(
+            engine,
+            lambda: Base,
+            session_options,
             redis_url=backend['redis_url'],
             namespace=backend['namespace'],
             **(cache_options or {}),
@@ -108,47 +88,10 @@ class Host:
         self.cache.bind(Board)
         self.board = Board(self, runs)
 
-    @property
-    def schema(self) -> str | None:
-        """The tenant that this thread works for."""
-        found: str | None = getattr(self._here, 'schema', None)
-        return found
-
-    @schema.setter
-    def schema(self, schema: str | None) -> None:
-        self._here.schema = schema
-
-    def session(self) -> Session:
-        """This thread's session of the tenant; made as the host makes it, by the option."""
-        if not self.sessions.registry.has():
-            self.sessions(bind=self.engine.execution_options(schema=self.schema))
-        return self.sessions()
-
     def add(self, *objects: object) -> None:
         """Add objects in a transaction of their own."""
         self.session().add_all(objects)
         self.session().commit()
-
-    @contextmanager
-    def at(self, schema: str) -> Iterator[None]:
-        """Work for another tenant while the block runs."""
-        before, self.schema = self.schema, schema
-        try:
-            yield
-        finally:
-            self.schema = before
-
-    def close(self) -> None:
-        self.cache.close()
-        self.sessions.remove()
-        self.engine.dispose()
-
-    def _set_path(
-        self, connection: Connection, cursor: Any, statement: str, *arguments: Any
-    ) -> None:
-        schema = schema_option(connection)
-        if schema is not None:
-            cursor.execute(f'SET search_path TO "{schema}", extensions')
 
 
 def make_tenants(dsn: str, *schemas: str) -> None:
