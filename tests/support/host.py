@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from psycopg import ServerCursor
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -86,5 +87,8 @@ def schema_option(connection: Connection) -> Any:
 def set_path(connection: Connection, cursor: Any, statement: str, *arguments: Any) -> None:
     """Set the search path before a statement; listens to a host's engine."""
     schema = schema_option(connection)
-    if schema is not None:
+    # after an error, nothing else can be executed before the rollback
+    if schema is not None and not statement.startswith('ROLLBACK TO SAVEPOINT'):
+        if isinstance(cursor, ServerCursor):  # can only declare its query
+            cursor = connection.connection.cursor()
         cursor.execute(f'SET search_path TO "{schema}", extensions')

@@ -3,8 +3,10 @@
     python -m tests.consistency.matrix                                 # the whole of it
     python -m tests.consistency.matrix --isolation SERIALIZABLE --sample 50 --seed 7
     python -m tests.consistency.matrix --sqlite --only 'flush|bulk'
+    python -m tests.consistency.matrix --host                          # by sessions of a host
 
 Without ``--isolation`` and ``--sqlite`` it runs PostgreSQL at each isolation level, then SQLite.
+With ``--host`` it runs the host instead, which is on PostgreSQL alone.
 """
 
 from __future__ import annotations
@@ -37,13 +39,16 @@ def main() -> int:
     parser.add_argument('--seed', type=int, default=0, help='draws the sample')
     parser.add_argument('--isolation', choices=LEVELS, help='one isolation level')
     parser.add_argument('--sqlite', action='store_true', help='SQLite instead of PostgreSQL')
+    parser.add_argument('--host', action='store_true', help='by sessions of a host')
     parser.add_argument('--only', default='', help='writes that this regular expression finds')
     parser.add_argument('--only-reads', default='', help='reads that it finds')
     parser.add_argument('--show', type=int, default=30, help='how many pairs to print')
     parser.add_argument('--quiet', action='store_true', help='print no progress')
     arguments = parser.parse_args()
+    if arguments.host and arguments.sqlite:
+        parser.error('the host is on PostgreSQL alone: give --host or --sqlite')
     if not arguments.sqlite and not arguments.isolation:
-        return all_databases(sys.argv[1:])
+        return all_databases(sys.argv[1:], arguments.host)
     plan = Plan(
         database='sqlite' if arguments.sqlite else 'postgresql',
         isolation=arguments.isolation or 'SQLite',
@@ -53,6 +58,7 @@ def main() -> int:
         seed=arguments.seed,
         only=arguments.only,
         only_reads=arguments.only_reads,
+        host=arguments.host,
     )
     warnings.simplefilter('ignore', SAWarning)
     began = time.monotonic()
@@ -67,12 +73,12 @@ def main() -> int:
     return 1 if report.failures else 0
 
 
-def all_databases(arguments: list[str]) -> int:
-    """Run PostgreSQL at each isolation level, and SQLite; two of them at a time.
+def all_databases(arguments: list[str], host: bool) -> int:
+    """Run PostgreSQL at each isolation level, and SQLite but for a host; two at a time.
 
     :return: 0 if all of it holds.
     """
-    runs = [['--isolation', level] for level in LEVELS] + [['--sqlite']]
+    runs = [['--isolation', level] for level in LEVELS] + ([] if host else [['--sqlite']])
     command = [sys.executable, '-m', 'tests.consistency.matrix', '--quiet', *arguments]
     with ThreadPoolExecutor(2) as threads:
         done = threads.map(
@@ -107,10 +113,11 @@ def show(report: Report, seconds: float, limit: int) -> None:
     print('\nFailures by kind, kind of write and kind of read:')
     for (kind, write, read), number in causes(report.failures).most_common(limit):
         print(f'{number:7}  {kind:12} {write:14} x {read}')
+    sessions = ' by sessions of a host' if report.plan.host else ''
     print(
-        f'\n{report.plan.isolation}: {report.reads} reads ({report.properties} properties, of '
-        f'which tiers have {report.stored}), {report.writes} writes, {report.combinations} '
-        f'combinations, {report.comparisons} comparisons in {seconds:.0f} s'
+        f'\n{report.plan.isolation}{sessions}: {report.reads} reads ({report.properties} '
+        f'properties, of which tiers have {report.stored}), {report.writes} writes, '
+        f'{report.combinations} combinations, {report.comparisons} comparisons in {seconds:.0f} s'
     )
     print(
         f'{report.failed} combinations fail ({len(pairs)} pairs of read and write): '

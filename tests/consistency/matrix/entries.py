@@ -53,6 +53,8 @@ class Write:
     ends: bool = False
     #: True if it changes something only while the transaction commits.
     late: bool = False
+    #: False if it means nothing to a host that sets the search path before each statement.
+    hosts: bool = True
     #: The package's own errors that it may raise on purpose.
     refused: tuple[str, ...] = ()
 

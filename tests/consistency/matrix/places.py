@@ -1,4 +1,4 @@
-"""Reads cached properties: in a scope, in scopes of another thread, and of another process."""
+"""Reads cached properties: in a unit of work, in those of another thread and another process."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import logging
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
 from onegov_ormcache import OrmCache, orm_cached
 
 from .entries import Read
+from .programs import Program, Settings, make_program
 from .reads import READS
-from .schema import BASES, ONE, TWO
-from .truth import Outcome, connect_arguments, outcome
+from .schema import ONE, TWO
+from .truth import Outcome, outcome
 
 #: Attempts of a read that a conflict ends.
 ATTEMPTS = 3
@@ -38,33 +38,23 @@ class Key(NamedTuple):
 Seen = Mapping[Key, Outcome]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What all processes of a run need to know."""
-
-    database: str
-    dsn: str
-    redis_url: str | None
-    namespace: str
-    isolation: str
-
-
 class Board:
     """An object with a property for each read and policy.
 
-    :param cache: the cache that the properties belong to.
+    :param program: who reads the properties.
     """
 
-    def __init__(self, cache: OrmCache) -> None:
-        self.orm_cache = cache
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.orm_cache = program.cache
 
     def get(self, key: Key) -> Outcome:
-        """Return what the property gives, in the current scope."""
+        """Return what the property gives, in the current unit of work."""
 
         return outcome(lambda: getattr(self, ATTRIBUTES[key]), self.orm_cache.is_conflict)
 
     def look(self, tenant: str, keys: Sequence[Key]) -> dict[Key, Outcome]:
-        """Return what the properties give, each in a scope of its own.
+        """Return what the properties give, each in a unit of work of its own.
 
         After some reads that waited for a lock, the rest is not read.
         """
@@ -72,7 +62,7 @@ class Board:
         waits = 0
         for key in keys:
             for _ in range(ATTEMPTS):
-                with self.orm_cache.scope(tenant):
+                with self.program.unit(tenant):
                     seen[key] = self.get(key)
                 if not seen[key].conflict:
                     break
@@ -86,7 +76,7 @@ def add_property(name: str, read: Read, policy: Any) -> None:
     """Add the cached property of a read to the board."""
 
     def creator(self: Board) -> Any:
-        return read.run(self.orm_cache.session())
+        return read.run(self.program.session())
 
     creator.__name__ = name
     creator.__qualname__ = f'Board.{name}'
@@ -110,26 +100,6 @@ for _read in READS:
         add_property(_name, _read, 'auto' if _policy == 'auto' else policy_of(_read))
 
 
-def make_cache(settings: Settings) -> OrmCache:
-    """Return the cache of one process."""
-    if settings.database == 'sqlite':
-        options: dict[str, Any] = {'connect_args': {'timeout': 0.1}}
-    else:
-        options = {
-            'isolation_level': settings.isolation,
-            'connect_args': connect_arguments('-c lock_timeout=50ms'),
-        }
-    return OrmCache(
-        base=BASES[settings.database],
-        dsn=settings.dsn,
-        redis_url=settings.redis_url,
-        namespace=settings.namespace,
-        audit='off',
-        lock_timeout=2.0,
-        engine_options=options,
-    )
-
-
 def renew(cache: OrmCache) -> None:
     """Make all values invalid, as after a restore of the database."""
     for place in {*cache.places(ONE), *cache.places(TWO)}:
@@ -142,7 +112,7 @@ class Place(Protocol):
     name: str
 
     def look(self, tenant: str, keys: Sequence[Key]) -> Seen:
-        """Return what the properties give, each in a scope of its own."""
+        """Return what the properties give, each in a unit of work of its own."""
 
 
 class ThreadPlace(AbstractContextManager['ThreadPlace']):
@@ -188,8 +158,8 @@ class ProcessPlace(AbstractContextManager['ProcessPlace']):
 def serve(settings: Settings, pipe: Connection) -> None:
     """Answer the questions of a :class:`ProcessPlace`, until it closes the pipe."""
     logging.getLogger('onegov_ormcache').setLevel(logging.ERROR)
-    with make_cache(settings) as cache:
-        board = Board(cache)
+    with closing(make_program(settings)) as program:
+        board = Board(program)
         while True:
             try:
                 tenant, keys = pipe.recv()

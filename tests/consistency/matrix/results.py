@@ -27,6 +27,8 @@ class Plan:
     only: str = ''
     #: The reads whose names this finds.
     only_reads: str = ''
+    #: True to read and write by sessions of a host, instead of those of the package.
+    host: bool = False
 
 
 class Failure(NamedTuple):

@@ -172,8 +172,8 @@ class Case:
             self._clean()
         elif not self.is_warm:
             self._look_beside('before')
-        with self.world.cache.scope(ONE) as scope:
-            undone = self._change(scope.session())
+        with self.world.program.unit(ONE):
+            undone = self._change(self.world.program.session())
             after = self._after(ONE)
             self._compare(self._look_here(after), after, 'scope', 'after')
         near = self._after(TWO)
@@ -191,7 +191,7 @@ class Case:
     def _change(self, session: Session) -> Seen:
         """Write and end the transaction, and read in between.
 
-        :return: what the scope shows after the rollback to the savepoint, if there was one.
+        :return: what the writer sees after the rollback to the savepoint, if there was one.
         """
         undone: Seen = {}
         with self._failing():
@@ -234,7 +234,7 @@ class Case:
         self._compare(self.world.thread.look(TWO, self.near_keys), foreign, 'neighbour', moment)
 
     def _look_here(self, expected: Values) -> dict[Key, Outcome]:
-        """Read in the writer's scope.
+        """Read in the writer's unit of work.
 
         Reads that raise an error are left out, as the transaction could not go on; so are reads
         that change something.
@@ -270,7 +270,7 @@ class Case:
     @contextmanager
     def _failing(self) -> Iterator[None]:
         """Note an error of the write or of its end, unless it is a refusal on purpose."""
-        session = self.world.cache.session()
+        session = self.world.program.session()
         try:
             yield
         except (Conflict, Unusable):
@@ -278,7 +278,7 @@ class Case:
         except Exception as error:
             kinds = {kind.__name__ for kind in type(error).__mro__}
             kinds.add(type(getattr(error, 'orig', None)).__name__)
-            if self.world.cache.is_conflict(error):
+            if self.world.program.cache.is_conflict(error):
                 raise Conflict(str(error)) from error
             if not kinds & set(self.write.refused):
                 self._fail(

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from tests.support.host import set_path
 from tests.support.servers import libpq_url
 
 from . import ddl
@@ -113,11 +114,12 @@ class PostgresTruth:
     """Two schemas, and one of shared tables, that a role without special rights owns.
 
     :param dsn: SQLAlchemy URL of a superuser, who restores the rows.
+    :param host: set the search path before each statement, as a host does.
     """
 
     name = 'postgresql'
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, host: bool = False) -> None:
         self._dsn = dsn
         self._admin = psycopg.connect(libpq_url(dsn), autocommit=True)
         self._admin.execute("SET lock_timeout = '10s'")
@@ -130,6 +132,10 @@ class PostgresTruth:
             )
             for tenant in TENANTS
         }
+        if host:
+            for tenant, engine in self._engines.items():
+                event.listen(engine, 'before_cursor_execute', set_path)
+                engine.update_execution_options(schema=tenant)
 
     def build(self) -> None:
         self._drop()

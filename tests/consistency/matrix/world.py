@@ -1,4 +1,4 @@
-"""The world of a run: the database, a cache, the places where its properties are read."""
+"""The world of a run: the database, a program, the places where its properties are read."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import random
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
-
-from onegov_ormcache import OrmCache
 
 from .places import (
     POLICIES,
@@ -19,11 +17,10 @@ from .places import (
     Key,
     Place,
     ProcessPlace,
-    Settings,
     ThreadPlace,
-    make_cache,
     renew,
 )
+from .programs import Program, Settings, make_program
 from .reads import READS
 from .results import Plan, Report
 from .schema import ONE, TWO
@@ -32,10 +29,10 @@ from .writes import WRITES
 
 
 class World:
-    """Two tenants, a cache with its places, and what is read without it.
+    """Two tenants, a program with its places, and what is read without a cache.
 
     :param truth: the database, with tenants that are built.
-    :param settings: of the caches.
+    :param settings: of the programs.
     :param stack: ends what is begun here.
     """
 
@@ -50,10 +47,12 @@ class World:
         self.writes = [
             write
             for write in WRITES
-            if truth.name in write.databases and re.search(plan.only, write.name)
+            if truth.name in write.databases
+            and (write.hosts or not plan.host)
+            and re.search(plan.only, write.name)
         ]
-        self.cache: OrmCache = stack.enter_context(make_cache(settings))
-        self.board = Board(self.cache)
+        self.program: Program = stack.enter_context(closing(make_program(settings)))
+        self.board = Board(self.program)
         self.thread = stack.enter_context(ThreadPlace(self.board))
         self.places: list[Place] = [self.thread]
         if settings.redis_url is not None:
@@ -71,7 +70,7 @@ class World:
         """
         keys = [Key(policy, read.name) for read in self.reads for policy in POLICIES]
         self.thread.look(ONE, keys)
-        with self.cache.recording() as events:
+        with self.program.cache.recording() as events:
             self.thread.look(ONE, keys)
         read = {event.name for event in events if event.kind == 'read' and event.tier != 'creator'}
         self.report.stored = len(read)
@@ -85,7 +84,7 @@ class World:
             self.truth.build()
         else:
             self.truth.restore()
-        renew(self.cache)
+        renew(self.program.cache)
 
 
 @contextmanager
@@ -102,7 +101,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def make_world(plan: Plan, dsn: str, redis_url: str | None) -> Iterator[World]:
-    """Make the tenants and caches for a plan, and remove them at the end.
+    """Make the tenants and programs for a plan, and remove them at the end.
 
     SQLite is used by one process, which keeps versions and values in its memory.
 
@@ -117,9 +116,11 @@ def make_world(plan: Plan, dsn: str, redis_url: str | None) -> Iterator[World]:
             # on Redis, no value would be stored for a lease after each restore
             truth, dsn, redis_url = SQLiteTruth(folder), f'sqlite:///{folder}', None
         else:
-            truth = PostgresTruth(dsn)
+            truth = PostgresTruth(dsn, plan.host)
         stack.callback(truth.close)
         truth.build()
         namespace = f'matrix-{uuid4().hex[:12]}'
-        settings = Settings(plan.database, dsn, redis_url, namespace, plan.isolation)
+        settings = Settings(
+            plan.database, dsn, redis_url, namespace, plan.isolation, plan.host
+        )
         yield World(truth, settings, stack, plan)

@@ -276,25 +276,19 @@ for _name, _shows, _run in (
     ('driver: executemany', 'orm: all', executemany),
     ('driver: PREPARE and EXECUTE', 'orm: all', server_side_prepared),
     ('driver: WHERE CURRENT OF', 'orm: all', updated_by_cursor),
-    ('path: of the other tenant', 'other tenant', lambda s: with_path(s, TWO, UPDATE)),
     (
-        'path: of the shared schema',
-        'countries|shared',
-        lambda s: with_path(s, SHARED, "UPDATE countries SET name = 'changed'"),
-    ),
-    (
-        'path: set_config',
-        'other tenant',
-        lambda s: (
-            s.execute(text(f"SELECT set_config('search_path', '{TWO}', true)")),
-            s.execute(text(UPDATE)),
-            s.execute(text(f"SELECT set_config('search_path', '{ONE}, extensions', true)")),
-        ),
-    ),
-    (
-        'path: of a function',
+        'function by its qualified name',
         'orm: all',
         lambda s: s.execute(text(f"SELECT {ONE}.touch_notes('changed')")),
+    ),
+    (
+        'driver: cursor with the path of the other tenant',
+        'other tenant',
+        lambda s: raw(
+            s,
+            f'SET LOCAL search_path = {TWO}; {UPDATE}; '
+            f'SET LOCAL search_path = {ONE}, extensions',
+        ),
     ),
     (
         'temporary table that shadows',
@@ -318,6 +312,25 @@ for _name, _shows, _run in (
     ),
 ):
     write(_name, _shows, _run, databases=POSTGRESQL)
+
+for _name, _shows, _run in (
+    ('of the other tenant', 'other tenant', lambda s: with_path(s, TWO, UPDATE)),
+    (
+        'of the shared schema',
+        'countries|shared',
+        lambda s: with_path(s, SHARED, "UPDATE countries SET name = 'changed'"),
+    ),
+    (
+        'set_config',
+        'other tenant',
+        lambda s: (
+            s.execute(text(f"SELECT set_config('search_path', '{TWO}', true)")),
+            s.execute(text(UPDATE)),
+            s.execute(text(f"SELECT set_config('search_path', '{ONE}, extensions', true)")),
+        ),
+    ),
+):
+    write(f'path: {_name}', _shows, _run, databases=POSTGRESQL, hosts=False)
 
 # the end of the transaction, behind SQLAlchemy
 CONTROL = ('TextualControlError', 'OrmCacheError', 'PendingRollbackError')
