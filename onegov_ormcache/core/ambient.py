@@ -215,10 +215,10 @@ class AmbientScopes:
         """Return the host's session of a scope, if there is one already."""
         if scope.entered_session is not None:
             return scope.entered_session
-        registry = self.observer.registry
-        if registry is None or not registry.registry.has():
+        make = self.observer.registry or self._session
+        if make is None or (isinstance(make, scoped_session) and not make.registry.has()):
             return None
-        session: ScopedSession = observed(registry())
+        session: ScopedSession = observed(make())
         return session
 
     def check_present(self, scope: AmbientScope) -> None:

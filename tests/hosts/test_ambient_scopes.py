@@ -6,15 +6,18 @@ import contextvars
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import create_engine, select, text, update
+from sqlalchemy.orm import sessionmaker
 
+from onegov_ormcache import OrmCache, observe, orm_cached
 from onegov_ormcache.errors import ConfigurationError, OutsideScopeError
 from tests.support.counting import Runs
-from tests.support.models import Document, User
+from tests.support.models import Base, Document, User
 
 from .host import Host
 
@@ -350,3 +353,33 @@ def test_merged_objects_are_those_of_the_database(host: Host, elsewhere: Host, r
 def test_shown_values(make_host: Callable[..., Host]) -> None:
     """Nothing of this host has a mapping of its own to be shown values in; see the framework."""
     assert make_host().cache.ambient is not None
+
+
+def test_own_change_in_a_session_that_a_function_returns(tmp_path: Path) -> None:
+    """A host without a registry, whose function returns its session, sees its own changes."""
+    engine = create_engine(f'sqlite:///{tmp_path}/town.sqlite')
+    factory = sessionmaker(bind=engine)
+    observer = observe(
+        engine=engine,
+        sessions=factory,
+        metadata=Base,
+        schema_of=lambda connection: 'public',
+        schema=lambda: 'public',
+        session=lambda: session,
+    )
+    Base.metadata.create_all(engine)
+    session = factory()
+
+    class Town:
+        orm_cache = cache = OrmCache(observer=observer)
+
+        @orm_cached(policy=User)
+        def names(self) -> list[str]:
+            return list(self.cache.session().scalars(select(User.name)))
+
+    with session, Town.cache:
+        assert Town().names == []
+        session.add(User(name='Ada'))
+        assert Town().names == ['Ada']
+        session.rollback()
+        assert Town().names == []
