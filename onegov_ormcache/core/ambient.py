@@ -97,6 +97,9 @@ class AmbientScopes:
         """Let all scopes refuse any further use."""
         self.is_closed = True
         self.observer.attendant = None
+        current = current_scope.get()
+        if isinstance(current, AmbientScope) and current._scopes is self:
+            current_scope.set(None)
 
     def forget(self) -> None:
         """Forget the scopes of the parent; called in a forked child."""

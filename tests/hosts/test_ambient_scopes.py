@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, select, text, update
 from sqlalchemy.orm import sessionmaker
 
 from onegov_ormcache import OrmCache, observe, orm_cached
+from onegov_ormcache.database.transactions import current_scope
 from onegov_ormcache.errors import ConfigurationError, OutsideScopeError
 from tests.support.counting import Runs
 from tests.support.models import Base, Document, User
@@ -383,3 +384,11 @@ def test_own_change_in_a_session_that_a_function_returns(tmp_path: Path) -> None
         assert Town().names == ['Ada']
         session.rollback()
         assert Town().names == []
+
+
+def test_closed_cache_leaves_no_scope(host: Host) -> None:
+    """The scope of a closed cache is not the current one of the thread that has closed it."""
+    assert host.board.names == []
+    assert current_scope.get() is not None
+    host.cache.close()
+    assert current_scope.get() is None
