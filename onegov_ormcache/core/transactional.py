@@ -311,6 +311,7 @@ class TransactionalScope:
         """
         database = self.observer.database
         oracle = database.oracle(connection)
+        has_left = True
         try:
             if oracle is None or not database.is_replica(connection):
                 self.cache.settler.end_quarantine(self.schema, self.snapshot(), oracle)
@@ -324,7 +325,10 @@ class TransactionalScope:
         finally:
             if oracle is not None:
                 # the questions have taken a view, which must not be that of the transaction
-                database.leave(connection)
+                has_left = database.leave(connection)
+        if not has_left and beginning is None:
+            self.store_lost()  # all values are read from the database
+            return
         if not self.returned and not self.transactions - {beginning}:
             self._end_snapshot()
             self.snapshot()

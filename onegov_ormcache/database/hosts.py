@@ -154,7 +154,10 @@ class HostPostgres(Postgres):
         super().__init__(engine)
         self._schema_of = schema_of
         self._inquiries: WeakKeyDictionary[Connection, PostgresInquiry] = WeakKeyDictionary()
+        # the connections on which a listener of the host has begun the present transaction
+        self._begun: WeakSet[Connection] = WeakSet()
         engine.clear_compiled_cache()
+        event.listen(engine, 'begin', self._beginning)
 
     def begin(
         self, connection: Connection, scope: Scope
@@ -162,6 +165,11 @@ class HostPostgres(Postgres):
         view, inquiry = super().begin(connection, scope)
         self._inquiries[connection] = inquiry
         return view, inquiry
+
+    def leave(self, connection: Connection) -> bool:
+        # a rollback would undo what a listener of the host has set for this transaction, such as
+        # its search path, or the user whose rows it may see
+        return connection not in self._begun and super().leave(connection)
 
     def _begin_statement(self, places: int) -> TextClause:
         return begin_statement(FIRST_SCHEMA, places)
@@ -192,6 +200,13 @@ class HostPostgres(Postgres):
         if self._claim is not None and close:
             self._claim.close()
         self._claim = None
+
+    def _beginning(self, connection: Connection) -> None:
+        # called before any question of the package, and after the host's earlier listeners
+        if self.in_transaction(connection.connection.dbapi_connection):
+            self._begun.add(connection)
+        else:
+            self._begun.discard(connection)
 
 
 class HostSQLite(SQLiteDialect):

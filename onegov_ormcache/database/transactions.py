@@ -67,6 +67,8 @@ class Watch(Executions):
         # `do_commit` gets the pool's object for this checkout, and not the Connection; the
         # key is weak, so that nothing is left for the next user of the driver's connection
         self._checkouts: WeakKeyDictionary[Any, ref[Connection]] = WeakKeyDictionary()
+        # the ids of the driver's connections whose rollback was announced, and is not done yet
+        self._rolling_back: set[int] = set()
         event.listen(engine, 'begin', self._begin)
         event.listen(engine, 'rollback', self._rollback)
         event.listen(engine, 'rollback_twophase', self._rollback_twophase)
@@ -82,7 +84,8 @@ class Watch(Executions):
     def _begin(self, connection: Connection) -> None:
         with _closing_on_error(connection):
             if scope := self._scope(connection):
-                self._abandon(connection)
+                if connection in self._listeners or self._is_rolling_back(connection):
+                    self._abandon(connection)
                 listener = scope.transaction(connection)
                 self._watch(connection, scope, listener)
 
@@ -120,8 +123,8 @@ class Watch(Executions):
         listener.begun(connection, view, inquiry)
         if connection not in self._listeners:
             # a question of the listener has failed, which SQLAlchemy took for a failed begin: it
-            # has rolled back
-            self._begin(connection)
+            # has rolled back, also what listeners of the application have set before
+            connection.dispatch.begin(connection)
             return
         self._dialect.report_to(
             connection.connection.dbapi_connection,
@@ -135,6 +138,8 @@ class Watch(Executions):
         has_ended = not is_lost and self._dialect.has_ended(
             connection.connection.dbapi_connection
         )
+        if not is_lost:
+            self._rolling_back.add(id(connection.connection.dbapi_connection))
         if listener := self._pop(connection):
             if has_ended:  # by a cursor of the driver's own
                 listener.ended_unseen()
@@ -147,8 +152,12 @@ class Watch(Executions):
         if connection.invalidated and (listener := self._pop(connection)):
             listener.lost()
 
+    def _is_rolling_back(self, connection: Connection) -> bool:
+        """Return whether a listener has prevented the last rollback."""
+        return id(connection.connection.dbapi_connection) in self._rolling_back
+
     def _abandon(self, connection: Connection) -> None:
-        """Roll back a transaction that was left open when a listener prevented COMMIT.
+        """Roll back a transaction that was left open when a listener prevented its end.
 
         SQLAlchemy takes that transaction for ended, and so would not roll it back: the next
         transaction on the connection would commit it together with its own changes.
@@ -156,6 +165,7 @@ class Watch(Executions):
         listener = self._pop(connection)
         if not connection.invalidated:
             checkout = connection.connection
+            self._rolling_back.discard(id(checkout.dbapi_connection))
             try:
                 if self._dialect.in_transaction(checkout.dbapi_connection):
                     self.do_rollback(checkout)
@@ -203,8 +213,10 @@ class Watch(Executions):
 
     def do_rollback(self, checkout: Any) -> None:
         """Roll back; replaces the dialect's method."""
-        with self._dialect.ending(getattr(checkout, 'dbapi_connection', checkout)):
+        dbapi_connection = getattr(checkout, 'dbapi_connection', checkout)
+        with self._dialect.ending(dbapi_connection):
             self._original.do_rollback(checkout)
+        self._rolling_back.discard(id(dbapi_connection))
 
     def do_prepare_twophase(self, connection: Connection, xid: Any) -> None:
         """Prepare a two-phase transaction; replaces the dialect's method."""

@@ -28,8 +28,11 @@ def make_host(
     make_tenants(servers_backend.settings['dsn'], tenant, other_tenant)
     with ExitStack() as stack:
 
-        def make(**options: Any) -> Host:
-            host = Host(servers_backend.settings, runs, **options)
+        def make(redis_url: str | None = None, **options: Any) -> Host:
+            settings = dict(servers_backend.settings)
+            if redis_url is not None:
+                settings['redis_url'] = redis_url
+            host = Host(settings, runs, **options)
             stack.callback(host.close)
             host.schema = tenant
             return host

@@ -60,6 +60,8 @@ class Host(host.Host):
     """A program of its own, which may stand for a process.
 
     :param backend: the settings of PostgreSQL and Redis.
+    :param sets_path_at_begin: set the search path once for each transaction, and not before each
+        statement.
     :param options: of the engine.
     """
 
@@ -69,6 +71,7 @@ class Host(host.Host):
         runs: Runs,
         session_options: dict[str, Any] | None = None,
         cache_options: dict[str, Any] | None = None,
+        sets_path_at_begin: bool = False,
         **options: Any,
     ) -> None:
         self.backend = backend
@@ -81,6 +84,7 @@ class Host(host.Host):
             engine,
             lambda: Base,
             session_options,
+            sets_path_at_begin,
             redis_url=backend['redis_url'],
             namespace=backend['namespace'],
             **(cache_options or {}),

@@ -20,6 +20,8 @@ class Host:
     :param engine: an engine of PostgreSQL that was not used yet.
     :param metadata: what :func:`.observe` takes.
     :param session_options: of the sessions.
+    :param sets_path_at_begin: set the search path once for each transaction, and not before each
+        statement.
     :param cache_options: of the cache.
     """
 
@@ -28,11 +30,15 @@ class Host:
         engine: Engine,
         metadata: Any,
         session_options: dict[str, Any] | None = None,
+        sets_path_at_begin: bool = False,
         **cache_options: Any,
     ) -> None:
         self._here = threading.local()
         self.engine = engine
-        event.listen(engine, 'before_cursor_execute', set_path)
+        if sets_path_at_begin:
+            event.listen(engine, 'begin', set_path_of_transaction)
+        else:
+            event.listen(engine, 'before_cursor_execute', set_path)
         self.factory = sessionmaker(**(session_options or {}))
         self.sessions = scoped_session(
             self.factory, scopefunc=lambda: (threading.get_ident(), self.schema)
@@ -92,3 +98,10 @@ def set_path(connection: Connection, cursor: Any, statement: str, *arguments: An
         if isinstance(cursor, ServerCursor):  # can only declare its query
             cursor = connection.connection.cursor()
         cursor.execute(f'SET search_path TO "{schema}", extensions')
+
+
+def set_path_of_transaction(connection: Connection) -> None:
+    """Set the search path of a transaction; listens to a host's engine."""
+    schema = schema_option(connection)
+    if schema is not None:
+        connection.exec_driver_sql(f'SET LOCAL search_path TO "{schema}", extensions')
