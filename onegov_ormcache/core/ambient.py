@@ -8,12 +8,13 @@ asks, each time.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session, scoped_session
@@ -45,8 +46,12 @@ KEPT_SCOPES = 64
 NO_HITS: dict[Any, Any] = {}
 
 
-class _Here(threading.local):
-    """What one thread has."""
+#: Takes the place of a session's pending objects if it is another session than before.
+OTHER_SESSION: tuple[Collection[Any], ...] = ((None,), (), ())
+
+
+class _Here:
+    """What one thread has, or one task of an event loop: tasks take turns in one thread."""
 
     def __init__(self) -> None:
         self.scopes: dict[str, AmbientScope] = {}
@@ -56,6 +61,22 @@ class _Here(threading.local):
         self.running: list[AmbientScope] = []
         #: The tenant that was entered last.
         self.entered: str | None = None
+
+
+class _Heres(threading.local):
+    """What one thread has, and each of the tasks that it runs."""
+
+    def __init__(self) -> None:
+        self.of_thread = _Here()
+        self.of_tasks: WeakKeyDictionary[Any, _Here] = WeakKeyDictionary()
+
+    def find(self) -> _Here:
+        """Return what the present task has, or the thread if no task is running."""
+        loop = asyncio._get_running_loop()
+        task = None if loop is None else asyncio.current_task(loop)
+        if task is None:
+            return self.of_thread
+        return self.of_tasks.setdefault(task, _Here())
 
 
 class AmbientScopes:
@@ -82,7 +103,7 @@ class AmbientScopes:
         self._session = session or observer.session
         self._schema = schema or observer.present_schema
         self._shown = shown
-        self._here = _Here()
+        self._heres = _Heres()
         self.is_closed = False
         #: Called once in each thread that uses a scope, before it does.
         self.on_thread: Callable[[], object] | None = None
@@ -103,9 +124,13 @@ class AmbientScopes:
 
     def forget(self) -> None:
         """Forget the scopes of the parent; called in a forked child."""
-        self._here = _Here()
+        self._heres = _Heres()
 
     # scopes
+
+    @property
+    def _here(self) -> _Here:
+        return self._heres.find()
 
     def scope(self, schema: str) -> AmbientScope:
         """Return this thread's scope of a tenant; make it if it is missing."""
@@ -138,6 +163,7 @@ class AmbientScopes:
             return None
         scope = self.scope(self.observer.check_schema(schema))
         self.taint_others(scope)
+        scope.follow_session()
         current = current_scope.get()
         if current is not scope and (current is None or isinstance(current, AmbientScope)):
             current_scope.set(scope)
@@ -218,10 +244,14 @@ class AmbientScopes:
         """Return the host's session of a scope, if there is one already."""
         if scope.entered_session is not None:
             return scope.entered_session
-        make = self.observer.registry or self._session
-        if make is None or (isinstance(make, scoped_session) and not make.registry.has()):
+        registry = self.observer.registry
+        if registry is None:
+            # nobody but the host knows whether it has one
+            is_known = self._session is not None and self.present_schema() == scope.schema
+            return self.session(scope) if is_known else None
+        if not registry.registry.has():
             return None
-        session: ScopedSession = observed(make())
+        session: ScopedSession = observed(registry())
         return session
 
     def check_present(self, scope: AmbientScope) -> None:
@@ -306,6 +336,8 @@ class AmbientScope(RequestScope):
         self._memory_was_empty = False
         # True if the database has no such schema
         self._is_missing = False
+        # refers to the session with which the last value was read; None: there was none yet
+        self._session_before: ref[ScopedSession] | None = None
 
     def __repr__(self) -> str:
         return f'<AmbientScope {self.schema or "without tenant"}, {len(self.tier)} values>'
@@ -327,7 +359,9 @@ class AmbientScope(RequestScope):
     def pending(self) -> tuple[Collection[Any], ...]:
         """The pending objects of the host's present session."""
         session = self._scopes.existing_session(self)
-        return NOTHING_PENDING if session is None else pending_in(session)
+        if session is None:
+            return NOTHING_PENDING
+        return OTHER_SESSION if self._is_other(session) else pending_in(session)
 
     @pending.setter
     def pending(self, pending: tuple[Collection[Any], ...]) -> None:
@@ -341,6 +375,24 @@ class AmbientScope(RequestScope):
                 'enter_scope(schema)'
             )
         return scope
+
+    def follow_session(self) -> None:
+        """End the snapshot if the host has another session than at the last read.
+
+        What was read before may be what only the other one sees, in its transaction.
+        """
+        if self.runs:
+            return
+        session = self._scopes.existing_session(self)
+        if session is None:
+            return
+        if self._is_other(session):
+            self._end_snapshot()
+        self._session_before = ref(session)
+
+    def _is_other(self, session: ScopedSession) -> bool:
+        """Return whether a session is another one than at the last read."""
+        return self._session_before is not None and self._session_before() is not session
 
     def check_open(self) -> None:
         if self._scopes.is_closed:
@@ -401,15 +453,32 @@ class AmbientScope(RequestScope):
         self._is_missing = is_missing(view.identities.get(self.schema, ''))
         return super().identify(connection, beginning, view, inquiry)
 
+    def blocks(self, tags: Collection[str]) -> bool:
+        # a view that is older than the snapshot may not show what cached values show
+        number = self.snapshot_number
+        is_outdated = any(p.keeps_view and p.snapshot_number < number for p in self.transactions)
+        return is_outdated or super().blocks(tags)
+
+    def session_ended(self) -> None:
+        if self.transactions and self._is_in_transaction():
+            return
+        # those that are still open are of other sessions and connections, maybe for ever
+        self._end_snapshot()
+
+    def _is_in_transaction(self) -> bool:
+        """Return whether the session with which the last value was read is in a transaction."""
+        session = None if self._session_before is None else self._session_before()
+        return session is not None and session.in_transaction()
+
     def unit_ended(self) -> None:
-        """End the snapshot, unless an open transaction has a view that lasts.
+        """End the snapshot, unless the host's session has a view that lasts.
 
         A host may leave a transaction of the database open when its own one ends.
         """
         for path in list(self.transactions):
             if path.is_gone:  # its connection was lost, and nobody has told of an end
                 self.transactions.discard(path)
-        if not self.keeps_view:
+        if not (self.keeps_view and self._is_in_transaction()):
             self._end_snapshot()
 
     def begin_request(self) -> None:

@@ -51,6 +51,8 @@ class WritePath:
         self._cache = scope.cache
         self._writer = new_token()
         self._write_skews = WriteSkewCheck(scope)
+        #: The number of the scope's snapshot when the transaction began.
+        self.snapshot_number = scope.snapshot_number
         # kept as it is now: a function policy that is bound later was not asked about earlier
         # changes, so the transaction evicts it like one that this process does not have
         self._asked_functions = self._cache.registry.function_tags
@@ -101,6 +103,7 @@ class WritePath:
         try:
             view, self._inquiry = scope.identify(connection, self, view, inquiry)
             self._view, self.strayed = view, view.strayed
+            self.snapshot_number = scope.snapshot_number
             if view.lasts:
                 # the view was taken between the scope's snapshot and this one
                 scope.take_second_snapshot()
@@ -337,6 +340,11 @@ class WritePath:
     def may_have_changes(self) -> bool:
         """Return whether triggers may know of changes that the statements do not show."""
         return self._view is not None and self._view.triggers
+
+    def hold(self, versions: Mapping[str, str]) -> None:
+        """Take the versions that the scope has read with a snapshot that ends before this
+        transaction."""
+        self._write_skews.hold(versions)
 
     # step 4
 

@@ -313,6 +313,9 @@ class Transaction(Protocol):
     #: True if it has executed an unclear statement.
     was_unclear: bool
 
+    #: The number of the scope's snapshot when the transaction began.
+    snapshot_number: int
+
     @property
     def is_gone(self) -> bool:
         """True if the transaction has ended with its connection, and nobody was told."""
@@ -335,6 +338,9 @@ class Transaction(Protocol):
     def changed(self, tags: Collection[str]) -> None:
         """Collect changed tags."""
 
+    def hold(self, versions: Mapping[str, str]) -> None:
+        """Take the versions that were read with a snapshot that ends before the transaction."""
+
 
 class ChangedScope(Protocol):
     """The part of a request scope that is told of changed tags."""
@@ -349,6 +355,7 @@ class WritingScope(Protocol):
     """The part of a request scope that the write path of a database transaction uses."""
 
     schema: str
+    snapshot_number: int
     returned: dict[str, str]
     computed: dict[str, str]
 

@@ -365,6 +365,8 @@ class TransactionalScope:
         """End the snapshot, and with it the orm-cached values of the request tier."""
         if self._snapshot is None:
             return
+        for path in self.transactions:
+            path.hold({**self.computed, **self.returned})
         self._snapshot = None
         self._blocked = set()
         self.returned = {}

@@ -44,6 +44,12 @@ class WriteSkewCheck:
         # the unseen writers of the quarantine in which the snapshot was taken; None if there was
         # none, or if its writers are not known
         self._unseen: Collection[str] | None = None
+        # the versions, by tag, that were read with snapshots that have ended
+        self._held: dict[str, str] = {}
+
+    def hold(self, versions: Stamp) -> None:
+        """Take the versions that were read with a snapshot that ends before the transaction."""
+        self._held = {**versions, **self._held}
 
     def begun(self, connection: Connection, view: View) -> None:
         """Find the unseen writers, if the snapshot is one of a quarantine.
@@ -73,14 +79,14 @@ class WriteSkewCheck:
         if not self._is_on:
             return Required()
         if self._unseen is None or self._oracle is None:
-            return Required({**scope.computed, **scope.returned})
+            return Required({**scope.computed, **scope.returned, **self._held})
         if scope.computed and self._oracle.has_committed(self._unseen):
             # it may have read from the cache, before the loss, what this transaction changes
             raise SnapshotConflict(
                 f'{scope.schema}: the tag store has lost its data, and a transaction that was '
                 'in progress then has committed since this one began; try it again'
             )
-        return Required(scope.returned, scope.computed)
+        return Required({**scope.returned, **self._held}, scope.computed)
 
     def _awaited(self) -> Collection[str] | None:
         """Return the ids of the writers that the quarantine of the snapshot waits for.

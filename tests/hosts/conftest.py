@@ -11,6 +11,7 @@ import pytest
 from tests.support.backends import Backend
 from tests.support.counting import Runs
 
+from .bare import BareHost, MakeBareHost
 from .host import Host, make_tenants
 
 
@@ -35,6 +36,21 @@ def make_host(
             host = Host(settings, runs, **options)
             stack.callback(host.close)
             host.schema = tenant
+            return host
+
+        yield make
+
+
+@pytest.fixture
+def make_bare_host(
+    servers_backend: Backend, tenant: str, make_host: Callable[..., Host]
+) -> Iterator[MakeBareHost]:
+    """Makes hosts without a registry of sessions."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> BareHost:
+            host = BareHost(servers_backend.settings, tenant, **options)
+            stack.callback(host.close)
             return host
 
         yield make

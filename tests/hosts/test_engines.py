@@ -16,9 +16,10 @@ from onegov_ormcache import OrmCache, observe, orm_cached
 from onegov_ormcache.errors import ConfigurationError
 from tests.support.backends import Backend
 from tests.support.counting import Runs
+from tests.support.host import schema_option
 from tests.support.models import Base, User
 
-from .host import Host, make_tenants, schema_option
+from .host import Host, make_tenants
 
 
 def tenant_of(connection: Connection) -> Any:

@@ -1,0 +1,141 @@
+"""What is seen belongs to the host's present transaction, whatever else is open beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import scoped_session, sessionmaker
+from sqlalchemy.orm.attributes import set_committed_value
+
+from onegov_ormcache import OrmCache, observe
+from tests.support.backends import Backend
+from tests.support.counting import Runs
+from tests.support.models import Base, User
+
+from .bare import MakeBareHost
+from .host import Board, Host
+
+
+@pytest.mark.parametrize('isolation_level', ['READ COMMITTED', 'SERIALIZABLE'])
+def test_connection_that_stays_open(
+    make_host: Callable[..., Host], elsewhere: Host, isolation_level: str
+) -> None:
+    """A connection that holds a lock for ever, say, does not keep a snapshot alive."""
+    host = make_host(isolation_level=isolation_level)
+    with host.engine.connect().execution_options(schema=host.schema) as connection:
+        connection.execute(text('SELECT pg_advisory_lock_shared(4711)'))
+        assert host.board.names == []
+        host.session().commit()
+        elsewhere.add(User(name='Ada'))
+        assert host.board.names == ['Ada']
+        elsewhere.add(User(name='Bob'))
+        assert host.board.names == ['Ada']
+        host.session().commit()
+        host.cache.begin_request()
+        assert host.board.names == ['Ada', 'Bob']
+
+
+def test_session_that_the_host_keeps_itself(
+    make_bare_host: MakeBareHost, elsewhere: Host
+) -> None:
+    """Without a registry, pending objects are flushed, and what is in memory is not stored."""
+    host = make_bare_host()
+    assert host.names == []
+    host.session.add(User(name='Ada'))
+    assert host.names == ['Ada']
+    host.session.commit()
+    (user,) = host.users
+    set_committed_value(user, 'name', 'nobody but this session')
+    host.names
+    host.session.close()
+    host.session = host.new_session()
+    assert host.names == elsewhere.board.names == ['Ada']
+
+
+@pytest.mark.parametrize('knows_session', [True, False])
+def test_another_session_takes_over(make_bare_host: MakeBareHost, knows_session: bool) -> None:
+    """What a session's transaction has read is not shown to the session that comes next."""
+    host = make_bare_host(knows_session=knows_session)
+    before, after = host.session, host.new_session()
+    host.cache.enter_scope(host.schema, None if knows_session else before)
+    before.add(User(name='Ada'))
+    assert host.names == host.names == ['Ada']
+    host.session = after
+    if not knows_session:
+        host.cache.enter_scope(host.schema, after)
+    assert host.names == host.names == []
+    after.close()
+    host.session = before
+    if not knows_session:
+        host.cache.enter_scope(host.schema, before)
+    assert host.names == ['Ada']
+
+
+def test_older_view_is_not_mixed_with_newer_values(
+    make_bare_host: MakeBareHost, elsewhere: Host
+) -> None:
+    """A view that lasts shows what it has shown before, also after another session was used."""
+    host = make_bare_host(isolation_level='REPEATABLE READ')
+    assert host.names == []
+    before = host.session
+    before.execute(text('SELECT 1'))
+    host.session = host.new_session()
+    elsewhere.add(User(name='Ada'))
+    assert elsewhere.board.names == host.names == ['Ada']
+    after, host.session = host.session, before
+    assert (host.names, host.number) == ([], 0)
+    before.close()
+    after.close()
+    assert (host.names, host.number) == (['Ada'], 1)
+
+
+def test_tasks_of_one_thread(servers_backend: Backend, make_host: Callable[..., Host]) -> None:
+    """Tasks that take turns in a thread have scopes of their own, as they have sessions."""
+    elsewhere = make_host()
+    schema = elsewhere.schema
+    engine = create_engine(
+        servers_backend.settings['dsn'], connect_args={'options': f'-c search_path={schema}'}
+    )
+    sessions = scoped_session(sessionmaker(bind=engine), scopefunc=asyncio.current_task)
+    observer = observe(
+        engine=engine,
+        sessions=sessions,
+        metadata=Base,
+        schema_of=lambda connection: schema,
+        schema=lambda: schema,
+    )
+    settings = servers_backend.settings
+    seen: list[list[str]] = []
+
+    async def write(board: Board, turn: asyncio.Barrier) -> None:
+        sessions().add(User(name='Ada'))
+        seen.append(board.names)
+        await turn.wait()
+        await turn.wait()
+        seen.append(board.names)
+        sessions.remove()
+
+    async def read(board: Board, turn: asyncio.Barrier) -> None:
+        await turn.wait()
+        seen.append(board.names)
+        sessions().rollback()
+        elsewhere.add(User(name='Bob'))
+        seen.append(board.names)
+        sessions.remove()
+        await turn.wait()
+
+    async def both(board: Board) -> None:
+        turn = asyncio.Barrier(2)
+        await asyncio.gather(write(board, turn), read(board, turn))
+
+    with OrmCache(
+        observer=observer, redis_url=settings['redis_url'], namespace=settings['namespace']
+    ) as cache:
+        host = type('AsyncHost', (), {'cache': cache, 'session': staticmethod(sessions)})
+        asyncio.run(both(Board(host(), Runs())))
+        assert cache.ambient is not None
+    engine.dispose()
+    assert seen == [['Ada'], [], ['Bob'], ['Ada']]
