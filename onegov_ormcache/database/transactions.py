@@ -67,8 +67,8 @@ class Watch(Executions):
         # `do_commit` gets the pool's object for this checkout, and not the Connection; the
         # key is weak, so that nothing is left for the next user of the driver's connection
         self._checkouts: WeakKeyDictionary[Any, ref[Connection]] = WeakKeyDictionary()
-        # the ids of the driver's connections whose rollback was announced, and is not done yet
-        self._rolling_back: set[int] = set()
+        # the ids of the driver's connections whose transaction is about to end, and has not yet
+        self._ending: set[int] = set()
         event.listen(engine, 'begin', self._begin)
         event.listen(engine, 'rollback', self._rollback)
         event.listen(engine, 'rollback_twophase', self._rollback_twophase)
@@ -84,7 +84,7 @@ class Watch(Executions):
     def _begin(self, connection: Connection) -> None:
         with _closing_on_error(connection):
             if scope := self._scope(connection):
-                if connection in self._listeners or self._is_rolling_back(connection):
+                if connection in self._listeners or self._is_left_open(connection):
                     self._abandon(connection)
                 listener = scope.transaction(connection)
                 self._watch(connection, scope, listener)
@@ -139,7 +139,7 @@ class Watch(Executions):
             connection.connection.dbapi_connection
         )
         if not is_lost:
-            self._rolling_back.add(id(connection.connection.dbapi_connection))
+            self._ending.add(id(connection.connection.dbapi_connection))
         if listener := self._pop(connection):
             if has_ended:  # by a cursor of the driver's own
                 listener.ended_unseen()
@@ -152,9 +152,9 @@ class Watch(Executions):
         if connection.invalidated and (listener := self._pop(connection)):
             listener.lost()
 
-    def _is_rolling_back(self, connection: Connection) -> bool:
-        """Return whether a listener has prevented the last rollback."""
-        return id(connection.connection.dbapi_connection) in self._rolling_back
+    def _is_left_open(self, connection: Connection) -> bool:
+        """Return whether the end of the last transaction failed, or was prevented."""
+        return id(connection.connection.dbapi_connection) in self._ending
 
     def _abandon(self, connection: Connection) -> None:
         """Roll back a transaction that was left open when a listener prevented its end.
@@ -165,7 +165,7 @@ class Watch(Executions):
         listener = self._pop(connection)
         if not connection.invalidated:
             checkout = connection.connection
-            self._rolling_back.discard(id(checkout.dbapi_connection))
+            self._ending.discard(id(checkout.dbapi_connection))
             try:
                 if self._dialect.in_transaction(checkout.dbapi_connection):
                     self.do_rollback(checkout)
@@ -205,9 +205,12 @@ class Watch(Executions):
                 raise
         self._checkouts.pop(checkout, None)
 
+        self._ending.add(id(checkout.dbapi_connection))
+
         def commit() -> None:
             with self._dialect.ending(checkout.dbapi_connection):
                 self._original.do_commit(checkout)
+            self._ending.discard(id(checkout.dbapi_connection))
 
         self._tell(self._pop(connection), commit)
 
@@ -216,7 +219,7 @@ class Watch(Executions):
         dbapi_connection = getattr(checkout, 'dbapi_connection', checkout)
         with self._dialect.ending(dbapi_connection):
             self._original.do_rollback(checkout)
-        self._rolling_back.discard(id(dbapi_connection))
+        self._ending.discard(id(dbapi_connection))
 
     def do_prepare_twophase(self, connection: Connection, xid: Any) -> None:
         """Prepare a two-phase transaction; replaces the dialect's method."""
