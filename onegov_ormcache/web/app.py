@@ -1,7 +1,7 @@
 """The application class of Morepath applications that have cached properties.
 
-It declares the directives and the settings, sets up the cache of a root app, and opens
-request scopes. It does not know how values are read, stored and evicted.
+It sets up the cache of a root app, and opens request scopes; :mod:`.configuration` has what is
+done before. It does not know how values are read, stored and evicted.
 """
 
 from __future__ import annotations
@@ -9,48 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from threading import RLock
-from typing import Any, ClassVar
+from typing import Any
 
-import morepath
-from dectate import ConflictError, directive
 from dogpile.cache import CacheRegion
 from sqlalchemy.orm import Session
 
-from ..core.descriptors import CachedDescriptor, OrmCacheDescriptor, scope_of
+from ..core.descriptors import OrmCacheDescriptor, scope_of
 from ..core.marking import TableName
-from ..core.policies import resolve_policy
 from ..core.prefetching import prefetch
 from ..core.recording import CacheEvent
 from ..core.scope import RequestScope
 from ..core.settings import SECTION
 from ..database.hosts import HostObserver
 from ..database.session_manager import SessionManager
-from ..database.tables import metadatas_of
-from ..errors import ConfigurationError, OrmCacheError, PropertyConflictError
+from ..errors import ConfigurationError, OrmCacheError
 from ..tiers.process import Slot
 from .auditing import remember
 from .cache import ROOT_ATTRIBUTE, AppCache, descriptors_of
-from .directives import (
-    OrmCachedDirective,
-    Prefetch,
-    PrefetchingHtmlAction,
-    PrefetchingJsonAction,
-    PrefetchingViewAction,
-    PropertyAction,
-    RequestCachedDirective,
-    Target,
-    property_directive,
-    refuse_existing,
-)
+from .configuration import ConfiguredApp
 from .host import HostAttribute
-from .request import OrmCacheRequest, own_request_class
 from .settings import AppSettings
 
 #: Held while an app is set up, by one thread.
 _SETUP = RLock()
 
 
-class OrmCacheApp(morepath.App):
+class OrmCacheApp(ConfiguredApp):
     """A Morepath application with orm-cached and request-cached properties.
 
     Derive your root app from it, and each mounted app that has such properties.
@@ -60,93 +44,10 @@ class OrmCacheApp(morepath.App):
     the cache of its root app.
     """
 
-    orm_cached = property_directive(OrmCachedDirective)
-    request_cached = property_directive(RequestCachedDirective)
-    _cached_property = directive(PropertyAction)
-    view = directive(PrefetchingViewAction)
-    json = directive(PrefetchingJsonAction)
-    html = directive(PrefetchingHtmlAction)
-
-    request_class: type[Any] = OrmCacheRequest
-
-    # the names of the properties that directives have installed on the class
-    _installed_properties: ClassVar[list[str]] = []
-
-    #: What the views of the committed class prefetch.
-    prefetches: ClassVar[list[Prefetch]] = []
+    request_class: type[Any]
 
     #: True from :meth:`setup_orm_cache` to :meth:`close_orm_cache`.
     is_orm_cache_setup = False
-
-    # configuration of the class
-
-    @classmethod
-    def clean(cls) -> None:
-        """Remove the properties that an earlier commit has installed on the class, and give
-        it a new request class. Dectate calls this when it commits the class.
-        """
-        super().clean()
-        for name in vars(cls).get('_installed_properties', ()):
-            delattr(cls, name)
-        cls._installed_properties = []
-        cls.prefetches = []
-        cls.request_class = own_request_class(cls)
-
-    @classmethod
-    def install_property(
-        cls, target: Target, descriptor: CachedDescriptor[Any], where: str
-    ) -> None:
-        """Install a property on the class, or on its request class.
-
-        :param target: ``'app'`` or ``'request'``.
-        :param where: the property's name and the directive's file and line, for messages.
-        :raises PropertyConflictError: if the class has an attribute of that name, other than
-            a cached property that it inherits.
-        """
-        owner = cls if target == 'app' else cls.request_class
-        refuse_existing(owner, descriptor, where)
-        setattr(owner, descriptor.name, descriptor)
-        if target == 'app':
-            cls._installed_properties.append(descriptor.name)
-
-    @classmethod
-    def commit(cls) -> set[type[morepath.App]]:
-        """Commit the configuration of this class and of the app classes mounted in it.
-
-        :return: all these classes.
-        :raises OrmCacheError: if a property, policy or setting is wrong.
-        """
-        try:
-            discovered = super().commit()
-        except ConflictError as error:
-            if any(isinstance(action, PropertyAction) for action in error.actions):
-                raise PropertyConflictError(f'Two properties of one name. {error}') from error
-            raise
-        settings = cls.read_settings()
-        tables: set[str] | None = None
-        if settings.base is not None:
-            tables = {name for m in metadatas_of(settings.base) for name in m.tables}
-        for app_class in discovered:
-            for descriptor, owner in descriptors_of(app_class):
-                where = f'{owner.__qualname__}.{descriptor.name} ({descriptor.location})'
-                refuse_existing(owner, descriptor, where)
-                if tables is not None and isinstance(descriptor, OrmCacheDescriptor):
-                    resolve_policy(descriptor.cache_policy, tables, where)
-            if issubclass(app_class, OrmCacheApp):
-                # a request has the properties of all apps that the answering one is mounted in
-                requests = (app_class.request_class, *(each.request_class for each in discovered))
-                for views in app_class.prefetches:
-                    views.check((app_class, *requests))
-        return discovered
-
-    @classmethod
-    def read_settings(cls) -> AppSettings:
-        """Return the validated settings of this class.
-
-        :raises ConfigurationError: if a setting is unknown or wrong.
-        """
-        section = getattr(cls.config.setting_registry, SECTION)
-        return AppSettings.read(vars(section), cls.__qualname__)
 
     # the cache of the root app
 
@@ -443,10 +344,3 @@ class OrmCacheApp(morepath.App):
 HOST: dict[str, HostAttribute[Any]] = {
     name: value for name, value in vars(OrmCacheApp).items() if isinstance(value, HostAttribute)
 }
-
-
-def _defaults() -> dict[str, Any]:
-    return vars(AppSettings())
-
-
-OrmCacheApp.setting_section(section=SECTION)(_defaults)
