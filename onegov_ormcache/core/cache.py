@@ -1,4 +1,4 @@
-"""The cache: settings, session manager, tag store and tiers, and the scopes that use them.
+"""The cache: its parts, who makes its sessions, and the scopes in which properties are read.
 
 It knows no web framework. :mod:`onegov_ormcache.web` makes a cache for each root app; a
 program without Morepath makes its own.
@@ -6,16 +6,13 @@ program without Morepath makes its own.
 
 from __future__ import annotations
 
-import os
-from collections import ChainMap
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Self, Unpack
 
 from sqlalchemy.orm import Session
 
 from ..database.hosts import HostObserver
-from ..database.observer import Observer
 from ..database.session_manager import SessionManager
 from ..errors import (
     CacheClosedError,
@@ -23,33 +20,20 @@ from ..errors import (
     OrmCacheError,
     OutsideScopeError,
     PropertyError,
-    RetryableConflict,
-    SecondProcessError,
     UnknownSchemaError,
 )
-from ..redis_client import connect
-from ..tags.memory import MemoryTagStore
-from ..tags.redis import RedisTagStore
-from ..tags.settling import Settler
-from ..tags.snapshot import Snapshot, Stamp, TagStore
-from ..tiers.process import ProcessTier, StoredValue
-from ..tiers.serializer import Serializer
-from ..tiers.shared import MemoryTier, RedisTier, SharedTier
 from .ambient import AmbientScopes
 from .descriptors import ATTRIBUTE, CachedDescriptor, cached_descriptors
 from .listening import OutsideChanges
 from .marking import TableName, mark_changed
-from .policies import table_tags
+from .parts import CacheParts
 from .prefetching import prefetch
 from .properties import Declaration
-from .recording import CacheEvent, Recordings
-from .registry import Registry
 from .scope import RequestScope, innermost_scope
 from .settings import OrmCacheSettings, SettingsValues
-from .versions import Versions
 
 
-class OrmCache:
+class OrmCache(CacheParts):
     """The cache of one program.
 
     Made once per process, and used by all threads until :meth:`close`, or until the end of a
@@ -70,8 +54,6 @@ class OrmCache:
     :raises SecondProcessError: if versions would live in this process's memory and
         another process uses the same database.
     """
-
-    settings: OrmCacheSettings
 
     def __init__(
         self,
@@ -105,34 +87,15 @@ class OrmCache:
         if sessions is None:
             sessions = SessionManager(settings.dsn, settings.base, settings.engine_options)
         self._session_manager = sessions if isinstance(sessions, SessionManager) else None
-        self.observer: Observer = (
+        self.observer = (
             sessions.observer if isinstance(sessions, SessionManager) else sessions
         )
-        self.serializer = Serializer(
-            settings.types,
-            ChainMap(*(metadata.tables for metadata in self.observer.metadatas)),
-        )
-        self.process_tier = ProcessTier(settings.process_cache_size)
-        #: Its properties.
-        self.registry = Registry(self.observer, settings.release)
-        tags: TagStore
-        tags, self.shared_tier = _stores(settings, self.serializer)
-        #: The tag store, with the rules for times when it can't be reached.
-        self.versions = Versions(
-            tags,
-            self.registry.shared_tables,
-            lambda: self.registry.function_tags,
-            lambda: table_tags(self.observer.tables) | self.registry.function_tags,
-        )
-        self.settler = Settler(self.tags, settings.lease)
-        self._recordings = Recordings()
-        self._pid = os.getpid()
+        self._make_parts()
         self._is_closed = False
         #: The listener for changes from outside; None unless the setting ``listen`` is on.
         self.outside = OutsideChanges(self) if settings.listen else None
         #: The scopes of a host; None if the cache's user opens its scopes.
         self.ambient: AmbientScopes | None = None
-        self._is_reached = False
         try:
             if not settings.lazy:
                 self.reach_servers()
@@ -164,37 +127,6 @@ class OrmCache:
         if self._session_manager is None:
             raise ConfigurationError('The sessions are made by a host, and not by the package')
         return self._session_manager
-
-    def reach_servers(self) -> None:
-        """Connect to the servers, if that was not done yet.
-
-        With the setting ``lazy`` this is called before the first scope, and otherwise when the
-        cache is made.
-
-        :raises DatabaseUnreachable: if the database can't be reached.
-        :raises StoreUnreachable: if Redis can't be reached.
-        :raises SecondProcessError: if another process uses the database without Redis.
-        """
-        if self._is_reached:
-            return
-        database = self.observer.database
-        database.check()
-        self.tags.check()
-        if self.tags.single_process and not database.claim():
-            raise SecondProcessError(
-                f'Another process or application uses {self.observer!r} without '
-                'Redis, and versions would live in its memory alone: set redis_url in the '
-                'settings section orm_cache, or end the other one'
-            )
-        self._is_reached = True
-        if isinstance(self.observer, HostObserver):
-            self._renew_unattended(self.observer.unattended.take())
-
-    def _renew_unattended(self, schemas: Collection[str]) -> None:
-        """Give a new birth to schemas that a host has changed before the cache was set up."""
-        for place, identity in self.observer.database.identities(schemas).items():
-            self.tags.identify(place, identity, self.tags.unidentified(place).identities)
-        self.renew_later(*schemas)
 
     def __repr__(self) -> str:
         store = 'memory' if self.tags.single_process else 'Redis'
@@ -360,18 +292,6 @@ class OrmCache:
             self.session_manager.ensure_schema_exists(schema)
         return RequestScope(self, schema, shown)
 
-    def refuse_fork(self) -> None:
-        """Raise an error in a fork of the process that keeps versions in its memory.
-
-        :raises SecondProcessError: there.
-        """
-        if self.tags.single_process and os.getpid() != self._pid:
-            raise SecondProcessError(
-                'This process was forked from one that keeps versions in its memory, and '
-                'would not see its changes: set redis_url in the settings section orm_cache, '
-                'or set the application up after the fork'
-            )
-
     def require_schema(self, schema: str) -> None:
         """Raise an error if the database does not have the tenant.
 
@@ -408,54 +328,6 @@ class OrmCache:
         """
         return self.current_scope().session()
 
-    def is_conflict(self, error: BaseException) -> bool:
-        """Return whether an error, or one that it was raised from, is a conflict that a new
-        attempt of the transaction may resolve.
-
-        These are a :class:`.RetryableConflict`, and the database's serialization failures and
-        deadlocks; on SQLite, that the database is locked.
-        """
-        database = self.observer.database
-        return any(
-            isinstance(cause, RetryableConflict) or database.is_conflict(cause)
-            for cause in _causes(error)
-        )
-
-    # the tag store and the shared tier
-
-    @property
-    def tags(self) -> TagStore:
-        """The tag store."""
-        return self.versions.tags
-
-    def snapshot(self, schema: str) -> Snapshot:
-        """Return the tenant's present snapshot; one that is not ``reachable`` if the tag store
-        can't be reached."""
-        return self.versions.snapshot(schema)
-
-    def places(self, schema: str) -> tuple[str, ...]:
-        """Return the places of a tenant's tags: the schemas that their versions belong to."""
-        return self.versions.places(schema)
-
-    def renew_later(self, *schemas: str) -> None:
-        """Give these schemas a new birth, as soon as the tag store can be reached."""
-        self.versions.renew_later(*schemas)
-
-    def identify(
-        self, schema: str, identities: Mapping[str, str], snapshot: Snapshot, *, replica: bool
-    ) -> bool:
-        """Work with the versions of these identities, see :meth:`.Versions.identify`."""
-        return self.versions.identify(schema, identities, snapshot, replica=replica)
-
-    def fill(self, schema: str, key: str, stored: StoredValue, holding: Stamp) -> bool:
-        """Store a value in the shared tier if its stamp holds; return whether it was stored.
-
-        :param holding: other versions that must hold, too.
-        :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
-        """
-        stamp = self.versions.own_part(schema, {**stored.stamp, **holding})
-        return stamp is not None and self.shared_tier.fill(schema, key, stored, stamp)
-
     # events and changes
 
     def mark_changed(self, *tables: TableName) -> None:
@@ -477,45 +349,8 @@ class OrmCache:
         if isinstance(self.observer, HostObserver):
             self.observer.wrote(session)
 
-    @property
-    def recorder(self) -> Callable[[CacheEvent], None] | None:
-        """The function to call with each event; None if nobody records."""
-        return self._recordings.recorder
-
-    def recording(self) -> AbstractContextManager[list[CacheEvent]]:
-        """Record what the cache does in all threads while a ``with`` block runs.
-
-        Blocks may overlap. Each has a list of its own.
-
-        :return: a context manager; ``as`` gives the list of the events so far, oldest first.
-        """
-        return self._recordings.recording()
-
     def _schema_created(self, schema: str) -> None:
         # a process that does not know the tenant's database yet uses nothing of the tenant; the
         # new schema has another identity than one of the same name had
         if self.tags.identity(schema) is not None:
             self.renew_later(schema)
-
-
-def _stores(
-    settings: OrmCacheSettings, serializer: Serializer
-) -> tuple[TagStore, SharedTier]:
-    """Return the tag store and the shared tier: both in memory, or both on Redis."""
-    lifetimes = settings.expiration_time, settings.lock_timeout
-    if settings.redis_url is None:
-        memory = MemoryTagStore()
-        size = settings.process_cache_size
-        return memory, MemoryTier(memory, serializer, size, *lifetimes)
-    client = connect(settings.redis_url, settings.redis_timeout)
-    redis = RedisTagStore(client, settings.namespace, quarantined=True)
-    return redis, RedisTier(redis, serializer, settings.namespace, *lifetimes)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error, then the errors that it was raised from or while handling."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

@@ -35,18 +35,27 @@ class Unattended:
     def __init__(self, schema_of: SchemaOf) -> None:
         self.schema_of = schema_of
         self._changed: set[str] = set()
+        self._report: Callable[[Collection[str]], object] | None = None
         self._lock = Lock()
 
     def changed(self, schemas: Collection[str]) -> None:
-        """Note schemas in which a transaction has committed changes."""
+        """Note, or report, schemas in which a transaction has committed changes."""
         with self._lock:
             self._changed.update(schemas)
+        self._take()
 
-    def take(self) -> set[str]:
-        """Return the changed schemas, and forget them."""
-        with self._lock:
-            changed, self._changed = self._changed, set()
-        return changed
+    def report_to(self, report: Callable[[Collection[str]], object]) -> None:
+        """Call ``report`` with the changed schemas, and again when a transaction has ended that
+        began before there was an attendant."""
+        self._report = report
+        self._take()
+
+    def _take(self) -> None:
+        if self._report is not None:
+            with self._lock:
+                changed, self._changed = self._changed, set()
+            if changed:
+                self._report(changed)
 
     def transaction(self, connection: Connection) -> UnattendedTransaction:
         return UnattendedTransaction(self)

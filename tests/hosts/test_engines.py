@@ -247,6 +247,11 @@ def test_changes_before_the_cache(
     with sessions.begin() as session:
         session.execute(text(f'INSERT INTO "{tenant}".users (name) VALUES (\'Ada\')'))
     settings = {key: servers_backend.settings[key] for key in ('redis_url', 'namespace')}
+    late = sessions()
+    late.execute(text(f'INSERT INTO "{tenant}".users (name) VALUES (\'Bob\')'))
     with OrmCache(observer=observer, **settings):
         assert host.board.names == ['Ada']
+        host.session().rollback()
+        late.commit()  # it has begun before there was a cache
+        assert host.board.names == ['Ada', 'Bob']
     engine.dispose()

@@ -1,0 +1,200 @@
+"""The parts of a cache: its properties, its tag store and its tiers, and the way to the servers.
+
+This module does not know scopes, nor who makes the sessions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import ChainMap
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
+from threading import Lock
+
+from ..database.hosts import HostObserver
+from ..database.observer import Observer
+from ..errors import RetryableConflict, SecondProcessError, StoreUnreachable
+from ..redis_client import connect
+from ..tags.memory import MemoryTagStore
+from ..tags.redis import RedisTagStore
+from ..tags.settling import Settler
+from ..tags.snapshot import Snapshot, Stamp, TagStore
+from ..tiers.process import ProcessTier, StoredValue
+from ..tiers.serializer import Serializer
+from ..tiers.shared import MemoryTier, RedisTier, SharedTier
+from .policies import table_tags
+from .recording import CacheEvent, Recordings
+from .registry import Registry
+from .settings import OrmCacheSettings
+from .versions import Versions
+
+
+class CacheParts:
+    """What a cache consists of; the base class of :class:`.OrmCache`."""
+
+    settings: OrmCacheSettings
+    #: Tells of the transactions and knows the tables.
+    observer: Observer
+
+    def _make_parts(self) -> None:
+        settings = self.settings
+        self.serializer = Serializer(
+            settings.types,
+            ChainMap(*(metadata.tables for metadata in self.observer.metadatas)),
+        )
+        self.process_tier = ProcessTier(settings.process_cache_size)
+        #: Its properties.
+        self.registry = Registry(self.observer, settings.release)
+        tags: TagStore
+        tags, self.shared_tier = _stores(settings, self.serializer)
+        #: The tag store, with the rules for times when it can't be reached.
+        self.versions = Versions(
+            tags,
+            self.registry.shared_tables,
+            lambda: self.registry.function_tags,
+            lambda: table_tags(self.observer.tables) | self.registry.function_tags,
+        )
+        self.settler = Settler(self.tags, settings.lease)
+        self._recordings = Recordings()
+        self._pid = os.getpid()
+        self._is_reached = False
+        self._reaching = Lock()
+
+    # the servers, and the process
+
+    def reach_servers(self) -> None:
+        """Connect to the servers, if that was not done yet.
+
+        With the setting ``lazy`` this is called before the first scope, and otherwise when the
+        cache is made.
+
+        :raises DatabaseUnreachable: if the database can't be reached.
+        :raises StoreUnreachable: if Redis can't be reached.
+        :raises SecondProcessError: if another process uses the database without Redis.
+        """
+        if not self._is_reached:
+            with self._reaching:
+                if not self._is_reached:
+                    self._reach_servers()
+                    self._is_reached = True
+
+    def _reach_servers(self) -> None:
+        database = self.observer.database
+        database.check()
+        self.tags.check()
+        if self.tags.single_process and not database.claim():
+            raise SecondProcessError(
+                f'Another process or application uses {self.observer!r} without '
+                'Redis, and versions would live in its memory alone: set redis_url in the '
+                'settings section orm_cache, or end the other one'
+            )
+        if isinstance(self.observer, HostObserver):
+            self.observer.unattended.report_to(self._renew_unattended)
+
+    def _renew_unattended(self, schemas: Collection[str]) -> None:
+        """Give a new birth to schemas that a host has changed before the cache was set up."""
+        try:
+            for place, identity in self.observer.database.identities(schemas).items():
+                self.tags.identify(place, identity, self.tags.unidentified(place).identities)
+        except StoreUnreachable:
+            pass  # renewed as soon as it can be reached
+        self.renew_later(*schemas)
+
+    def refuse_fork(self) -> None:
+        """Raise an error in a fork of the process that keeps versions in its memory.
+
+        :raises SecondProcessError: there.
+        """
+        if self.tags.single_process and os.getpid() != self._pid:
+            raise SecondProcessError(
+                'This process was forked from one that keeps versions in its memory, and '
+                'would not see its changes: set redis_url in the settings section orm_cache, '
+                'or set the application up after the fork'
+            )
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Return whether an error, or one that it was raised from, is a conflict that a new
+        attempt of the transaction may resolve.
+
+        These are a :class:`.RetryableConflict`, and the database's serialization failures and
+        deadlocks; on SQLite, that the database is locked.
+        """
+        database = self.observer.database
+        return any(
+            isinstance(cause, RetryableConflict) or database.is_conflict(cause)
+            for cause in _causes(error)
+        )
+
+    # the tag store and the shared tier
+
+    @property
+    def tags(self) -> TagStore:
+        """The tag store."""
+        return self.versions.tags
+
+    def snapshot(self, schema: str) -> Snapshot:
+        """Return the tenant's present snapshot; one that is not ``reachable`` if the tag store
+        can't be reached."""
+        return self.versions.snapshot(schema)
+
+    def places(self, schema: str) -> tuple[str, ...]:
+        """Return the places of a tenant's tags: the schemas that their versions belong to."""
+        return self.versions.places(schema)
+
+    def renew_later(self, *schemas: str) -> None:
+        """Give these schemas a new birth, as soon as the tag store can be reached."""
+        self.versions.renew_later(*schemas)
+
+    def identify(
+        self, schema: str, identities: Mapping[str, str], snapshot: Snapshot, *, replica: bool
+    ) -> bool:
+        """Work with the versions of these identities, see :meth:`.Versions.identify`."""
+        return self.versions.identify(schema, identities, snapshot, replica=replica)
+
+    def fill(self, schema: str, key: str, stored: StoredValue, holding: Stamp) -> bool:
+        """Store a value in the shared tier if its stamp holds; return whether it was stored.
+
+        :param holding: other versions that must hold, too.
+        :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
+        """
+        stamp = self.versions.own_part(schema, {**stored.stamp, **holding})
+        return stamp is not None and self.shared_tier.fill(schema, key, stored, stamp)
+
+    # events
+
+    @property
+    def recorder(self) -> Callable[[CacheEvent], None] | None:
+        """The function to call with each event; None if nobody records."""
+        return self._recordings.recorder
+
+    def recording(self) -> AbstractContextManager[list[CacheEvent]]:
+        """Record what the cache does in all threads while a ``with`` block runs.
+
+        Blocks may overlap. Each has a list of its own.
+
+        :return: a context manager; ``as`` gives the list of the events so far, oldest first.
+        """
+        return self._recordings.recording()
+
+
+def _stores(
+    settings: OrmCacheSettings, serializer: Serializer
+) -> tuple[TagStore, SharedTier]:
+    """Return the tag store and the shared tier: both in memory, or both on Redis."""
+    lifetimes = settings.expiration_time, settings.lock_timeout
+    if settings.redis_url is None:
+        memory = MemoryTagStore()
+        size = settings.process_cache_size
+        return memory, MemoryTier(memory, serializer, size, *lifetimes)
+    client = connect(settings.redis_url, settings.redis_timeout)
+    redis = RedisTagStore(client, settings.namespace, quarantined=True)
+    return redis, RedisTier(redis, serializer, settings.namespace, *lifetimes)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error, then the errors that it was raised from or while handling."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
