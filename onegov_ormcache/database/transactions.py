@@ -67,8 +67,10 @@ class Watch(Executions):
         # `do_commit` gets the pool's object for this checkout, and not the Connection; the
         # key is weak, so that nothing is left for the next user of the driver's connection
         self._checkouts: WeakKeyDictionary[Any, ref[Connection]] = WeakKeyDictionary()
-        # the ids of the driver's connections whose transaction is about to end, and has not yet
-        self._ending: set[int] = set()
+        # the ids of the driver's connections that may have a transaction which SQLAlchemy takes
+        # for ended
+        self._left_open: set[int] = set()
+        event.listen(engine, 'connect', self._connected)
         event.listen(engine, 'begin', self._begin)
         event.listen(engine, 'rollback', self._rollback)
         event.listen(engine, 'rollback_twophase', self._rollback_twophase)
@@ -84,7 +86,7 @@ class Watch(Executions):
     def _begin(self, connection: Connection) -> None:
         with _closing_on_error(connection):
             if scope := self._scope(connection):
-                if connection in self._listeners or self._is_left_open(connection):
+                if connection in self._listeners or self._was_left_open(connection):
                     self._abandon(connection)
                 listener = scope.transaction(connection)
                 self._watch(connection, scope, listener)
@@ -139,7 +141,7 @@ class Watch(Executions):
             connection.connection.dbapi_connection
         )
         if not is_lost:
-            self._ending.add(id(connection.connection.dbapi_connection))
+            self._left_open.add(id(connection.connection.dbapi_connection))
         if listener := self._pop(connection):
             if has_ended:  # by a cursor of the driver's own
                 listener.ended_unseen()
@@ -152,9 +154,14 @@ class Watch(Executions):
         if connection.invalidated and (listener := self._pop(connection)):
             listener.lost()
 
-    def _is_left_open(self, connection: Connection) -> bool:
-        """Return whether the end of the last transaction failed, or was prevented."""
-        return id(connection.connection.dbapi_connection) in self._ending
+    def _connected(self, dbapi_connection: Any, record: object) -> None:
+        # it may have the id of one that is gone
+        self._left_open.discard(id(dbapi_connection))
+
+    def _was_left_open(self, connection: Connection) -> bool:
+        """Return whether the last transaction may still be open: its COMMIT was refused, or a
+        listener prevented its rollback."""
+        return id(connection.connection.dbapi_connection) in self._left_open
 
     def _abandon(self, connection: Connection) -> None:
         """Roll back a transaction that was left open when a listener prevented its end.
@@ -165,7 +172,7 @@ class Watch(Executions):
         listener = self._pop(connection)
         if not connection.invalidated:
             checkout = connection.connection
-            self._ending.discard(id(checkout.dbapi_connection))
+            self._left_open.discard(id(checkout.dbapi_connection))
             try:
                 if self._dialect.in_transaction(checkout.dbapi_connection):
                     self.do_rollback(checkout)
@@ -205,21 +212,22 @@ class Watch(Executions):
                 raise
         self._checkouts.pop(checkout, None)
 
-        self._ending.add(id(checkout.dbapi_connection))
-
         def commit() -> None:
             with self._dialect.ending(checkout.dbapi_connection):
                 self._original.do_commit(checkout)
-            self._ending.discard(id(checkout.dbapi_connection))
 
-        self._tell(self._pop(connection), commit)
+        try:
+            self._tell(self._pop(connection), commit)
+        except BaseException:
+            self._left_open.add(id(checkout.dbapi_connection))
+            raise
 
     def do_rollback(self, checkout: Any) -> None:
         """Roll back; replaces the dialect's method."""
         dbapi_connection = getattr(checkout, 'dbapi_connection', checkout)
         with self._dialect.ending(dbapi_connection):
             self._original.do_rollback(checkout)
-        self._ending.discard(id(dbapi_connection))
+        self._left_open.discard(id(dbapi_connection))
 
     def do_prepare_twophase(self, connection: Connection, xid: Any) -> None:
         """Prepare a two-phase transaction; replaces the dialect's method."""
