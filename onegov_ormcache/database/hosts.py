@@ -111,16 +111,18 @@ class HostObserver(Observer):
         """Return the scope of a connection.
 
         :raises InvalidSchemaError: if ``schema_of`` returns something that is no tenant's name.
-        :raises ConfigurationError: if the tenant lies in another database, too.
+        :raises ConfigurationError: if it has given this name for another database.
         """
+        schema = self.schema_of(connection)
+        if schema is not None and isinstance(self.database, Databases):
+            self._place(connection, schema, self.database)
         if self.attendant is None:
             return self.unattended
-        schema = self.schema_of(connection)
-        if schema is None:
-            return self.attendant.scope(NOWHERE)
-        if isinstance(self.database, Databases):
-            self.database.place(schema, self.database.at(connection))
-        return self.attendant.scope(self.check_schema(schema))
+        return self.attendant.scope(NOWHERE if schema is None else self.check_schema(schema))
+
+    def _place(self, connection: Connection, schema: str, databases: Databases) -> None:
+        if self.observes(connection, schema):
+            databases.place(schema, databases.at(connection))
 
     def owner(self) -> SessionOwner:
         """Return the scope of a session that works for none yet."""
