@@ -126,7 +126,9 @@ class Observer:
         scope_of: Callable[[Connection], Any] | None = None,
     ) -> Sessions:
         """Observe the sessions that a factory makes from now on; see :class:`.Sessions`."""
-        return Sessions(factory, self.signals, self._muted.get, find_owner, scope_of)
+        return Sessions(
+            factory, self.signals, self._muted.get, find_owner, scope_of, self.observes
+        )
 
     def create_run_session(self, tenant_session: TenantSession) -> RunSession:
         """Return a new session that works in the transaction of a scope's session, with objects

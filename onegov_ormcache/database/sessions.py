@@ -225,6 +225,9 @@ class RunSession(ScopedSession):
         connection = self.tenant_session.connection(bind_arguments={'bind': bind})
         super().connection(bind_arguments={'bind': connection})
         self._joined[bind] = connection
+        scope = owner_of(self)
+        if not self.sessions.observes(connection, scope.schema):
+            scope.taint_run(f'it used {connection.engine!r}, which nobody observes')
 
     def connection(self, bind_arguments: Any = None, execution_options: Any = None) -> Connection:
         if execution_options:
@@ -285,6 +288,7 @@ class Sessions:
     :param find_owner: returns the scope of a session that was made for none.
     :param scope_of: returns the scope of a host's connection; None if each session is made for one
         scope.
+    :param observes: tells whether the changes of a connection are those of a tenant, and seen.
     :raises ConfigurationError: if the factory is observed already.
     """
 
@@ -295,6 +299,7 @@ class Sessions:
         is_muted: Callable[[], bool],
         find_owner: Callable[[], SessionOwner],
         scope_of: Callable[[Connection], Any] | None,
+        observes: Callable[[Connection, str], bool],
     ) -> None:
         if issubclass(factory.class_, TenantSession):
             raise ConfigurationError(f'{factory!r} is observed already; observe it once')
@@ -302,6 +307,7 @@ class Sessions:
         self._is_muted = is_muted
         self.find_owner = find_owner
         self._scope_of = scope_of
+        self.observes = observes
         own = {'sessions': self, '__module__': __name__}
         # run sessions are without what listens to the factory, which has a class of its own
         run_class = type('RunSession', (RunSession, factory.class_.__mro__[1]), own)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, select
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from onegov_ormcache import OrmCache, observe, orm_cached
 from onegov_ormcache.errors import ConfigurationError
@@ -92,3 +92,33 @@ def test_one_name_for_two_databases(make_towns: Callable[..., Towns]) -> None:
     """A name that schema_of gives for connections of two databases is refused."""
     with pytest.raises(ConfigurationError, match='give the tenants of each other names'):
         make_towns(lambda town: 'public')
+
+
+def test_engine_that_nobody_observes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A value that a session has read from an engine that is not observed is not stored."""
+    observed, other = (create_engine(f'sqlite:///{tmp_path}/{name}.sqlite') for name in 'ab')
+    sessions = scoped_session(sessionmaker(bind=observed, binds={User: other}))
+    observer = observe(
+        engine=observed,
+        sessions=sessions,
+        metadata=Base,
+        schema_of=lambda connection: 'public',
+        schema=lambda: 'public',
+    )
+    for engine in observed, other:
+        Base.metadata.create_all(engine)
+
+    class Town:
+        orm_cache = OrmCache(observer=observer)
+
+        @orm_cached(policy=User)
+        def names(self) -> list[str]:
+            return list(sessions().scalars(select(User.name)))
+
+    with Town.orm_cache:
+        assert Town().names == []
+        sessions().add(User(name='Ada'))
+        sessions().commit()
+        assert Town().names == ['Ada']
+        sessions.remove()
+    assert 'b.sqlite), which nobody observes' in caplog.text
