@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from tests.support.backends import Backend
 from tests.support.counting import Runs
+from tests.support.outside import libpq_url
 
 from .bare import BareHost, MakeBareHost
 from .host import Host, make_tenants
@@ -66,3 +69,19 @@ def host(make_host: Callable[..., Host]) -> Host:
 def elsewhere(make_host: Callable[..., Host]) -> Host:
     """Another host, which stands for another process."""
     return make_host()
+
+
+@pytest.fixture
+def make_database(postgres_dsn: str, tenant: str) -> Iterator[Callable[[str], str]]:
+    """Makes databases of the test's own on the server that all tests share; returns their URLs."""
+    with ExitStack() as stack:
+        server = closing(psycopg.connect(libpq_url(postgres_dsn), autocommit=True))
+        connection = stack.enter_context(server)
+
+        def make(name: str) -> str:
+            connection.execute(f'CREATE DATABASE {tenant}_{name}')
+            stack.callback(connection.execute, f'DROP DATABASE {tenant}_{name} WITH (FORCE)')
+            url = make_url(postgres_dsn).set(database=f'{tenant}_{name}')
+            return url.render_as_string(hide_password=False)
+
+        yield make
