@@ -109,6 +109,34 @@ def test_properties_of_an_app(app: HostApp, make_app: Callable[..., HostApp]) ->
     assert app.number == other.number == 1
 
 
+def test_mapping_of_the_host(make_app: Callable[..., HostApp], other_tenant: str) -> None:
+    """A mapping of the host, the same for all tenants, is shown values; none is read from it."""
+    shown: dict[Any, Any] = {}
+
+    class Showing(HostApp):
+        """With mappings for all tenants at once."""
+
+        request_cache = shown
+        schema_cache = shown
+
+    app = make_app(Showing)
+    app.setup_orm_cache()
+    app.session().add(User(name='Ada'))
+    app.session().commit()
+    assert app.names == ['Ada']
+    assert list(shown.values()) == [['Ada']]
+    for key in list(shown):
+        shown[key] = ['Mallory']
+    assert app.names == ['Ada']
+    with app.host.at(other_tenant):
+        assert app.names == []
+        app.session().rollback()
+    shown.clear()
+    assert app.names == ['Ada']
+    app.session().commit()
+    assert shown == {}
+
+
 def test_request_has_no_transaction_of_the_package(app: HostApp) -> None:
     """The tween leaves the request alone: the host commits, or does not."""
     client = Client(app)
