@@ -55,6 +55,8 @@ class Write:
     late: bool = False
     #: False if it means nothing to a host that sets the search path before each statement.
     hosts: bool = True
+    #: True if it takes the tenant away, which each read in a host may tell by an error.
+    removes: bool = False
     #: The package's own errors that it may raise on purpose.
     refused: tuple[str, ...] = ()
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from onegov_ormcache.errors import UnknownSchemaError
+
 from .entries import Read, Write
 from .places import (
     POLICIES,
@@ -246,7 +248,7 @@ class Case:
             seen[key] = found = self.world.board.get(key)
             if found.conflict:
                 raise Conflict(found.message)
-            if found.error is not None:
+            if found.error is not None and not self._tells_removal(found):
                 self.unreadable.add(key.read)
                 self._compare({key: found}, expected, 'scope', 'open')
                 raise Unusable
@@ -297,7 +299,7 @@ class Case:
             wanted = expected[key.read]
             if found.blocked:
                 self.report.blocked += 1
-            elif not found.agrees(wanted):
+            elif not found.agrees(wanted) and not self._tells_removal(found):
                 kind = self._kind(key, found, place)
                 self._fail(
                     kind,
@@ -307,6 +309,10 @@ class Case:
                     wanted.error or wanted.value,
                     f'{found.error}: {found.message}' if found.error else found.value,
                 )
+
+    def _tells_removal(self, found: Outcome) -> bool:
+        """Return whether a host is told by an error that the write has taken its tenant away."""
+        return self.write.removes and found.error == UnknownSchemaError.__name__
 
     def _kind(self, key: Key, found: Outcome, place: str) -> str:
         own, before, foreign = self.expected.own, self.expected.before, self.expected.foreign

@@ -202,8 +202,6 @@ for _name, _shows, _statements in (
             f'ALTER SCHEMA {RUN}_between RENAME TO {TWO}',
         ),
     ),
-    ('schema renamed', 'orm: all', (f'ALTER SCHEMA {ONE} RENAME TO {RUN}_away',)),
-    ('schema dropped', 'orm: all', (f'DROP SCHEMA {ONE} CASCADE',)),
     ('DDL in DO', 'of badges', ("DO $$ BEGIN EXECUTE 'DROP TABLE badges'; END $$",)),
 ):
     entries.write(
@@ -212,6 +210,19 @@ for _name, _shows, _statements in (
         lambda s, statements=_statements: sql(s, *statements),
         databases=POSTGRESQL,
         rebuilds=True,
+    )
+
+for _name, _statement in (
+    ('renamed', f'ALTER SCHEMA {ONE} RENAME TO {RUN}_away'),
+    ('dropped', f'DROP SCHEMA {ONE} CASCADE'),
+):
+    entries.write(
+        f'definition: schema {_name}',
+        'orm: all',
+        lambda s, statement=_statement: sql(s, statement),
+        databases=POSTGRESQL,
+        rebuilds=True,
+        removes=True,
     )
 
 entries.write(
