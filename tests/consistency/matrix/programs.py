@@ -79,11 +79,11 @@ class HostProgram(Host):
     @contextmanager
     def unit(self, tenant: str) -> Iterator[None]:
         with self.at(tenant):
-            self.cache.begin_request()
             try:
                 yield
             finally:
                 self.sessions.remove()
+                self.cache.unit_ended()
 
 
 def make_program(settings: Settings) -> Program:

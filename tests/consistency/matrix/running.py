@@ -233,7 +233,9 @@ class Case:
         before, foreign = self.expected.before, self.expected.foreign
         for place in self.world.places:
             self._compare(place.look(ONE, self.keys), before, place.name, moment)
-        self._compare(self.world.thread.look(TWO, self.near_keys), foreign, 'neighbour', moment)
+        # also in the writer's own thread, in the middle of its transaction
+        for thread in (self.world.thread, self.world.board):
+            self._compare(thread.look(TWO, self.near_keys), foreign, 'neighbour', moment)
 
     def _look_here(self, expected: Values) -> dict[Key, Outcome]:
         """Read in the writer's unit of work.
