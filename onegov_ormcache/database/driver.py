@@ -30,6 +30,21 @@ SETTING = re.compile(r'\s*(SET|RESET|SHOW)\b', re.IGNORECASE)
 #: What the server calls the commands that touch no table.
 SETTING_COMMANDS = {b'SET', b'RESET', b'SHOW'}
 
+#: libpq's transaction statuses of a connection that is in no transaction, and in one that has
+#: not failed.
+IDLE, IN_TRANSACTION = 0, 2
+
+#: Whether a transaction has changed tables that others see.
+CHANGED = b"""
+SELECT EXISTS (
+    SELECT FROM pg_locks l LEFT JOIN pg_class c ON c.oid = l.relation
+    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation >= 16384
+    AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
+        'AccessExclusiveLock')
+    AND (c.oid IS NULL OR c.relpersistence <> 't' AND c.relkind NOT IN ('i', 'S'))
+)
+"""
+
 #: The methods of a dialect that execute a statement.
 EXECUTING = ('do_execute', 'do_executemany', 'do_execute_no_params')
 
@@ -183,6 +198,7 @@ def watched(connection_class: Any) -> type:
 
         def commit(self) -> None:
             self._refuse('commit')
+            self._refuse_unseen('commit')
             super().commit()
 
         def rollback(self) -> None:
@@ -193,9 +209,12 @@ def watched(connection_class: Any) -> type:
         def transaction(self, *arguments: Any, **options: Any) -> Iterator[Any]:
             # its begin is a savepoint, and its end may roll back to that
             self._report()
+            is_outermost = self.info.transaction_status == IDLE
             try:
                 with super().transaction(*arguments, **options) as block:
                     yield block
+                    if is_outermost:
+                        self._refuse_unseen('transaction')
             finally:
                 self._report()
 
@@ -208,6 +227,18 @@ def watched(connection_class: Any) -> type:
                 raise TextualControlError(
                     f"{method}() of the driver's connection would end the transaction, and nobody "
                     f'would know; use {method}() of the session or of its connection'
+                )
+
+        def _refuse_unseen(self, method: str) -> None:
+            """Refuse to commit changes of a transaction that SQLAlchemy has not begun."""
+            if self.may_end or self.info.transaction_status != IN_TRANSACTION:
+                return
+            # not by a cursor, which may have the application's factories
+            if self.pgconn.exec_(CHANGED).get_value(0, 0) == b't':
+                raise TextualControlError(
+                    f"{method}() of the driver's connection would commit changes of which nobody "
+                    'was told; take the connection from the engine: engine.begin() or '
+                    'engine.connect(), and not engine.raw_connection()'
                 )
 
     return Watched

@@ -18,7 +18,7 @@ from sqlalchemy.schema import CreateSchema
 
 from ..errors import DatabaseUnreachable
 from .catalog import Catalogs, Definition
-from .driver import ending, has_committed, report_to, watch_connection, watch_driver
+from .driver import IDLE, ending, has_committed, report_to, watch_connection, watch_driver
 from .identity import identity_columns, identity_parameters, identity_query
 from .inquiries import STRAYED, PostgresInquiry, PostgresView, new_marker
 from .names import (
@@ -41,9 +41,6 @@ EXTENSIONS = 'extensions'
 
 #: SQLSTATE classes, and one SQLSTATE, of errors at COMMIT that leave its outcome unknown.
 OPEN_OUTCOMES = ('08', '57', '40003')
-
-#: libpq's transaction status of a connection that is in no transaction.
-IDLE = 0
 
 #: SQLSTATE of each statement in a transaction that has failed: COMMIT would commit nothing.
 FAILED_TRANSACTION = '25P02'
