@@ -5,6 +5,7 @@ This module does not know scopes, nor who makes the sessions.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,7 +14,7 @@ from threading import Lock
 
 from ..database.hosts import HostObserver
 from ..database.observer import Observer
-from ..errors import RetryableConflict, SecondProcessError, StoreUnreachable
+from ..errors import RetryableConflict, SecondProcessError
 from ..redis_client import connect
 from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
@@ -27,6 +28,8 @@ from .recording import CacheEvent, Recordings
 from .registry import Registry
 from .settings import OrmCacheSettings
 from .versions import Versions
+
+log = logging.getLogger('onegov_ormcache')
 
 
 class CacheParts:
@@ -92,13 +95,16 @@ class CacheParts:
             self.observer.unattended.report_to(self._renew_unattended)
 
     def _renew_unattended(self, schemas: Collection[str]) -> None:
-        """Give a new birth to schemas that a host has changed before the cache was set up."""
+        """Give a new birth to schemas that a host has changed before the cache was set up, or in
+        a transaction that it has begun before."""
+        places = {schema for schema in schemas if self.observer.is_place(schema)}
         try:
-            for place, identity in self.observer.database.identities(schemas).items():
+            for place, identity in self.observer.database.identities(places).items():
                 self.tags.identify(place, identity, self.tags.unidentified(place).identities)
-        except StoreUnreachable:
-            pass  # renewed as soon as it can be reached
-        self.renew_later(*schemas)
+        except Exception:
+            # the transaction is committed, so its commit() must not raise any more
+            log.warning('The tag store or the database is lost', exc_info=True)
+        self.renew_later(*places)  # at once, or as soon as they can be reached
 
     def refuse_fork(self) -> None:
         """Raise an error in a fork of the process that keeps versions in its memory.

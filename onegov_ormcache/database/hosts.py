@@ -29,7 +29,7 @@ from .observer import Observer
 from .postgres import Postgres, begin_statement
 from .probes import FIRST_SCHEMA, OF_HOST
 from .protocols import Dialect, Scope, Statement
-from .sessions import SessionOwner
+from .sessions import SessionOwner, is_observed
 from .sqlite import SQLiteDialect, SQLiteView, prepare
 from .statements import refuse_control
 from .tables import metadatas_of
@@ -108,7 +108,7 @@ class HostObserver(Observer):
         return str(schema)
 
     def scope_of(self, connection: Connection) -> SessionOwner:
-        """Return the scope of a connection.
+        """Return the scope of a connection of an engine that is observed.
 
         :raises InvalidSchemaError: if ``schema_of`` returns something that is no tenant's name.
         :raises ConfigurationError: if it has given this name for another database.
@@ -124,14 +124,23 @@ class HostObserver(Observer):
         if self.observes(connection, schema):
             databases.place(schema, databases.at(connection))
 
+    def scope_of_any(self, connection: Connection) -> SessionOwner | None:
+        """Return the scope of a connection; None if nobody observes its engine."""
+        return self.scope_of(connection) if self.observes(connection, '') else None
+
     def owner(self) -> SessionOwner:
         """Return the scope of a session that works for none yet."""
         if self.attendant is None:
             return self.unattended
-        return self.attendant.present() or self.attendant.scope(NOWHERE)
+        try:
+            present = self.attendant.present()
+        except Exception:
+            # the host's function may raise where it has no tenant, and sessions end there, too
+            present = None
+        return present or self.attendant.scope(NOWHERE)
 
-    def observes(self, connection: Connection, schema: str) -> bool:
-        return any(connection.engine.pool is each.pool for each in self.database.engines())
+    def observes(self, bind: Connection | Engine, schema: str) -> bool:
+        return any(bind.engine.pool is each.pool for each in self.database.engines())
 
     def wrote(self, session: Session) -> None:
         """Tell whoever commits the session's transaction that there is something to commit."""
@@ -148,11 +157,6 @@ class HostPostgres(Postgres):
     probes = OF_HOST
 
     def __init__(self, engine: Engine, schema_of: SchemaOf) -> None:
-        if engine.dialect.driver != DRIVER:
-            raise ConfigurationError(
-                f'{engine!r} uses the driver {engine.dialect.driver!r}; only psycopg can be '
-                'observed: postgresql+psycopg://...'
-            )
         super().__init__(engine)
         self._schema_of = schema_of
         self._inquiries: WeakKeyDictionary[Connection, PostgresInquiry] = WeakKeyDictionary()
@@ -218,14 +222,8 @@ class HostSQLite(SQLiteDialect):
     """
 
     def __init__(self, engine: Engine, schema_of: SchemaOf) -> None:
-        file = engine.url.database
-        if not file or ':memory:' in file or 'mode=memory' in file:
-            raise ConfigurationError(
-                f'{engine!r} is a database in memory, which each connection may have another of; '
-                'name a file: sqlite:///town.sqlite'
-            )
         self._engine = engine
-        self._file = file
+        self._file = str(engine.url.database)
         self._schema_of = schema_of
         self._schema: str | None = None
         self._claim: Any = None
@@ -346,22 +344,28 @@ def observe(
     """
     engines = [_root(each) for each in (engine if isinstance(engine, Iterable) else [engine])]
     factories = list(sessions) if isinstance(sessions, (list, tuple)) else [sessions]
+    # all that can be wrong, before anything is attached: it can't be detached again
     for each in engines:
-        if each in _OBSERVED:
+        if each in _OBSERVED or engines.count(each) > 1:
             raise ConfigurationError(f'{each!r} is observed already; observe each engine once')
+        check_kind(each)
     if not engines:
         raise ConfigurationError('observe: give an engine, or several')
     if not callable(schema_of):
         raise ConfigurationError(f'observe: schema_of is {schema_of!r}; expected a function')
     made = [_maker_of(each) for each in factories]
+    for maker in made:
+        if is_observed(maker) or made.count(maker) > 1:
+            raise ConfigurationError(f'{maker!r} is observed already; observe it once')
+    metadatas = _metadatas(metadata)
     registry = next((each for each in factories if isinstance(each, scoped_session)), None)
     databases: list[Database] = [_database(each, schema_of) for each in engines]
     database: Database = databases[0] if len(databases) == 1 else Databases(databases)
     observer = HostObserver(
-        database, _metadatas(metadata), schema_of, registry, session, schema
+        database, metadatas, schema_of, registry, session, schema
     )
     for maker in made:
-        observer.watch_sessions(maker, observer.owner, observer.scope_of)
+        observer.watch_sessions(maker, observer.owner, observer.scope_of_any)
     _OBSERVED.update(engines)
     return observer
 
@@ -387,15 +391,29 @@ def _maker_of(factory: Any) -> sessionmaker[Any]:
     return maker
 
 
+def check_kind(engine: Engine) -> None:
+    """Raise :class:`ConfigurationError` if an engine is of no kind that can be observed."""
+    name, driver, file = engine.dialect.name, engine.dialect.driver, engine.url.database
+    if name not in ('postgresql', 'sqlite'):
+        raise ConfigurationError(
+            f'observe: {engine!r} is of {name}, which does not tell what its transactions touch; '
+            'use PostgreSQL or SQLite'
+        )
+    if name == 'postgresql' and driver != DRIVER:
+        raise ConfigurationError(
+            f'{engine!r} uses the driver {driver!r}; only psycopg can be observed: '
+            'postgresql+psycopg://...'
+        )
+    if name == 'sqlite' and (not file or ':memory:' in file or 'mode=memory' in file):
+        raise ConfigurationError(
+            f'{engine!r} is a database in memory, which each connection may have another of; '
+            'name a file: sqlite:///town.sqlite'
+        )
+
+
 def _database(engine: Engine, schema_of: SchemaOf) -> HostPostgres | HostSQLite:
-    if engine.dialect.name == 'postgresql':
-        return HostPostgres(engine, schema_of)
-    if engine.dialect.name == 'sqlite':
-        return HostSQLite(engine, schema_of)
-    raise ConfigurationError(
-        f'observe: {engine!r} is of {engine.dialect.name}, which does not tell what its '
-        'transactions touch; use PostgreSQL or SQLite'
-    )
+    is_sqlite = engine.dialect.name == 'sqlite'
+    return HostSQLite(engine, schema_of) if is_sqlite else HostPostgres(engine, schema_of)
 
 
 def _metadatas(metadata: Any) -> Callable[[], Sequence[MetaData]]:

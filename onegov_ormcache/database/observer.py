@@ -113,9 +113,10 @@ class Observer:
         """
         return self.database.oracle(connection)
 
-    def observes(self, connection: Connection, schema: str) -> bool:
-        """Return whether the changes of a connection are those of a tenant that is observed."""
-        return connection.engine.pool is self.database.engine(schema).pool
+    def observes(self, bind: Connection | Engine, schema: str) -> bool:
+        """Return whether the changes by a connection or engine are those of a tenant that is
+        observed."""
+        return bind.engine.pool is self.database.engine(schema).pool
 
     # the sessions
 

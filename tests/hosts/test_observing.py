@@ -1,0 +1,123 @@
+"""What is noticed of all that a host does by its engines, whoever does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, event, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from onegov_ormcache import observe
+from onegov_ormcache.errors import ConfigurationError
+from tests.support.backends import Backend
+from tests.support.models import Base, User
+
+from .bare import MakeBareHost
+from .host import Host, schema_option
+
+
+def test_session_made_by_hand(host: Host, elsewhere: Host) -> None:
+    """A session that no observed factory has made changes nothing unnoticed."""
+    assert elsewhere.board.names == elsewhere.board.with_a == []
+    with Session(host.engine.execution_options(schema=host.schema)) as session:
+        for name, with_a in ('Ada', ['Ada']), ('Bob', []), ('Amy', ['Amy']):
+            user = session.scalars(select(User)).first() or User()
+            user.name = name
+            session.add(user)
+            session.commit()
+            elsewhere.session().rollback()
+            assert elsewhere.board.names == [name]
+            assert elsewhere.board.with_a == with_a
+
+
+def test_session_of_a_connection(host: Host, elsewhere: Host) -> None:
+    """A session that joins a connection's transaction is committed with that."""
+    assert elsewhere.board.names == []
+    engine = host.engine.execution_options(schema=host.schema)
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        with host.factory(bind=connection, join_transaction_mode='create_savepoint') as session:
+            session.add(User(name='Ada'))
+            session.commit()
+        elsewhere.session().rollback()
+        assert elsewhere.board.names == []
+        transaction.commit()
+    elsewhere.session().rollback()
+    assert elsewhere.board.names == ['Ada']
+
+
+@pytest.mark.parametrize('is_other', [False, True])
+def test_flush_within_a_flush(
+    host: Host, elsewhere: Host, other_tenant: str, is_other: bool
+) -> None:
+    """A session by hand that writes while another one flushes, for a log say, is noticed."""
+    schema = other_tenant if is_other else str(host.schema)
+    with elsewhere.at(schema):
+        assert elsewhere.board.with_a == []
+        elsewhere.session().rollback()
+
+    @event.listens_for(host.factory, 'before_flush', once=True)
+    def write(*arguments: Any) -> None:
+        with Session(host.engine.execution_options(schema=schema)) as session:
+            session.add(User(name='Ada'))
+            session.commit()
+
+    host.add(User(name='Bob'))
+    with elsewhere.at(schema):
+        assert elsewhere.board.with_a == ['Ada']
+
+
+def test_cache_is_made_within_a_transaction(
+    make_bare_host: MakeBareHost, elsewhere: Host
+) -> None:
+    """A transaction that began before the cache was made evicts when it is committed."""
+    assert elsewhere.board.names == []
+    elsewhere.session().rollback()
+    host = make_bare_host(has_cache=False)
+    host.session.add(User(name='Ada'))
+    host.session.flush()
+    host.open_cache()
+    assert host.names == ['Ada']
+    assert elsewhere.board.names == []
+    elsewhere.session().rollback()
+    host.session.commit()
+    assert host.names == elsewhere.board.names == ['Ada']
+
+
+def test_cache_is_made_again(make_bare_host: MakeBareHost, elsewhere: Host) -> None:
+    """What was changed between two caches is evicted when the second one is made."""
+    host = make_bare_host()
+    assert host.names == elsewhere.board.names == []
+    elsewhere.session().rollback()
+    host.session.rollback()
+    host.cache.close()
+    host.session.add(User(name='Ada'))
+    host.session.commit()
+    host.open_cache()
+    assert host.names == elsewhere.board.names == ['Ada']
+
+
+def test_refused_observer_leaves_no_trace(servers_backend: Backend, host: Host) -> None:
+    """What was wrong can be corrected: an engine is observed only if everything is right."""
+    engine, factory = create_engine(servers_backend.settings['dsn']), sessionmaker()
+    right: dict[str, Any] = {
+        'engine': engine, 'sessions': factory, 'metadata': Base, 'schema_of': schema_option
+    }  # fmt: skip
+    for wrong in (
+        {'sessions': host.factory},
+        {'sessions': [factory, factory]},
+        {'sessions': Session},
+        {'engine': [engine, host.engine]},
+        {'engine': [engine, engine]},
+        {'engine': [engine, create_engine('sqlite://')]},
+        {'metadata': 3},
+        {'schema_of': 'main'},
+    ):
+        with pytest.raises(ConfigurationError):
+            observe(**{**right, **wrong})
+    original = type(engine.dialect).do_commit
+    assert engine.dialect.do_commit.__func__ is original  # type: ignore[attr-defined]
+    assert not issubclass(factory.class_, host.factory.class_.__mro__[1])
+    observe(**right)
+    engine.dispose()
