@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.util import ThreadLocalRegistry
 
 from ..database.hosts import NOWHERE, HostObserver
 from ..database.identity import is_missing
+from ..database.names import SCOPE_OPTION
 from ..database.protocols import Inquiry, View
 from ..database.sessions import (
     RunSession,
@@ -338,6 +339,8 @@ class AmbientScope(RequestScope):
         self._is_missing = False
         # refers to the session with which the last value was read; None: there was none yet
         self._session_before: ref[ScopedSession] | None = None
+        # True if that session's transaction was another tenant's
+        self._was_elsewhere = False
 
     def __repr__(self) -> str:
         return f'<AmbientScope {self.schema or "without tenant"}, {len(self.tier)} values>'
@@ -367,6 +370,11 @@ class AmbientScope(RequestScope):
     def pending(self, pending: tuple[Collection[Any], ...]) -> None:
         """Do nothing: they are asked for each time."""
 
+    @property
+    def session_manager(self) -> Any:
+        """None: a host makes the sessions."""
+        return None
+
     def present(self) -> RequestScope:
         scope = self._scopes.present()
         if scope is None:
@@ -379,7 +387,8 @@ class AmbientScope(RequestScope):
     def follow_session(self) -> None:
         """End the snapshot if the host has another session than at the last read.
 
-        What was read before may be what only the other one sees, in its transaction.
+        What was read before may be what only the other one sees, in its transaction. The scope is
+        not told of changes by a session whose transaction is another tenant's.
         """
         if self.runs:
             return
@@ -389,10 +398,21 @@ class AmbientScope(RequestScope):
         if self._is_other(session):
             self._end_snapshot()
         self._session_before = ref(session)
+        session.readers.add(self)
+        self._was_elsewhere = self._is_elsewhere(session)
+        if self._was_elsewhere:
+            self.connection()  # an error, unless its tenant is another one by now
 
     def _is_other(self, session: ScopedSession) -> bool:
-        """Return whether a session is another one than at the last read."""
-        return self._session_before is not None and self._session_before() is not session
+        """Return whether a session is another one than at the last read, or does not work for
+        the scope alone."""
+        before = self._session_before
+        if self._was_elsewhere or self._is_elsewhere(session):
+            return True
+        return before is not None and before() is not session
+
+    def _is_elsewhere(self, session: ScopedSession) -> bool:
+        return session.info.get(SCOPE_OPTION, self) is not self
 
     def check_open(self) -> None:
         if self._scopes.is_closed:
@@ -403,11 +423,22 @@ class AmbientScope(RequestScope):
 
     def _own_session(self) -> TenantSession:
         self.check_open()
-        return self._replaced or self._scopes.session(self)
+        session = self._replaced or self._scopes.session(self)
+        if session.bind is not None:
+            self._check_observed(session, session.bind)
+        return session
+
+    def _check_observed(self, session: Session, bind: Engine | Connection) -> None:
+        if not self.observer.observes(bind, self.schema):
+            raise ConfigurationError(
+                f'{self.schema}: {session!r} uses {bind.engine!r}, which nobody observes; give it '
+                'to observe(engine=[...]), too'
+            )
 
     def connection(self) -> Connection:
         session = self._own_session()
         connection = session.own_connection(self.observer.database.engine(self.schema))
+        self._check_observed(session, connection)
         found = self._scopes.observer.scope_of(connection)
         if found is not self:
             raise ConfigurationError(
@@ -421,14 +452,14 @@ class AmbientScope(RequestScope):
             )
         return connection
 
-    @property
-    def flushed_tables(self) -> set[str] | None:
+    def flushed_on(self, connection: Connection | None) -> set[str] | None:
         session = flushing.get()
-        return None if session is None else session.flushed_tables
+        return None if session is None else session.flushed_on(connection)
 
     @property
     def is_flushing(self) -> bool:
-        return self.flushed_tables is not None
+        session = flushing.get()
+        return session is not None and session.flushed_tables is not None
 
     def _sessions(self) -> list[ScopedSession]:
         own = self._replaced or self._scopes.existing_session(self)
@@ -457,7 +488,7 @@ class AmbientScope(RequestScope):
         # a view that is older than the snapshot may not show what cached values show
         number = self.snapshot_number
         is_outdated = any(p.keeps_view and p.snapshot_number < number for p in self.transactions)
-        return is_outdated or super().blocks(tags)
+        return is_outdated or self._was_elsewhere or super().blocks(tags)
 
     def session_ended(self) -> None:
         if self.transactions and self._is_in_transaction():
@@ -503,6 +534,10 @@ class AmbientScope(RequestScope):
             else:
                 with self._exchanged(run):
                     yield run
+            session = run.session or self._scopes.existing_session(self)
+            for connection in () if session is None else session.connections:
+                if not self.observer.observes(connection, self.schema):
+                    run.taint(f'it used {connection.engine!r}, which nobody observes')
 
     @contextmanager
     def _exchanged(self, run: Run) -> Iterator[None]:
@@ -523,9 +558,9 @@ class AmbientScope(RequestScope):
 
         What it had in memory before must not show in the value, so it must have had nothing.
         """
-        before, own = self._memory_was_empty, self._scopes.existing_session(self)
+        before, own = self._memory_was_empty, self._own_session()
         self._memory_was_empty = len(self.runs) == 1 and (
-            own is None or not (len(own.identity_map) or any(pending_in(own)))
+            not len(own.identity_map) and not any(pending_in(own))
         )
         try:
             yield

@@ -129,11 +129,13 @@ class WritePath:
         tables = statement.writes | statement.cascades
         if tables or statement.writes_elsewhere:
             self._collect(tables, statement.writes_elsewhere)
-            if scope.flushed_tables is None or not statement.of_objects:
+            connection = None if self._connection is None else self._connection()
+            flushed_tables = scope.flushed_on(connection)
+            if flushed_tables is None or not statement.of_objects:
                 # no object stands for this change, so no function policy can be asked
                 self.changed(self._cache.registry.function_tags)
             else:
-                scope.flushed_tables.update(tables)
+                flushed_tables.update(tables)
                 # no objects stand for the rows that the database changes by itself
                 scope.changed_without_objects(statement.cascades)
 

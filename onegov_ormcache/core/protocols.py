@@ -359,10 +359,11 @@ class WritingScope(Protocol):
     returned: dict[str, str]
     computed: dict[str, str]
 
-    @property
-    def flushed_tables(self) -> set[str] | None:
-        """The tables that statements of the present flush have changed; None outside of a
-        flush."""
+    def flushed_on(self, connection: Connection | None) -> set[str] | None:
+        """Return the tables that statements of the present flush have changed.
+
+        :return: None outside of a flush, and if the flush does not use this connection.
+        """
 
     @property
     def cache(self) -> WritingCache:

@@ -121,12 +121,14 @@ class RequestScope(TransactionalScope):
         """The sessions of the runs in progress, the innermost last."""
         return [run.session for run in self.runs if run.session is not None]
 
-    @property
-    def flushed_tables(self) -> set[str] | None:
-        """The tables that the present flush has changed; None outside of a flush."""
+    def flushed_on(self, connection: Connection | None) -> set[str] | None:
+        """Return the tables that the present flush has changed, if it uses this connection.
+
+        :return: None outside of a flush; another session may flush by a connection of its own.
+        """
         run = self.computing
         session = self.opened_session if run is None else run.session
-        return None if session is None else session.flushed_tables
+        return None if session is None else session.flushed_on(connection)
 
     @property
     def is_flushing(self) -> bool:

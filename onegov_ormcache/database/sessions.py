@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError, UnboundExecutionError
@@ -82,6 +83,19 @@ class ScopedSession(Session):
 
     #: Tables that statements of the present flush have changed; None outside of a flush.
     flushed_tables: set[str] | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        #: The engines of single mapped classes and tables that it was made with.
+        self.given_binds = options.get('binds')
+        #: Scopes of a host that have read values with it, whichever its transaction works for.
+        self.readers: WeakSet[Any] = WeakSet()
+        #: The connections of its transaction, and maybe of those before.
+        self.connections: WeakSet[Connection] = WeakSet()
+
+    def flushed_on(self, connection: Connection | None) -> set[str] | None:
+        """Return the tables that the present flush has changed, if it uses this connection."""
+        return self.flushed_tables if connection in self.connections else None
 
     def flush(self, objects: Any = None) -> None:
         is_outermost = self.flushed_tables is None
@@ -161,7 +175,7 @@ class TenantSession(ScopedSession):
         has_begun = self.in_transaction()
         super().rollback()
         if not has_begun:
-            owner_of(self).session_ended()
+            self.tell_end()
 
     def expunge_all(self) -> None:
         super().expunge_all()
@@ -172,7 +186,12 @@ class TenantSession(ScopedSession):
         has_begun = self.in_transaction()
         super().close()
         if not has_begun:
-            owner_of(self).session_ended()
+            self.tell_end()
+
+    def tell_end(self) -> None:
+        """Tell the scopes that the transaction has ended, also one that had not begun."""
+        for scope in {owner_of(self), *self.readers}:
+            scope.session_ended()
 
     def follow_rollback(self, failure: BaseException | None) -> None:
         """Roll back the objects of this session, after a run session has rolled back the
@@ -301,7 +320,7 @@ class Sessions:
         scope_of: Callable[[Connection], Any] | None,
         observes: Callable[[Connection, str], bool],
     ) -> None:
-        if issubclass(factory.class_, TenantSession):
+        if is_observed(factory):
             raise ConfigurationError(f'{factory!r} is observed already; observe it once')
         self._signals = signals
         self._is_muted = is_muted
@@ -317,6 +336,7 @@ class Sessions:
         factory.class_ = type('TenantSession', (TenantSession, factory.class_), own)
         self._make = factory
         for make in self._make, self._make_run:
+            event.listen(make, 'after_begin', _after_begin)
             event.listen(make, 'before_flush', _before_flush)
             event.listen(make, 'after_flush', self._after_flush)
             event.listen(make, 'do_orm_execute', _on_execute)
@@ -336,8 +356,10 @@ class Sessions:
 
     def make_run(self, tenant_session: TenantSession) -> RunSession:
         """Return a new session in the transaction of a tenant session; the caller closes it."""
-        info = {SCOPE_OPTION: owner_of(tenant_session)}
-        session = self._make_run(bind=tenant_session.bind, info=info)
+        # what the application's own listeners, and its own get_bind(), may look at
+        info = {**tenant_session.info, SCOPE_OPTION: owner_of(tenant_session)}
+        binds = tenant_session.given_binds
+        session = self._make_run(bind=tenant_session.bind, binds=binds, info=info)
         session.tenant_session = tenant_session
         return session
 
@@ -350,7 +372,9 @@ class Sessions:
         self, session: TenantSession, transaction: object, connection: Connection
     ) -> None:
         assert self._scope_of is not None
-        session.info[SCOPE_OPTION] = self._scope_of(connection)
+        # a connection of an engine that nobody observes works for none
+        if (scope := self._scope_of(connection)) is not None:
+            session.info[SCOPE_OPTION] = scope
 
     def _after_flush(self, session: ScopedSession, context: UOWTransaction) -> None:
         scope = owner_of(session)
@@ -382,6 +406,11 @@ def observed(session: Session) -> Any:
     return session
 
 
+def is_observed(factory: sessionmaker[Any]) -> bool:
+    """Return whether the sessions of a factory are observed already."""
+    return issubclass(factory.class_, TenantSession)
+
+
 def close_session(session: Session) -> None:
     """Close a session; if its connection is lost, invalidate it."""
     try:
@@ -403,6 +432,10 @@ def _run_options(options: dict[str, Any]) -> dict[str, Any]:
 # listeners
 
 
+def _after_begin(session: ScopedSession, transaction: object, connection: Connection) -> None:
+    session.connections.add(connection)
+
+
 def _before_flush(session: ScopedSession, context: object, instances: object) -> None:
     session.flushed_tables = set()
 
@@ -420,17 +453,22 @@ def _after_soft_rollback(session: ScopedSession, transaction: object) -> None:
 
 
 def _before_commit(session: TenantSession) -> None:
-    for run_session in owner_of(session).run_sessions:
+    for run_session in _run_sessions_of(session):
         run_session.flush()
 
 
 def _after_transaction_end(session: TenantSession, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        scope = owner_of(session)
-        for run_session in scope.run_sessions:
+        for run_session in _run_sessions_of(session):
             run_session.leave()
-        scope.session_ended()
+        session.tell_end()
         session.sessions.disown(session)
+
+
+def _run_sessions_of(session: TenantSession) -> list[RunSession]:
+    """Return the run sessions that work in a session's transaction, and not in that of another
+    session which a host has for the same tenant."""
+    return [each for each in owner_of(session).run_sessions if each.tenant_session is session]
 
 
 def _after_run_transaction_end(session: RunSession, transaction: SessionTransaction) -> None:

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, insert, text
 from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.orm.attributes import set_committed_value
 
 from onegov_ormcache import OrmCache, observe
+from onegov_ormcache.errors import ConfigurationError
 from tests.support.backends import Backend
 from tests.support.counting import Runs
 from tests.support.models import Base, User
@@ -90,6 +91,59 @@ def test_older_view_is_not_mixed_with_newer_values(
     before.close()
     after.close()
     assert (host.names, host.number) == (['Ada'], 1)
+
+
+def test_transaction_of_another_tenant(
+    make_bare_host: MakeBareHost, other_tenant: str
+) -> None:
+    """A host may switch tenants within a transaction; it sees its own changes in each."""
+    here = {'schema': other_tenant}
+    host = make_bare_host(
+        observed={
+            'schema': lambda: here['schema'],
+            'schema_of': lambda connection: here['schema'],
+        }
+    )
+    event.listen(
+        host.engine,
+        'before_cursor_execute',
+        lambda connection, cursor, *arguments: cursor.execute(
+            f'SET search_path TO "{here["schema"]}"'
+        ),
+    )
+    assert host.names == host.names == []
+    host.session.rollback()
+    here['schema'] = host.schema
+    host.session.execute(text('SELECT 1'))
+    here['schema'] = other_tenant
+    assert host.names == host.names == []
+    host.session.execute(insert(User).values(name='Olga'))
+    assert host.names == host.names == ['Olga']
+    host.session.rollback()
+    assert host.names == []
+
+
+def test_transaction_without_tenant(make_bare_host: MakeBareHost, elsewhere: Host) -> None:
+    """A change by a connection of no tenant is seen when it is committed; no property is read in
+    its transaction."""
+    here: dict[str, str | None] = {}
+    host = make_bare_host(
+        observed={'schema_of': lambda connection: here['schema']},
+        connect_args={'options': f'-c search_path={elsewhere.schema}'},
+    )
+    here['schema'] = host.schema
+    assert host.names == host.names == elsewhere.board.names == []
+    host.session.rollback()
+    assert host.names == host.names == []
+    here['schema'] = None
+    host.session.add(User(name='Ada'))
+    host.session.flush()
+    with pytest.raises(ConfigurationError, match='both must be the same tenant'):
+        host.names
+    host.session.commit()
+    elsewhere.session().rollback()
+    here['schema'] = host.schema
+    assert host.names == elsewhere.board.names == ['Ada']
 
 
 def test_tasks_of_one_thread(servers_backend: Backend, make_host: Callable[..., Host]) -> None:
