@@ -587,6 +587,11 @@ def scopes_of(instance: object) -> AmbientScopes | None:
     return None
 
 
+def is_any_open() -> bool:
+    """Return whether the process has a cache of a host."""
+    return any(not scopes.is_closed for scopes in list(_ALL))
+
+
 def _after_fork() -> None:
     for scopes in list(_ALL):
         scopes.forget()

@@ -18,7 +18,7 @@ from ..errors import (
     ValueNotCacheable,
 )
 from ..tiers.refusals import is_orm_object
-from .ambient import scopes_of
+from .ambient import is_any_open, scopes_of
 from .computing import fetched
 from .merging import GoneError, of_session
 from .policies import CachePolicy, check_policy
@@ -325,7 +325,8 @@ def scope_of(instance: Any, descriptor: CachedDescriptor[Any] | None = None) -> 
 
 def _hint(instance: Any) -> str:
     """Return the end of a message about an object for which no open scope is found."""
-    if current_scope.get() is None or inspect.getattr_static(instance, ATTRIBUTE, None):
+    is_open = current_scope.get() is not None or is_any_open()
+    if not is_open or inspect.getattr_static(instance, ATTRIBUTE, None):
         return ''
     return (
         f'\nA scope is open, but {type(instance).__qualname__} has no attribute {ATTRIBUTE!r}: '

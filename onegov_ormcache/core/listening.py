@@ -98,8 +98,8 @@ class OutsideChanges:
         database = cache.observer.database
         if not isinstance(database, Postgres) or database.driver != 'psycopg':
             raise ConfigurationError(
-                f'listen is on for {cache.observer!r}; listening for changes from outside needs '
-                'one engine of postgresql+psycopg://...'
+                f'listen is on, and the database is {database.address!r}; listening for changes '
+                'from outside needs one engine of postgresql+psycopg://...'
             )
         self._cache = cache
         self._database = database

@@ -87,7 +87,7 @@ class CacheParts:
         self.tags.check()
         if self.tags.single_process and not database.claim():
             raise SecondProcessError(
-                f'Another process or application uses {self.observer!r} without '
+                f'Another process or application uses {database.address!r} without '
                 'Redis, and versions would live in its memory alone: set redis_url in the '
                 'settings section orm_cache, or end the other one'
             )

@@ -23,6 +23,10 @@ class Database(Protocol):
     def has_transaction_ids(self) -> bool:
         """True if it can be asked whether a transaction has ended."""
 
+    @property
+    def address(self) -> str:
+        """Where it is, for messages: its URL without password."""
+
     def know(self, tables: Tables) -> None:
         """Take the tables that statements may name."""
 
@@ -96,6 +100,10 @@ class Databases:
         # a doubt that stays is settled in any case
         return any(each.has_transaction_ids for each in self._databases)
 
+    @property
+    def address(self) -> str:
+        return ', '.join(each.address for each in self._databases)
+
     def at(self, connection: Connection) -> Database:
         """Return the database of a connection."""
         pool = connection.engine.pool
@@ -111,7 +119,7 @@ class Databases:
         :raises ConfigurationError: if it lies in another one, too.
         """
         known = self._of_schema.setdefault(schema, database)
-        if known is not database and address(known) != address(database):
+        if known is not database and place_of(known) != place_of(database):
             raise ConfigurationError(
                 f'schema_of gave {schema!r} for connections of two databases, '
                 f'{known.engines()[0]!r} and {database.engines()[0]!r}: give the tenants of each '
@@ -139,7 +147,7 @@ class Databases:
     def claim(self) -> bool:
         claimed: list[Database] = []
         for each in self._databases:
-            if not each.claim() and not any(address(each) == address(c) for c in claimed):
+            if not each.claim() and not any(place_of(each) == place_of(c) for c in claimed):
                 for other in claimed:
                     other.dispose()
                 return False
@@ -181,7 +189,7 @@ class Databases:
         return sorted({schema for each in self._databases for schema in each.list_schemas()})
 
 
-def address(database: Database) -> tuple[Any, ...]:
+def place_of(database: Database) -> tuple[Any, ...]:
     """Return where a database is, as its engine's URL says."""
     url = database.engines()[0].url
     return url.host, url.port, url.database, url.query.get('host')

@@ -233,6 +233,11 @@ class HostSQLite(SQLiteDialect):
         # connections that were opened before are of another class
         engine.dispose()
 
+    @property
+    def address(self) -> str:
+        """The URL of the file."""
+        return self._engine.url.render_as_string()
+
     def engine(self, schema: str) -> Engine:
         """Return the engine."""
         return self._engine

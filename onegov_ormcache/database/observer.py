@@ -57,8 +57,7 @@ class Observer:
         database.on_engine(self._watch)
 
     def __repr__(self) -> str:
-        engines = ', '.join(str(engine.url) for engine in self.database.engines())
-        return f'<{type(self).__name__} of {engines or "no engine"}>'
+        return f'<{type(self).__name__} of {self.database.address}>'
 
     # the tables
 

@@ -109,6 +109,11 @@ class Postgres:
         #: See :class:`.inquiries.Definitions`.
         self.settings: LRUCache[tuple[str, str], str] = LRUCache(REMEMBERED_SETTINGS)
 
+    @property
+    def address(self) -> str:
+        """The URL, without password."""
+        return self._engine.url.render_as_string()
+
     def know(self, tables: Tables) -> None:
         """Take the tables that statements may name; called by the observer."""
         self.shared_schemas = tables.shared_schemas
@@ -135,10 +140,9 @@ class Postgres:
         try:
             self._ask('SELECT 1')
         except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
-            where = self._engine.url.render_as_string(hide_password=True)
             reason = ' '.join(str(getattr(error, 'orig', None) or error).split())
             raise DatabaseUnreachable(
-                f'dsn {where!r}: {reason}; is the server up, and may we connect to it?'
+                f'dsn {self.address!r}: {reason}; is the server up, and may we connect to it?'
             ) from error
 
     @property

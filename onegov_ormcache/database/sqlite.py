@@ -198,6 +198,11 @@ class SQLite(SQLiteDialect):
         self._watchers: list[Callable[[Engine, Dialect], None]] = []
         self._claim: FileLock | None = None
 
+    @property
+    def address(self) -> str:
+        """The URL of the folder."""
+        return f'{self._drivername}:///{self.folder}'
+
     def engine(self, schema: str) -> Engine:
         """Return the engine of a schema, which is made at the first call."""
         with self._lock:

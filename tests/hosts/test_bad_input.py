@@ -26,10 +26,11 @@ from onegov_ormcache.errors import (
 )
 from tests.support.backends import Backend
 from tests.support.counting import Runs
+from tests.support.host import schema_option
 from tests.support.models import Base, User
 
 from .bare import MakeBareHost
-from .host import Board, Host, schema_option
+from .host import Board, Host
 
 
 def test_engine_observed_twice(host: Host) -> None:

@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from onegov_ormcache import observe
 from onegov_ormcache.errors import ConfigurationError
 from tests.support.backends import Backend
+from tests.support.host import schema_option
 from tests.support.models import Base, User
 
 from .bare import MakeBareHost
-from .host import Host, schema_option
+from .host import Host
 
 
 def test_session_made_by_hand(host: Host, elsewhere: Host) -> None:

@@ -80,6 +80,6 @@ def test_listen_dsn(
 
 def test_listening_needs_postgresql(embedded: Applications) -> None:
     """On SQLite, where there are no notifications, the setting is refused."""
-    with pytest.raises(ConfigurationError, match=r'listen is on for .*psycopg'):
+    with pytest.raises(ConfigurationError, match=r'the database is .sqlite:.*psycopg'):
         embedded.start(Town, listen=True)
     assert listeners() == []
