@@ -7,10 +7,12 @@ all that they need.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir
 from doctest import ELLIPSIS
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -23,12 +25,17 @@ from tests.support.servers import drop_schemas
 
 _STACK = '_docs_stack'
 
+#: The name of the module that a page's examples seem to stand in.
+MODULE = 'example'
+
 
 def begin_page(namespace: dict[str, Any]) -> None:
-    """Give the page a folder, and a module name that is not ``__main__``."""
+    """Give the page a folder, and a module that is not ``__main__``, which Pyramid looks up."""
     stack = namespace[_STACK] = ExitStack()
     stack.enter_context(chdir(stack.enter_context(TemporaryDirectory())))
-    namespace['__name__'] = 'example'
+    namespace['__name__'] = MODULE
+    sys.modules[MODULE] = ModuleType(MODULE)
+    stack.callback(sys.modules.pop, MODULE)
 
 
 def end_page(namespace: dict[str, Any]) -> None:
