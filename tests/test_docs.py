@@ -8,11 +8,14 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -146,28 +149,66 @@ def iter_until(word: str, lines: Iterable[str]) -> Iterator[str]:
             return
 
 
-def test_quickstart_works_when_pasted(tmp_path: Path) -> None:
-    """The quickstart's program, saved and served by waitress, gives the answers shown."""
-    (program,) = code_blocks('quickstart.rst', 'python')
-    (tmp_path / 'town.py').write_text(program, encoding='utf-8')
+@contextmanager
+def serving(page: str, folder: Path, *command: str) -> Iterator[str]:
+    """Save a page's first program as `town.py`, serve it by a module, and yield its URL.
+
+    The server says its URL itself, with `on`.
+    """
+    program = next(code_blocks(page, 'python'))
+    (folder / 'town.py').write_text(program, encoding='utf-8')
     server = subprocess.Popen(
-        [sys.executable, '-u', '-m', 'waitress', '--listen=127.0.0.1:0', 'town:application'],
-        cwd=tmp_path,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        [sys.executable, '-u', '-m', *command],
+        cwd=folder,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'NO_COLOR': '1'},
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     try:
         assert server.stderr is not None
-        lines = list(iter_until('Serving on ', server.stderr))
-        assert lines[-1].startswith('INFO:waitress:Serving on '), lines
-        url = lines[-1].split('Serving on ')[1].strip()
-        data = urllib.parse.urlencode({'name': 'Ada'}).encode()
-        with urllib.request.urlopen(url, data, timeout=30) as response:
-            assert response.read() == b'null'
-        with urllib.request.urlopen(url, timeout=30) as response:
-            assert response.read() == b'["Ada"]'
+        lines = list(iter_until(' on http://', server.stderr))
+        assert ' on http://' in lines[-1], lines
+        yield lines[-1].split(' on ')[1].strip()
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)  # with the server that a reloader has started
         server.communicate(timeout=30)
+
+
+def answers(url: str) -> list[bytes]:
+    """What a program answers to a post of a name, and then to a get."""
+    data = urllib.parse.urlencode({'name': 'Ada'}).encode()
+    found = []
+    for each in data, None:
+        with urllib.request.urlopen(url, each, timeout=30) as response:
+            found.append(b''.join(response.read().split()))
+    return found
+
+
+def test_quickstart_works_when_pasted(tmp_path: Path) -> None:
+    """The quickstart's program, saved and served by waitress, gives the answers shown."""
+    command = 'waitress', '--listen=127.0.0.1:0', 'town:application'
+    with serving('quickstart.rst', tmp_path, *command) as url:
+        assert answers(url) == [b'null', b'["Ada"]']
     assert (tmp_path / 'tenants' / 'main.sqlite').exists()
+
+
+# the pages for other frameworks
+
+
+def test_flask_page_works_when_pasted(tmp_path: Path) -> None:
+    """The program of the page on Flask runs with the reloader, whose other process imports it."""
+    with closing(socket.create_server(('127.0.0.1', 0))) as free:
+        port = str(free.getsockname()[1])
+    command = 'flask', '--app', 'town', 'run', '--debug', '--port', port
+    with serving('flask.rst', tmp_path, *command) as url:
+        assert answers(url) == [b'["Ada"]', b'["Ada"]']
+    assert (tmp_path / 'instance' / 'town.sqlite').exists()
+
+
+def test_pyramid_page_works_when_pasted(tmp_path: Path) -> None:
+    """The program of the page on Pyramid, served by waitress, gives the answers shown."""
+    command = 'waitress', '--listen=127.0.0.1:0', '--call', 'town:main'
+    with serving('pyramid.rst', tmp_path, *command) as url:
+        assert answers(url) == [b'["Ada"]', b'["Ada"]']
+    assert (tmp_path / 'town.sqlite').exists()
