@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.orm import sessionmaker
 
+from onegov_ormcache import observe
+from onegov_ormcache.errors import TextualControlError
 from tests.support.counting import Runs
-from tests.support.models import User
+from tests.support.models import Base, User
 from tests.support.servers import RedisServer
 
 from .host import Host
@@ -109,3 +113,17 @@ def test_prevented_rollback(host: Host) -> None:
         connection.execute(text("INSERT INTO users (name) VALUES ('Bob')"))
         connection.commit()
     assert host.board.names == ['Bob']
+
+
+def test_begin_by_a_text_is_refused(tmp_path: Path) -> None:
+    """A listener that begins SQLite's transactions by a text gets an error at the first one."""
+    engine = create_engine(f'sqlite:///{tmp_path}/town.sqlite')
+    event.listen(engine, 'begin', lambda connection: connection.exec_driver_sql('BEGIN'))
+    observe(
+        engine=engine,
+        sessions=sessionmaker(engine),
+        metadata=Base,
+        schema_of=lambda connection: 'public',
+    )
+    with pytest.raises(TextualControlError, match='begins or ends the transaction by its text'):
+        Base.metadata.create_all(engine)
