@@ -103,6 +103,8 @@ class Synchronizer:
         self._cache = cache
 
     def newTransaction(self, transaction: Any) -> None:
+        # hooks that run after a commit may have read something since afterCompletion()
+        self._end_unit()
         Conflicts(self._cache).join(transaction)
 
     def beforeCompletion(self, transaction: Any) -> None:
@@ -110,6 +112,9 @@ class Synchronizer:
         Conflicts(self._cache).join(transaction)
 
     def afterCompletion(self, transaction: Any) -> None:
+        self._end_unit()
+
+    def _end_unit(self) -> None:
         if self._cache.ambient is not None and not self._cache.ambient.is_closed:
             self._cache.unit_ended()
 

@@ -346,6 +346,7 @@ class OrmCache(CacheParts):
     def mark(self, scope: RequestScope, session: Session, tables: Iterable[TableName]) -> None:
         """Report a change as a part of a session's transaction; see :meth:`mark_changed`."""
         mark_changed(scope, session, tables)
+        scope.taint_run('it reported a change')
         if isinstance(self.observer, HostObserver):
             self.observer.wrote(session)
 

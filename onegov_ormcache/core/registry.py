@@ -44,7 +44,7 @@ class Registry:
         self._is_connected = False
         self._lock = Lock()
         #: The names of tables that tenants share, each with its schema.
-        self.shared_tables = {table for table in observer.tables if '.' in table}
+        self.shared_tables = observer.shared_tables
         self._shared_dependencies = depends_on_shared(
             observer.reached_from, self.shared_tables
         )

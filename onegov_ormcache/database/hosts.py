@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet
@@ -29,7 +29,7 @@ from .observer import Observer
 from .postgres import Postgres, begin_statement
 from .probes import FIRST_SCHEMA, OF_HOST
 from .protocols import Dialect, Scope, Statement
-from .sessions import SessionOwner, is_observed
+from .sessions import RunSession, SessionOwner, is_observed
 from .sqlite import SQLiteDialect, SQLiteView, prepare
 from .statements import refuse_control
 from .tables import metadatas_of
@@ -60,6 +60,7 @@ class HostObserver(Observer):
     :param registry: the host's registry of sessions, if it has one.
     :param session: returns the host's present session; by default the registry does.
     :param present_schema: returns the tenant that the host works for, if it can tell.
+    :param placeholder: the schema of tenants' tables in the metadata, if they have one there.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class HostObserver(Observer):
         registry: scoped_session[Any] | None,
         session: Callable[[], Session] | None,
         present_schema: Callable[[], str | None] | None,
+        placeholder: str | None = None,
     ) -> None:
         self.schema_of = schema_of
         #: The host's registry of sessions; None if it has none.
@@ -85,7 +87,7 @@ class HostObserver(Observer):
         #: Called with a session after something has changed the database by other means than
         #: this session, in its transaction.
         self.on_write: Callable[[Session], object] | None = None
-        super().__init__(database, metadatas, self.scope_of)
+        super().__init__(database, metadatas, self.scope_of, placeholder)
 
     def is_tenant(self, schema: object) -> bool:
         return (
@@ -145,6 +147,8 @@ class HostObserver(Observer):
     def wrote(self, session: Session) -> None:
         """Tell whoever commits the session's transaction that there is something to commit."""
         if self.on_write is not None:
+            if isinstance(session, RunSession):
+                session = session.tenant_session
             self.on_write(session)
 
 
@@ -189,9 +193,22 @@ class HostPostgres(Postgres):
         if self._schema_of(connection) != scope.schema:
             refuse_control(sql)
             return Statement(unclear='the connection has another tenant than at its begin')
+        if context is not None and (
+            translated := context.execution_options.get('schema_translate_map')
+        ):
+            self._check_placeholder(translated, scope.schema)
         inquiry = self._inquiries.get(connection)
         is_placed = inquiry is not None and inquiry.path == scope.schema
         return self._understanding.statement(connection, scope, sql, context, is_placed)
+
+    def _check_placeholder(self, translated: Mapping[str | None, str], tenant: str) -> None:
+        for schema, present in translated.items():
+            if present == tenant and schema in self.shared_schemas:
+                raise ConfigurationError(
+                    f'schema_translate_map puts {tenant!r} in the place of {schema!r}, the schema '
+                    'of tables that tenants share, as it seems, so their changes would evict '
+                    f'nothing: observe(placeholder={schema!r})'
+                )
 
     def report_to(
         self,
@@ -324,6 +341,7 @@ def observe(
     schema_of: SchemaOf,
     session: Callable[[], Session] | None = None,
     schema: Callable[[], str | None] | None = None,
+    placeholder: str | None = None,
 ) -> HostObserver:
     """Observe the engines and sessions of an application that makes them itself.
 
@@ -344,6 +362,9 @@ def observe(
         calling the ``scoped_session``.
     :param schema: returns the tenant that the current thread works for, if the application has
         such a function; otherwise the tenant is the one that ``enter_scope`` was called with.
+    :param placeholder: the schema that the metadata gives to the tables of tenants, for example
+        ``'per_tenant'``, if ``schema_translate_map`` has a key other than None. All other schemas
+        of the metadata are taken for those of tables that tenants share.
     :raises ConfigurationError: if an engine or a factory is observed already, or is of no kind
         that can be observed.
     """
@@ -367,7 +388,7 @@ def observe(
     databases: list[Database] = [_database(each, schema_of) for each in engines]
     database: Database = databases[0] if len(databases) == 1 else Databases(databases)
     observer = HostObserver(
-        database, metadatas, schema_of, registry, session, schema
+        database, metadatas, schema_of, registry, session, schema, placeholder
     )
     for maker in made:
         observer.watch_sessions(maker, observer.owner, observer.scope_of_any)

@@ -35,6 +35,7 @@ class Observer:
     :param metadatas: returns the application's MetaData.
     :param scope_of: returns the scope of a connection, before each transaction; None for a
         connection that nobody watches.
+    :param placeholder: the schema of tenants' tables in the metadata, see :class:`.Tables`.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Observer:
         database: Database,
         metadatas: Callable[[], Sequence[MetaData]],
         scope_of: Callable[[Connection], Scope | None],
+        placeholder: str | None = None,
     ) -> None:
         self.database = database
         self.signals = Signals()
@@ -50,7 +52,7 @@ class Observer:
         self.on_delete = self.signals.on_delete
         self.on_table_change = self.signals.on_table_change
         self.on_schema_created = self.signals.on_schema_created
-        self._tables = Tables(metadatas)
+        self._tables = Tables(metadatas, placeholder)
         self._scope_of = scope_of
         self._muted: ContextVar[bool] = ContextVar('muted', default=False)
         database.know(self._tables)
@@ -70,6 +72,11 @@ class Observer:
     def tables(self) -> frozenset[str]:
         """The names of all tables of the metadata."""
         return self._tables.names
+
+    @property
+    def shared_tables(self) -> frozenset[str]:
+        """The names of tables that tenants share, each with its schema."""
+        return self._tables.shared
 
     @property
     def shared_schemas(self) -> Sequence[str]:

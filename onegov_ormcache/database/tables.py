@@ -24,10 +24,15 @@ class Tables:
     Made by an observer, used by all threads.
 
     :param metadatas: returns the MetaData.
+    :param placeholder: the schema that the metadata gives to tables of tenants; None: it gives
+        them none. Statements are executed with another one in its place.
     """
 
-    def __init__(self, metadatas: Callable[[], Sequence[MetaData]]) -> None:
+    def __init__(
+        self, metadatas: Callable[[], Sequence[MetaData]], placeholder: str | None = None
+    ) -> None:
         self.metadatas = metadatas
+        self.placeholder = placeholder
         self._names: dict[Relation, frozenset[str]] = {}
         self._folded: dict[str, frozenset[str]] = {}
         self._shared_schemas: list[str] = []
@@ -50,7 +55,17 @@ class Tables:
 
     def relations(self) -> list[Relation]:
         """Return all tables as the database names them; those of tenants without schema."""
-        return [relation_of(table) for table in self._all()]
+        return [self._relation(table) for table in self._all()]
+
+    def _relation(self, table: Table) -> Relation:
+        """Return the relation that a table stands for; without schema if it is the tenants'."""
+        found = relation_of(table)
+        return found._replace(schema=None) if found.schema == self.placeholder else found
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """The names of the tables that tenants share."""
+        return frozenset(t.fullname for t in self._all() if self._relation(t).schema is not None)
 
     def names_of(self, relation: Relation, tenant: str) -> frozenset[str]:
         """Return the names that the metadata has for a relation of the database.
@@ -79,17 +94,17 @@ class Tables:
         """Return the tables that change with a table, by the metadata's foreign keys."""
         definitions: dict[Relation, Definition] = {}
         for table in self._all():
-            relation = relation_of(table)
+            relation = self._relation(table)
             definitions[relation] = Definition(relation, 'r')
         for table in self._all():
             for constraint in table.foreign_key_constraints:
-                referred, reference = _reference(constraint)
+                referred, reference = self._reference(constraint)
                 if referred in definitions:
                     known = definitions[referred]
                     definitions[referred] = known._replace(
                         references=(*known.references, reference)
                     )
-        relations = {relation_of(t) for t in self._all() if t.fullname == name}
+        relations = {self._relation(t) for t in self._all() if t.fullname == name}
         updates = {(relation, ANY_COLUMN) for relation in relations}
         changed = affected(definitions, relations, relations, updates) or set()
         return frozenset(n for each in changed for n in self._known().get(each, ()))
@@ -100,7 +115,7 @@ class Tables:
         if size != self._size:
             names: dict[Relation, set[str]] = {}
             for table in self._all():
-                names.setdefault(relation_of(table), set()).add(table.fullname)
+                names.setdefault(self._relation(table), set()).add(table.fullname)
             self._names = {relation: frozenset(found) for relation, found in names.items()}
             self._folded = {each.name.lower(): found for each, found in self._names.items()}
             self._shared_schemas = sorted({each.schema for each in names if each.schema})
@@ -110,6 +125,24 @@ class Tables:
     def _all(self) -> Iterator[Table]:
         for metadata in self.metadatas():
             yield from list(metadata.tables.values())
+
+    def _reference(
+        self, constraint: ForeignKeyConstraint
+    ) -> tuple[Relation | None, Reference]:
+        """Return the relation that a foreign key refers to, and the key as seen from there."""
+        actions = {'CASCADE': 'c', 'SET': 'n'}
+        element = constraint.elements[0]
+        try:
+            referred = self._relation(element.column.table)
+        except NoReferenceError:
+            referred = None  # in another metadata, or in the database only
+        return referred, Reference(
+            self._relation(constraint.table),
+            frozenset(),
+            frozenset(column.name for column in constraint.columns),
+            actions.get((constraint.ondelete or '').upper().partition(' ')[0], ''),
+            actions.get((constraint.onupdate or '').upper().partition(' ')[0], ''),
+        )
 
 
 def metadatas_of(base: Any) -> Sequence[MetaData]:
@@ -126,20 +159,3 @@ def metadatas_of(base: Any) -> Sequence[MetaData]:
             'setting base'
         )
     return [metadata for metadata in metadatas if metadata is not None]
-
-
-def _reference(constraint: ForeignKeyConstraint) -> tuple[Relation | None, Reference]:
-    """Return the relation that a foreign key refers to, and the key as seen from there."""
-    actions = {'CASCADE': 'c', 'SET': 'n'}
-    element = constraint.elements[0]
-    try:
-        referred = relation_of(element.column.table)
-    except NoReferenceError:
-        referred = None  # in another metadata, or in the database only
-    return referred, Reference(
-        relation_of(constraint.table),
-        frozenset(),
-        frozenset(column.name for column in constraint.columns),
-        actions.get((constraint.ondelete or '').upper().partition(' ')[0], ''),
-        actions.get((constraint.onupdate or '').upper().partition(' ')[0], ''),
-    )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, event, select
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import Connection, MetaData, create_engine, event, insert, select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-from onegov_ormcache import observe
+from onegov_ormcache import OrmCache, observe, orm_cached
 from onegov_ormcache.errors import ConfigurationError
 from tests.support.backends import Backend
 from tests.support.host import schema_option
@@ -122,3 +122,92 @@ def test_refused_observer_leaves_no_trace(servers_backend: Backend, host: Host) 
     assert not issubclass(factory.class_, host.factory.class_.__mro__[1])
     observe(**right)
     engine.dispose()
+
+
+class PlacedBase(DeclarativeBase):
+    """The base of tables whose schema is translated when a statement is executed."""
+
+    metadata = MetaData(schema='per_tenant')
+
+
+class PlacedUser(PlacedBase):
+    """A user, as a host has it that translates schemas."""
+
+    __tablename__ = 'users'
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+
+
+class TranslatingHost:
+    """A host whose sessions say by `schema_translate_map` for which tenant they work."""
+
+    def __init__(self, backend: dict[str, Any], schema: str, placeholder: str | None) -> None:
+        self.engine = create_engine(backend['dsn'])
+        factory = sessionmaker()
+        observer = observe(
+            engine=self.engine,
+            sessions=factory,
+            metadata=PlacedBase,
+            schema_of=self.schema_of,
+            session=lambda: self.session,
+            schema=lambda: schema,
+            placeholder=placeholder,
+        )
+        options = {'schema_translate_map': {'per_tenant': schema}}
+        self.session = factory(bind=self.engine.execution_options(**options))
+        self.orm_cache = OrmCache(
+            observer=observer, redis_url=backend['redis_url'], namespace=backend['namespace']
+        )
+
+    def schema_of(self, connection: Connection) -> str | None:
+        translated = connection.get_execution_options().get('schema_translate_map') or {}
+        found: str | None = translated.get('per_tenant')
+        return found
+
+    @orm_cached(policy=PlacedUser)
+    def names(self) -> list[str]:
+        return list(self.session.scalars(select(PlacedUser.name).order_by(PlacedUser.id)))
+
+    @orm_cached(policy='auto')
+    def number(self) -> int:
+        return len(self.names)
+
+    def close(self) -> None:
+        self.session.close()
+        self.orm_cache.close()
+        self.engine.dispose()
+
+
+def test_schema_that_is_translated(servers_backend: Backend, host: Host) -> None:
+    """The metadata may give tenants' tables a schema, in whose place the tenant's is put."""
+    arguments: Any = servers_backend.settings, host.schema, 'per_tenant'
+    here, there = TranslatingHost(*arguments), TranslatingHost(*arguments)
+    changes = (
+        lambda: here.session.add(PlacedUser(name='Ada')),
+        lambda: here.session.execute(insert(PlacedUser).values(name='Bob')),
+        lambda: here.session.execute(
+            text(f'INSERT INTO "{host.schema}".users (name) VALUES (\'Cyd\')')
+        ),
+    )
+    expected: list[str] = []
+    for change, name in zip(changes, ('Ada', 'Bob', 'Cyd'), strict=True):
+        change()
+        assert there.names == expected
+        expected = [*expected, name]
+        assert (here.names, here.number) == (expected, len(expected))
+        here.session.commit()
+        there.session.rollback()
+        assert (there.names, there.number) == (expected, len(expected))
+    here.close()
+    there.close()
+
+
+def test_translated_schema_that_is_not_told(servers_backend: Backend, host: Host) -> None:
+    """A schema that looks like one of shared tables, and is translated, is an error."""
+    arguments: Any = servers_backend.settings, host.schema, None
+    here = TranslatingHost(*arguments)
+    here.session.add(PlacedUser(name='Ada'))
+    with pytest.raises(ConfigurationError, match=r"observe\(placeholder='per_tenant'\)"):
+        here.session.flush()
+    here.close()
