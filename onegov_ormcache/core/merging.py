@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import inspect
+from sqlalchemy import Row, inspect
 from sqlalchemy.orm import InstanceState, Session, object_session
 
 from ..tiers.refusals import is_orm_object
@@ -27,7 +27,7 @@ def of_session(session: Session, value: Any) -> Any:
 
     The state of the present session counts; nothing is copied from the other one.
 
-    :param value: an ORM object, or lists, tuples, sets and dicts with such objects.
+    :param value: an ORM object, or lists, tuples, sets, dicts and rows with such objects.
     :raises GoneError: if that is not possible.
     """
     if is_orm_object(value):
@@ -35,6 +35,10 @@ def of_session(session: Session, value: Any) -> Any:
     if isinstance(value, Mapping):
         items = {of_session(session, k): of_session(session, v) for k, v in value.items()}
         return value if _same(items.items(), value.items()) else _made(dict, value, items)
+    if isinstance(value, Row):
+        if any(of_session(session, item) is not item for item in value):
+            raise GoneError('a row can not be made again')
+        return value
     if isinstance(value, COLLECTIONS):
         found = [of_session(session, item) for item in value]
         if all(new is old for new, old in zip(found, value, strict=True)):

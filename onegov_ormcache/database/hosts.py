@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, MetaData, TextClause, event
@@ -163,7 +163,10 @@ class HostPostgres(Postgres):
     def __init__(self, engine: Engine, schema_of: SchemaOf) -> None:
         super().__init__(engine)
         self._schema_of = schema_of
-        self._inquiries: WeakKeyDictionary[Connection, PostgresInquiry] = WeakKeyDictionary()
+        # the transaction's listener keeps the inquiry, which keeps the connection
+        self._inquiries: WeakKeyDictionary[Connection, ref[PostgresInquiry]] = (
+            WeakKeyDictionary()
+        )
         # the connections on which a listener of the host has begun the present transaction
         self._begun: WeakSet[Connection] = WeakSet()
         engine.clear_compiled_cache()
@@ -173,7 +176,7 @@ class HostPostgres(Postgres):
         self, connection: Connection, scope: Scope
     ) -> tuple[PostgresView, PostgresInquiry]:
         view, inquiry = super().begin(connection, scope)
-        self._inquiries[connection] = inquiry
+        self._inquiries[connection] = ref(inquiry)
         return view, inquiry
 
     def leave(self, connection: Connection) -> bool:
@@ -197,7 +200,7 @@ class HostPostgres(Postgres):
             translated := context.execution_options.get('schema_translate_map')
         ):
             self._check_placeholder(translated, scope.schema)
-        inquiry = self._inquiries.get(connection)
+        inquiry = self._inquiries.get(connection, lambda: None)()
         is_placed = inquiry is not None and inquiry.path == scope.schema
         return self._understanding.statement(connection, scope, sql, context, is_placed)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -9,10 +11,14 @@ from sqlalchemy import Connection, MetaData, create_engine, event, insert, selec
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from onegov_ormcache import OrmCache, observe, orm_cached
+from onegov_ormcache.core.ambient import AmbientScope
+from onegov_ormcache.core.eviction import WritePath
+from onegov_ormcache.database.hosts import HostPostgres
+from onegov_ormcache.database.inquiries import PostgresInquiry
 from onegov_ormcache.errors import ConfigurationError
 from tests.support.backends import Backend
 from tests.support.host import schema_option
-from tests.support.models import Base, User
+from tests.support.models import Base, Document, User
 
 from .bare import MakeBareHost
 from .host import Host
@@ -211,3 +217,83 @@ def test_translated_schema_that_is_not_told(servers_backend: Backend, host: Host
     with pytest.raises(ConfigurationError, match=r"observe\(placeholder='per_tenant'\)"):
         here.session.flush()
     here.close()
+
+
+def test_listeners_of_the_host(host: Host, elsewhere: Host) -> None:
+    """Connections that the package opens for itself trip no listener of the host's."""
+    statements: list[str] = []
+    event.listen(
+        host.engine,
+        'before_cursor_execute',
+        lambda connection, cursor, sql, *arguments: statements.append(sql),
+    )
+    assert host.board.names == []
+    connection = host.session().connection()
+    database, schema = host.observer.database, str(host.schema)
+    oids = connection.scalars(text("SELECT 'users'::regclass::oid::int")).all()
+    del host.seen[:], statements[:]
+    database.check()
+    assert schema in host.observer.list_schemas()
+    assert database.identities([schema])
+    assert isinstance(database, HostPostgres)
+    assert [each.relation.name for each in database.committed(oids).values()] == ['users']
+    assert database.claim()
+    database.dispose()
+    assert host.seen == statements == []
+    # the package's questions about a transaction are asked within it
+    connection.execute(text('ALTER TABLE users RENAME TO persons'))
+    connection.execute(text('ALTER TABLE persons RENAME TO users'))
+    host.session().commit()
+    assert host.seen == []
+    elsewhere.add(User(name='Ada'))
+    assert host.board.names == ['Ada']
+    assert host.seen == ['begin']
+
+
+def test_listener_that_commits(servers_backend: Backend, host: Host) -> None:
+    """A host's listeners may make connections ready, and commit that, before and after ours."""
+    engine = create_engine(servers_backend.settings['dsn'])
+
+    def make_ready(connection: Any, record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f'SET search_path TO "{host.schema}"')
+            cursor.execute('CREATE TEMPORARY TABLE IF NOT EXISTS ready (id int)')
+        connection.commit()
+
+    event.listen(engine, 'connect', make_ready)
+    observe(
+        engine=engine, sessions=sessionmaker(), metadata=Base, schema_of=lambda c: host.schema
+    )
+    event.listen(engine, 'connect', make_ready)
+    with engine.connect() as connection:
+        assert connection.scalars(text('SELECT count(*) FROM users')).one() == 0
+    engine.dispose()
+
+
+def test_requests_leave_nothing(host: Host) -> None:
+    """What is kept does not grow with the number of requests and threads."""
+
+    def answer() -> None:
+        host.cache.begin_request()
+        host.board.counts, host.board.first, host.board.all
+        host.session().execute(insert(Document).values(kind='document', title='x'))
+        host.session().rollback()
+        host.sessions.remove()
+
+    def answer_in_thread(schema: str | None) -> None:
+        host.schema = schema
+        answer()
+
+    def number() -> int:
+        gc.collect()
+        kinds = (Connection, PostgresInquiry, WritePath, AmbientScope, Session)
+        return sum(isinstance(each, kinds) for each in gc.get_objects())
+
+    answer()
+    before = number()
+    for _ in range(20):
+        answer()
+        thread = Thread(target=answer_in_thread, args=(host.schema,))
+        thread.start()
+        thread.join()
+    assert number() <= before
