@@ -50,7 +50,7 @@ class SessionScope(SessionOwner, Protocol):
 
     #: The scope that was current before this one; None if there was none.
     outer: Any
-    session_manager: Any
+    observer: Observer
 
     def session(self) -> Session:
         """Return the scope's session, which is made at the first call."""
@@ -209,7 +209,7 @@ class SessionManager:
 
     def _find_scope(self) -> SessionScope | None:
         scope: SessionScope | None = current_scope.get()
-        while scope is not None and scope.session_manager is not self:
+        while scope is not None and scope.observer is not self.observer:
             scope = scope.outer
         return scope
 

@@ -105,6 +105,7 @@ class FakeScope:
 
     def __init__(self, manager: SessionManager, schema: str) -> None:
         self.session_manager = manager
+        self.observer = manager.observer
         self.schema = schema
         self.outer: Any = None
         self.was_unclear = False
