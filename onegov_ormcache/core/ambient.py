@@ -9,6 +9,7 @@ asks, each time.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, MutableMapping
@@ -34,11 +35,19 @@ from ..database.sessions import (
 )
 from ..database.signals import pending_in
 from ..database.transactions import current_scope
-from ..errors import ConfigurationError, OutsideScopeError, UnknownSchemaError
+from ..errors import (
+    ConfigurationError,
+    OutsideScopeError,
+    StoreUnreachable,
+    UnknownSchemaError,
+)
+from ..tags.snapshot import UNREACHABLE
 from .properties import Property
 from .protocols import ScopeCache, Transaction
 from .runs import Run
 from .scope import NOTHING_PENDING, RequestScope
+
+log = logging.getLogger('onegov_ormcache')
 
 #: The number of scopes that a thread keeps between two requests.
 KEPT_SCOPES = 64
@@ -144,10 +153,16 @@ class AmbientScopes:
         found = scopes.get(schema)
         if found is None:
             self.cache.refuse_fork()
-            self.cache.reach_servers()
             if len(scopes) >= KEPT_SCOPES:
                 self._drop_idle()
             found = scopes[schema] = AmbientScope(self, schema, self._shown)
+        if not self.cache.is_reached and not found.is_store_lost:
+            try:
+                self.cache.reach_servers()
+            except StoreUnreachable:
+                # no reason for the host to fail: as if it were lost later, see `on_outage`
+                log.warning('The tag store can not be reached yet', exc_info=True)
+                found.store_lost()
         return found
 
     def present_schema(self) -> str | None:
@@ -418,6 +433,11 @@ class AmbientScope(RequestScope):
         if self._scopes.is_closed:
             self.is_closed = True
         super().check_open()
+
+    @property
+    def is_store_lost(self) -> bool:
+        """True until the end of a snapshot for which the tag store could not be reached."""
+        return self._snapshot is UNREACHABLE
 
     # the sessions
 

@@ -65,6 +65,11 @@ class CacheParts:
 
     # the servers, and the process
 
+    @property
+    def is_reached(self) -> bool:
+        """True once the servers were reached."""
+        return self._is_reached
+
     def reach_servers(self) -> None:
         """Connect to the servers, if that was not done yet.
 

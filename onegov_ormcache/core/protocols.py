@@ -134,6 +134,10 @@ class ScopeCache(ReadingCache, WritingCache, Protocol):
         :raises StoreUnreachable: if the store can't be reached.
         """
 
+    @property
+    def is_reached(self) -> bool:
+        """True once the servers were reached."""
+
     def reach_servers(self) -> None:
         """Connect to the servers, if that was not done yet."""
 

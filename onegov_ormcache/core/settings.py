@@ -66,7 +66,8 @@ class OrmCacheSettings:
     #: One of :data:`AUDITS`: the reaction to a creator that reads a table which its policy
     #: does not mention, or something of a request which its value does not vary by.
     audit: str = 'warn'
-    #: Connect to Redis and the database before the first scope, and not when the cache is made.
+    #: Connect to Redis and the database before the first scope, and not when the cache is made. In
+    #: a host, a Redis that can't be reached then counts as an outage, see ``on_outage``.
     lazy: bool = False
     #: Listen for changes from outside, which triggers report; PostgreSQL with psycopg only.
     listen: bool = False

@@ -11,10 +11,11 @@ from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.orm.attributes import set_committed_value
 
 from onegov_ormcache import OrmCache, observe
-from onegov_ormcache.errors import ConfigurationError
+from onegov_ormcache.errors import ConfigurationError, StoreUnreachable
 from tests.support.backends import Backend
 from tests.support.counting import Runs
 from tests.support.models import Base, User
+from tests.support.servers import RedisServer
 
 from .bare import MakeBareHost
 from .host import Board, Host
@@ -193,3 +194,27 @@ def test_tasks_of_one_thread(servers_backend: Backend, make_host: Callable[..., 
         assert cache.ambient is not None
     engine.dispose()
     assert seen == [['Ada'], [], ['Bob'], ['Ada']]
+
+
+def test_redis_is_down_at_the_start(make_host: Callable[..., Host]) -> None:
+    """A lazy host works without Redis as in any outage, and begins to cache when it is there."""
+    with RedisServer() as redis:
+        first = make_host()
+        first.backend['redis_url'] = redis.url
+        redis.stop()
+        host = make_host(cache_options={'lazy': True})
+        for _ in range(2):
+            host.session().execute(text('SELECT 1'))
+            assert host.board.names == host.board.names == []
+            host.session().rollback()
+            host.session().add(User(name='Ada'))
+            with pytest.raises(StoreUnreachable):
+                host.session().commit()
+            host.session().rollback()
+            host.sessions.remove()
+        redis.start()
+        elsewhere = make_host()
+        assert elsewhere.board.names == host.board.names == []
+        host.add(User(name='Ada'))
+        elsewhere.session().rollback()
+        assert elsewhere.board.names == host.board.names == ['Ada']
