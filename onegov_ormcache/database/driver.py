@@ -6,7 +6,7 @@ announced. The connections themselves refuse to end a transaction that SQLAlchem
 
 A host may set the search path before each statement, by a cursor of the driver. A text that looks
 like SET or SHOW is reported apart from all others, if the server says that it was one: these
-touch no table. This module knows the driver, and nothing of what is done with the reports.
+touch no table. So may one of SQLAlchemy's. This module knows the driver, and nothing of what is done with the reports.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..errors import TextualControlError
 DRIVER = 'psycopg'
 
 #: The begin of a text that may be nothing but a SET or SHOW. The server says whether it was.
-SETTING = re.compile(r'\s*(SET|RESET|SHOW)\b', re.IGNORECASE)
+SETTING = re.compile(r'\s*(SET(?!\s+CONSTRAINTS\b)|RESET|SHOW)\b', re.IGNORECASE)
 
 #: What the server calls the commands that touch no table.
 SETTING_COMMANDS = {b'SET', b'RESET', b'SHOW'}
@@ -89,6 +89,19 @@ def report_to(
 def has_committed(connection: Any) -> bool:
     """Return whether the text of a statement has committed, since the last :func:`report_to`."""
     return bool(getattr(connection, 'has_committed', False))
+
+
+def follow_setting(connection: Any, sql: str) -> bool:
+    """Let the next statement of SQLAlchemy's be followed as if the driver's own cursor executed
+    it, if it looks like a SET or SHOW; return whether it does."""
+    is_setting = _is_followed(connection, sql)
+    if is_setting:
+        connection.is_setting = True
+    return is_setting
+
+
+def _is_followed(connection: Any, sql: str) -> bool:
+    return getattr(connection, 'setting', None) is not None and bool(SETTING.match(sql))
 
 
 @contextmanager
@@ -191,6 +204,8 @@ def watched(connection_class: Any) -> type:
         report: Any = None
         #: See :func:`report_to`.
         setting: Any = None
+        #: True if the next statement of SQLAlchemy's is to be followed as those of the driver are.
+        is_setting = False
         #: True while SQLAlchemy ends the transaction.
         may_end = False
         #: True if the text of a statement has committed.
@@ -252,9 +267,12 @@ def _announcing(execute: Callable[..., None]) -> Callable[..., None]:
     """Return a dialect's method that announces the statement which it executes."""
 
     @wraps(execute)
-    def announced(cursor: Any, *arguments: Any, **options: Any) -> None:
+    def announced(cursor: Any, statement: str, *arguments: Any, **options: Any) -> None:
         if isinstance(cursor, ReportingCursor):  # else SQLAlchemy makes the connection ready
-            cursor.announced = True
-        execute(cursor, *arguments, **options)
+            connection: Any = cursor.connection
+            # another listener may have changed the text, or executed something in between
+            is_setting = connection.is_setting or _is_followed(connection, statement)
+            connection.is_setting, cursor.announced = False, not is_setting
+        execute(cursor, statement, *arguments, **options)
 
     return announced

@@ -23,7 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from ..errors import ConfigurationError, DatabaseUnreachable, InvalidSchemaError
 from .authorizer import AuthorizedConnection, SQLiteInquiry, authorize, authorizer_of
 from .databases import Database, Databases
-from .driver import DRIVER, report_to
+from .driver import DRIVER, follow_setting, report_to
 from .inquiries import PostgresInquiry, PostgresView
 from .observer import Observer
 from .postgres import Postgres, begin_statement
@@ -189,7 +189,9 @@ class HostPostgres(Postgres):
 
     def executing(
         self, connection: Connection, scope: Scope, sql: str, context: ExecutionContext | None
-    ) -> Statement:
+    ) -> Statement | None:
+        if follow_setting(connection.connection.dbapi_connection, sql):
+            return None  # reported when it was executed
         if scope.schema == NOWHERE:
             refuse_control(sql)
             return Statement(unclear='the connection works for no tenant')

@@ -13,6 +13,7 @@ not know what is done with the answers.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
@@ -28,6 +29,13 @@ from .locks import Locks
 from .names import INTERNAL
 from .probes import CODE_SCHEMAS, END, WATCH_READS, Probes
 from .protocols import NO_NAMES, Changes, Reads, Scope
+
+#: The begin of a SET of the search path, with its first schema.
+FIRST_NAME = re.compile(
+    r'\s*SET\s+(?:SESSION\s+|LOCAL\s+)?search_path\s*(?:=|TO\b)\s*'
+    r'(?:"((?:[^"]|"")+)"|\'([^\',]+)\'|([a-z_][\w$]*))',
+    re.IGNORECASE,
+)
 
 #: The version of PostgreSQL that has ``pg_stat_force_next_flush()``.
 FLUSHES_STATISTICS = (15,)
@@ -141,10 +149,15 @@ class PostgresInquiry:
         :param setting: its text, with its parameters.
         :return: why the transaction has strayed; None if at most the search path is another.
         """
-        key = setting, self._setting()
-        present = self._known.settings.get(key)
+        before = self._setting()
+        present = self._known.settings.get((setting, before))
         if present is None:
-            present = self._known.settings[key] = self._glance()[2]
+            try:
+                present = self._glance()[2]
+            except Exception:
+                return STRAYED  # the SET has failed, and with it the transaction
+            if has_same_effect_always(setting, before, present):
+                self._known.settings[setting, before] = present
         self.path = present.removesuffix(f'|{self._surroundings}')
         return None if present == self._setting() else STRAYED
 
@@ -317,6 +330,21 @@ class PostgresInquiry:
     def _execute(self, question: Any, oids: Collection[int]) -> Any:
         parameters = {'oids': list(oids)}
         return self._connection.execute(question, parameters, execution_options=INTERNAL).one()
+
+
+def has_same_effect_always(setting: str, before: str, present: str) -> bool:
+    """Return whether a SET has made the path, or left it, independently of which schemas exist.
+
+    A path that begins with a schema that there is not yet has another effect when that was made.
+    """
+    if 'search_path' not in setting.lower():
+        return before == present
+    found = FIRST_NAME.match(setting)
+    if found is None:
+        return False
+    quoted, literal, plain = found.groups()
+    name = literal or (plain.lower() if plain else str(quoted).replace('""', '"'))
+    return present.startswith(f'{name}|')
 
 
 def new_marker() -> str:

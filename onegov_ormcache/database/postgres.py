@@ -238,7 +238,7 @@ class Postgres:
 
     def executing(
         self, connection: Connection, scope: Scope, sql: str, context: ExecutionContext | None
-    ) -> Statement:
+    ) -> Statement | None:
         return self._understanding.statement(connection, scope, sql, context)
 
     def executed(self, connection: Connection, context: ExecutionContext | None) -> None:

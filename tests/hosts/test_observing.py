@@ -17,11 +17,12 @@ from onegov_ormcache.database.hosts import HostPostgres
 from onegov_ormcache.database.inquiries import PostgresInquiry
 from onegov_ormcache.errors import ConfigurationError
 from tests.support.backends import Backend
+from tests.support.counting import Runs
 from tests.support.host import schema_option
 from tests.support.models import Base, Document, User
 
 from .bare import MakeBareHost
-from .host import Host
+from .host import Board, Host
 
 
 def test_session_made_by_hand(host: Host, elsewhere: Host) -> None:
@@ -297,3 +298,70 @@ def test_requests_leave_nothing(host: Host) -> None:
         thread.start()
         thread.join()
     assert number() <= before
+
+
+@pytest.mark.parametrize('path', ['"{}", extensions', "'{}'", '{}'])
+@pytest.mark.parametrize('target', ['session', 'engine'])
+def test_search_path_by_a_statement(
+    servers_backend: Backend, elsewhere: Host, path: str, target: str
+) -> None:
+    """A host may set the search path by a statement of SQLAlchemy's at each begin."""
+    settings, schema = servers_backend.settings, str(elsewhere.schema)
+    engine, factory = create_engine(settings['dsn']), sessionmaker()
+    observer = observe(
+        engine=engine, sessions=factory, metadata=Base, schema_of=lambda connection: schema,
+        session=lambda: session, schema=lambda: schema,
+    )  # fmt: skip
+    statement = f'SET LOCAL search_path TO {path.format(schema)}'
+    if target == 'engine':
+        event.listen(engine, 'begin', lambda connection: connection.exec_driver_sql(statement))
+    else:
+        event.listen(factory, 'after_begin', lambda s, t, c: c.execute(text(statement)))
+    session = factory(bind=engine)
+    with OrmCache(
+        observer=observer, redis_url=settings['redis_url'], namespace=settings['namespace']
+    ) as cache:
+        board = Board(type('SettingHost', (), {'cache': cache, 'session': lambda self: session})(),
+                      Runs())  # fmt: skip
+        for _ in range(3):
+            session.execute(text('SELECT 1'))
+            assert board.names == elsewhere.board.names == []
+            session.rollback()
+        session.add(User(name='Ada'))
+        assert board.names == ['Ada']
+        session.commit()
+        elsewhere.session().rollback()
+        assert elsewhere.board.names == board.names == ['Ada']
+        session.rollback()
+        session.execute(text("SET LOCAL TIME ZONE 'Asia/Tokyo'; INSERT INTO users (name) "
+                             "VALUES ('Bob')"))  # fmt: skip
+        assert board.names == ['Ada', 'Bob']
+        session.commit()
+        elsewhere.session().rollback()
+        assert elsewhere.board.names == board.names == ['Ada', 'Bob']
+        assert board.runs.count('names') <= 3
+        session.close()
+    engine.dispose()
+
+
+def test_search_path_of_a_schema_that_is_made_later(host: Host, tenant: str) -> None:
+    """A path that began with a missing schema is not taken for the same when it was made."""
+    schema = f'{tenant}_later'
+    with host.engine.connect() as connection:
+        connection.exec_driver_sql(f'SET search_path TO "{tenant}"')
+        connection.exec_driver_sql(f'SET search_path TO "{schema}"')
+        connection.rollback()
+    with host.engine.begin() as connection:
+        connection.exec_driver_sql(f'CREATE SCHEMA "{schema}"')
+        connection.exec_driver_sql(f'SET LOCAL search_path TO "{schema}"')
+        Base.metadata.create_all(connection)
+    host.schema = schema
+    assert host.board.names == []
+    host.session().rollback()
+    connection = host.session().connection()
+    host.session().add(User(name='Ada'))
+    host.session().commit()
+    assert host.board.names == ['Ada']
+    host.session().rollback()
+    assert host.board.names == ['Ada']
+    assert host.board.runs.count('names') == 2
