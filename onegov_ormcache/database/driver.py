@@ -4,9 +4,10 @@ SQLAlchemy's events do not see a cursor of the driver's own, a COPY, or a ``comm
 driver's connection. So the connections of an engine get cursors that report what nobody has
 announced. The connections themselves refuse to end a transaction that SQLAlchemy does not end.
 
-A host may set the search path before each statement, by a cursor of the driver. A text that looks
-like SET or SHOW is reported apart from all others, if the server says that it was one: these
-touch no table. So may one of SQLAlchemy's. This module knows the driver, and nothing of what is done with the reports.
+A host may set the search path before each statement, by a cursor of the driver. It may also
+do so by a statement of SQLAlchemy's. A text that looks like SET or SHOW is reported apart from all
+others, if the server says that it was one: these touch no table. This module knows the driver, and
+nothing of what is done with the reports.
 """
 
 from __future__ import annotations
