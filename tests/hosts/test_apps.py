@@ -217,15 +217,23 @@ def test_tween_that_is_switched_off(
     assert [client.get('/').json for _ in range(2)] == counts
 
 
-def test_redis_is_looked_for_at_the_first_request(make_app: Callable[..., HostApp]) -> None:
-    """A lazy app is set up without Redis, and its first scope says that it is not there."""
+def test_redis_is_looked_for_at_the_first_request(
+    make_app: Callable[..., HostApp], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A lazy app is set up without Redis, and its first request treats it as an outage."""
     unreachable = 'redis://127.0.0.1:1/0'
     with pytest.raises(StoreUnreachable):
         make_app(redis_url=unreachable).setup_orm_cache()
     lazy = make_app(redis_url=unreachable, lazy=True)
     lazy.setup_orm_cache()
+    assert not caplog.text
+    lazy.enter_scope()
+    assert 'can not be reached' in caplog.text
+    assert lazy.names == []
+    lazy.session().add(User(name='Ada'))
     with pytest.raises(StoreUnreachable):
-        lazy.enter_scope()
+        lazy.session().commit()
+    lazy.session().rollback()
 
 
 def test_lazy_app_of_the_package(applications: Applications, tenant: str) -> None:

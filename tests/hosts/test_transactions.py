@@ -199,10 +199,8 @@ def test_tasks_of_one_thread(servers_backend: Backend, make_host: Callable[..., 
 def test_redis_is_down_at_the_start(make_host: Callable[..., Host]) -> None:
     """A lazy host works without Redis as in any outage, and begins to cache when it is there."""
     with RedisServer() as redis:
-        first = make_host()
-        first.backend['redis_url'] = redis.url
         redis.stop()
-        host = make_host(cache_options={'lazy': True})
+        host = make_host(redis_url=redis.url, cache_options={'lazy': True})
         for _ in range(2):
             host.session().execute(text('SELECT 1'))
             assert host.board.names == host.board.names == []
@@ -213,7 +211,7 @@ def test_redis_is_down_at_the_start(make_host: Callable[..., Host]) -> None:
             host.session().rollback()
             host.sessions.remove()
         redis.start()
-        elsewhere = make_host()
+        elsewhere = make_host(redis_url=redis.url)
         assert elsewhere.board.names == host.board.names == []
         host.add(User(name='Ada'))
         elsewhere.session().rollback()
