@@ -33,8 +33,10 @@ from .signals import Signals, related_tables
 ANY_TABLE = '*'
 
 #: Options of run sessions, which take precedence over the application's: a run session that is
-#: closed refuses to be used, and never ends the transaction that it works in.
+#: closed refuses to be used, and never ends the transaction that it works in, nor begins one by
+#: itself.
 RUN_OPTIONS = {
+    'autobegin': True,
     'twophase': False,
     'close_resets_only': False,
     'join_transaction_mode': 'rollback_only',

@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import create_engine, event, insert, text
+from sqlalchemy import create_engine, event, insert, text, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.orm.attributes import set_committed_value
 
 from onegov_ormcache import OrmCache, observe
-from onegov_ormcache.errors import ConfigurationError, StoreUnreachable
+from onegov_ormcache.errors import ConfigurationError, SnapshotConflict, StoreUnreachable
 from tests.support.backends import Backend
 from tests.support.counting import Runs
-from tests.support.models import Base, User
+from tests.support.models import Base, Document, User
 from tests.support.servers import RedisServer
 
 from .bare import MakeBareHost
@@ -216,3 +217,55 @@ def test_redis_is_down_at_the_start(make_host: Callable[..., Host]) -> None:
         host.add(User(name='Ada'))
         elsewhere.session().rollback()
         assert elsewhere.board.names == host.board.names == ['Ada']
+
+
+@pytest.mark.parametrize(
+    'options', [{'autobegin': False}, {'twophase': True}, {'expire_on_commit': False}], ids=str
+)
+def test_options_of_sessions(
+    make_host: Callable[..., Host], elsewhere: Host, options: dict[str, bool]
+) -> None:
+    """Whichever options a host gives its sessions, its values are those of its transactions."""
+    host = make_host(session_options=options)
+    with host.session().begin():
+        assert host.board.names == []
+        host.session().add(User(name='Ada'))
+        assert host.board.counts == [1, 0]
+        assert elsewhere.board.counts == [0, 0]
+    elsewhere.session().rollback()
+    assert elsewhere.board.counts == [1, 0]
+    elsewhere.session().execute(update(User).values(name='Eve'))
+    elsewhere.session().commit()
+    with pytest.raises(KeyError), host.session().begin():
+        assert host.board.names == ['Eve']
+        with host.session().begin_nested():
+            host.session().add(User(name='Bob'))
+        assert host.board.names == ['Eve', 'Bob']
+        raise KeyError('rolled back')
+    with host.session().begin():
+        assert host.board.names == elsewhere.board.names == ['Eve']
+
+
+def test_commit_that_fails(make_host: Callable[..., Host], elsewhere: Host) -> None:
+    """A commit that the database, or the check for write skew, refuses leaves nothing."""
+    host = make_host(isolation_level='SERIALIZABLE')
+    other = make_host(isolation_level='SERIALIZABLE')
+    elsewhere.add(User(name='Ada'))
+    assert host.board.names == other.board.names == ['Ada']
+    other.session().execute(update(User).values(name='Eve'))
+    other.session().commit()
+    with pytest.raises(OperationalError, match='could not serialize'):
+        host.session().execute(update(User).values(name='Bob'))
+    host.session().rollback()
+    assert host.board.names == ['Eve']
+    assert host.board.titles == other.board.titles == []
+    host.session().rollback()
+    other.session().rollback()
+    assert (host.board.titles, other.board.names) == ([], ['Eve'])
+    host.session().add(User(name='Bob'))
+    other.session().add(Document(kind='document', title='about Eve alone'))
+    host.session().commit()
+    with pytest.raises(SnapshotConflict):
+        other.session().commit()
+    other.session().rollback()
+    assert other.board.counts == host.board.counts == [2, 0]
