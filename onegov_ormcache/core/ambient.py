@@ -196,6 +196,17 @@ class AmbientScopes:
             scope.entered_session = observed(session)
         return scope
 
+    @contextmanager
+    def entered(self, schema: str) -> Iterator[AmbientScope]:
+        """Work for a tenant while the block runs, and then for the one before; its end ends the
+        snapshots."""
+        before = self._here.entered
+        try:
+            yield self.enter(schema)
+        finally:
+            self._here.entered = before
+            self.unit_ended()
+
     def begin_request(self) -> None:
         """Begin a request in this thread: forget all values of the one before."""
         self.unit_ended()

@@ -220,10 +220,8 @@ class OrmCache(CacheParts):
         """
         self._refuse_use_when_closed()
         if self.ambient is not None:
-            try:
-                yield self.ambient.enter(schema)
-            finally:
-                self.ambient.unit_ended()
+            with self.ambient.entered(schema) as ambient_scope:
+                yield ambient_scope
             return
         if not create:
             self.require_schema(schema)

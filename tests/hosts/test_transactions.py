@@ -12,7 +12,12 @@ from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.orm.attributes import set_committed_value
 
 from onegov_ormcache import OrmCache, observe
-from onegov_ormcache.errors import ConfigurationError, SnapshotConflict, StoreUnreachable
+from onegov_ormcache.errors import (
+    ConfigurationError,
+    OutsideScopeError,
+    SnapshotConflict,
+    StoreUnreachable,
+)
 from tests.support.backends import Backend
 from tests.support.counting import Runs
 from tests.support.models import Base, Document, User
@@ -269,3 +274,35 @@ def test_commit_that_fails(make_host: Callable[..., Host], elsewhere: Host) -> N
         other.session().commit()
     other.session().rollback()
     assert other.board.counts == host.board.counts == [2, 0]
+
+
+def test_block_for_another_tenant(
+    make_bare_host: MakeBareHost, make_host: Callable[..., Host], other_tenant: str
+) -> None:
+    """After a block, a host that enters its tenants works for the one before, or for none."""
+    elsewhere = make_host()
+    elsewhere.add(User(name='Ada'))
+    with elsewhere.at(other_tenant):
+        elsewhere.add(User(name='Olga'))
+    host = make_bare_host(observed={'session': lambda: host.session, 'schema': None})
+    here = host.schema
+    host.cache.enter_scope(here)
+    assert host.names == host.names == ['Ada']
+    host.session.close()
+    host.schema = other_tenant
+    with host.cache.scope(other_tenant):
+        host.session = host.new_session()
+        assert host.names == host.names == ['Olga']
+        host.session.close()
+    host.schema = here
+    host.session = host.new_session()
+    assert host.names == host.names == ['Ada']
+
+
+def test_block_of_a_thread_without_tenant(make_bare_host: MakeBareHost) -> None:
+    """After a block of a host that has entered no tenant, it works for none."""
+    host = make_bare_host(observed={'session': lambda: host.session, 'schema': None})
+    with host.cache.scope(host.schema):
+        assert host.names == []
+    with pytest.raises(OutsideScopeError):
+        host.names
