@@ -24,6 +24,7 @@ from ..database.sessions import ScopedSession, TenantSession, observed
 from ..database.transactions import current_scope
 from ..errors import ConfigurationError, StoreUnreachable
 from .ambient_scope import AmbientScope
+from .lending import finder
 from .protocols import ScopeCache
 
 log = logging.getLogger('onegov_ormcache')
@@ -83,6 +84,7 @@ class AmbientScopes:
         self.cache = cache
         self.observer = observer
         self._session = session or observer.session
+        self._find_session = None if observer.registry is None else finder(observer.registry)
         self._schema = schema or observer.present_schema
         self._shown = shown
         self._heres = _Heres()
@@ -247,15 +249,12 @@ class AmbientScopes:
         """Return the host's session of a scope, if there is one already."""
         if scope.entered_session is not None:
             return scope.entered_session
-        registry = self.observer.registry
-        if registry is None:
+        if self._find_session is None:
             # nobody but the host knows whether it has one
             is_known = self._session is not None and self.present_schema() == scope.schema
             return self.session(scope) if is_known else None
-        if not registry.registry.has():
-            return None
-        session: ScopedSession = observed(registry())
-        return session
+        session: ScopedSession | None = self._find_session()
+        return None if session is None else observed(session)
 
     def check_present(self, scope: AmbientScope) -> None:
         """Raise an error if the host works for another tenant than a scope's.

@@ -6,8 +6,9 @@ This module knows where; it does not know who runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import scoped_session
@@ -37,6 +38,15 @@ def lend(registry: scoped_session[Any], run: Run, session: RunSession) -> Iterat
             close_session(session)
             if replaced is not None and replaced is not before:
                 close_session(replaced)
+
+
+def finder(registry: scoped_session[Any]) -> Callable[[], Any]:
+    """Return a function that returns the present session, or None, and makes none."""
+    found: Any = registry.registry
+    if isinstance(found, ThreadLocalRegistry):
+        return partial(getattr, found.registry, 'value', None)
+    values, key = found.registry, found.scopefunc
+    return lambda: values.get(key())
 
 
 class Place:
