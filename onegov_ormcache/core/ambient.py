@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, scoped_session
 
 from ..database.hosts import NOWHERE, HostObserver
 from ..database.sessions import ScopedSession, TenantSession, observed
@@ -88,6 +88,8 @@ class AmbientScopes:
         self._schema = schema or observer.present_schema
         self._shown = shown
         self._heres = _Heres()
+        # whether the host's function for its session returned that of its registry; None: unknown
+        self._uses_registry: bool | None = None
         self.is_closed = False
         #: Called once in each thread that uses a scope, before it does.
         self.on_thread: Callable[[], object] | None = None
@@ -243,13 +245,26 @@ class AmbientScopes:
             )
         self.check_present(scope)
         session: TenantSession = observed(self._session())
+        registry = self.observer.registry
+        if registry is not None:
+            self._uses_registry = registry.registry.has() and registry() is session
         return session
+
+    def registry_of(self, scope: AmbientScope) -> scoped_session[Any] | None:
+        """Return the registry that has the host's session of a scope; None if the host keeps it
+        elsewhere."""
+        registry = self.observer.registry
+        if registry is None or self._session is registry:
+            return registry
+        if self._uses_registry is None and self.present_schema() == scope.schema:
+            self.session(scope)  # tells
+        return None if self._uses_registry is False else registry
 
     def existing_session(self, scope: AmbientScope) -> ScopedSession | None:
         """Return the host's session of a scope, if there is one already."""
         if scope.entered_session is not None:
             return scope.entered_session
-        if self._find_session is None:
+        if self._find_session is None or self.registry_of(scope) is None:
             # nobody but the host knows whether it has one
             is_known = self._session is not None and self.present_schema() == scope.schema
             return self.session(scope) if is_known else None

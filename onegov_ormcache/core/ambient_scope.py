@@ -60,6 +60,10 @@ class HostScopes(Protocol):
     def existing_session(self, scope: AmbientScope) -> ScopedSession | None:
         """Return the host's session of a scope, if there is one already."""
 
+    def registry_of(self, scope: AmbientScope) -> scoped_session[Any] | None:
+        """Return the registry that has the host's session of a scope; None if the host keeps it
+        elsewhere."""
+
     def running(self, scope: AmbientScope) -> AbstractContextManager[None]:
         """Note that a creator runs in a scope while a block runs."""
 
@@ -295,10 +299,8 @@ class AmbientScope(RequestScope):
         """Return a context manager in which the host gives the run a session that it may use."""
         if run.prop.declaration.is_request_cached:
             return nullcontext()
-        registry = self._scopes.observer.registry
-        if registry is None or self.entered_session is not None:
-            return self._in_place()
-        return self._exchanged(run, registry)
+        registry = None if self.entered_session else self._scopes.registry_of(self)
+        return self._in_place() if registry is None else self._exchanged(run, registry)
 
     @contextmanager
     def _exchanged(self, run: Run, registry: scoped_session[Any]) -> Iterator[None]:

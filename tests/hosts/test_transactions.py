@@ -63,6 +63,24 @@ def test_session_that_the_host_keeps_itself(
     assert host.names == elsewhere.board.names == ['Ada']
 
 
+def test_session_beside_a_registry(make_bare_host: MakeBareHost, elsewhere: Host) -> None:
+    """A host may have a registry, and keep the present session elsewhere nevertheless."""
+    registry = scoped_session(sessionmaker())
+    factory = sessionmaker()
+    host = make_bare_host(observed={'sessions': [factory, registry]})
+    host.factory = factory
+    host.session = host.new_session()
+    assert host.names == []
+    host.session.add(User(name='Ada'))
+    assert host.names == ['Ada']
+    before, host.session = host.session, host.new_session()
+    assert host.names == elsewhere.board.names == []
+    before.commit()
+    elsewhere.session().rollback()
+    host.session.rollback()
+    assert host.names == elsewhere.board.names == ['Ada']
+
+
 @pytest.mark.parametrize('knows_session', [True, False])
 def test_another_session_takes_over(make_bare_host: MakeBareHost, knows_session: bool) -> None:
     """What a session's transaction has read is not shown to the session that comes next."""
