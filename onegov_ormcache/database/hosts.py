@@ -211,8 +211,8 @@ class HostPostgres(Postgres):
             if present == tenant and schema in self.shared_schemas:
                 raise ConfigurationError(
                     f'schema_translate_map puts {tenant!r} in the place of {schema!r}, the schema '
-                    'of tables that tenants share, as it seems, so their changes would evict '
-                    f'nothing: observe(placeholder={schema!r})'
+                    'of tables that tenants share, as it seems, so nobody would be told of their '
+                    f'changes: observe(placeholder={schema!r})'
                 )
 
     def report_to(
