@@ -19,7 +19,8 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy.orm import Session, scoped_session
 
-from ..database.hosts import NOWHERE, HostObserver
+from ..database.hosts import HostObserver
+from ..database.names import NOWHERE
 from ..database.sessions import ScopedSession, TenantSession, observed
 from ..database.transactions import current_scope
 from ..errors import ConfigurationError, StoreUnreachable

@@ -43,3 +43,6 @@ BODY_QUOTE = '$orm_cache$'
 #: Key of the advisory lock of the one process that may keep its knowledge of a database in
 #: memory; see ``Postgres.claim()``.
 CLAIM_LOCK = int.from_bytes(b'ormcache')
+
+#: Stands for the tenant of connections that have none.
+NOWHERE = ''

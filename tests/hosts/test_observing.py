@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from onegov_ormcache import OrmCache, observe, orm_cached
 from onegov_ormcache.core.ambient import AmbientScope
 from onegov_ormcache.core.eviction import WritePath
-from onegov_ormcache.database.hosts import HostPostgres
+from onegov_ormcache.database.host_databases import HostPostgres
 from onegov_ormcache.database.inquiries import PostgresInquiry
 from onegov_ormcache.errors import ConfigurationError
 from tests.support.backends import Backend
