@@ -30,7 +30,7 @@ KNOWN_FAILURES: tuple[KnownFailure, ...] = (
     ),
     KnownFailure(
         r'all of entries',
-        r'deferred|rooms|rule|trigger|set to None',
+        r'deferred|ON DELETE|rooms|rule|trigger|set to None',
         r'^scope$',
         'the rows have ids of a sequence, which the run without a cache has advanced',
     ),

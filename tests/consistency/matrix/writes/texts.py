@@ -244,7 +244,10 @@ def server_side_prepared(session: Session) -> None:
 
 
 def updated_by_cursor(session: Session) -> None:
-    session.execute(text('DECLARE matrix_current CURSOR FOR SELECT id FROM notes FOR UPDATE'))
+    # of one row: without an order the first one is another after a rollback
+    session.execute(
+        text('DECLARE matrix_current CURSOR FOR SELECT id FROM notes WHERE id = 1 FOR UPDATE')
+    )
     session.execute(text('FETCH 1 FROM matrix_current'))
     session.execute(text("UPDATE notes SET text = 'changed' WHERE CURRENT OF matrix_current"))
 
