@@ -16,6 +16,7 @@ from tests.support.outside import libpq_url
 
 from .bare import BareHost, MakeBareHost
 from .host import Host, make_tenants
+from .web_towns import WebTown
 
 
 @pytest.fixture
@@ -85,3 +86,31 @@ def make_database(postgres_dsn: str, tenant: str) -> Iterator[Callable[[str], st
             return url.render_as_string(hide_password=False)
 
         yield make
+
+
+@pytest.fixture
+def make_town(
+    request: pytest.FixtureRequest, servers_backend: Backend, tenant: str, other_tenant: str
+) -> Iterator[Callable[..., WebTown]]:
+    """Makes applications of the web framework of the test's module, on two tenants that exist."""
+    make_tenants(servers_backend.settings['dsn'], tenant, other_tenant)
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> WebTown:
+            town: WebTown = request.module.TOWN(servers_backend, **options)
+            stack.callback(town.close)
+            return town
+
+        yield make
+
+
+@pytest.fixture
+def town(make_town: Callable[..., WebTown]) -> WebTown:
+    """An application."""
+    return make_town()
+
+
+@pytest.fixture
+def other_town(make_town: Callable[..., WebTown]) -> WebTown:
+    """Another one, which stands for another process."""
+    return make_town()

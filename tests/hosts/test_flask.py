@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -18,7 +18,7 @@ from onegov_ormcache.errors import ConfigurationError
 from tests.support.backends import Backend
 from tests.support.models import Base, User
 
-from .host import make_tenants
+from .web_towns import WebTown
 
 #: The ways to add a name.
 WAYS: dict[str, Callable[[Any, str], object]] = {
@@ -59,7 +59,7 @@ class Town:
         return [session is self.orm_cache.session(), g.user in session]
 
 
-class FlaskTown:
+class FlaskTown(WebTown):
     """An application, which may stand for a process.
 
     :param translates: let SQLAlchemy write the schema before each table, instead of setting the
@@ -131,69 +131,35 @@ class FlaskTown:
         data = {'name': name, 'way': way, 'end': end}
         return self.app.test_client().post('/', data=data, headers={'X-Tenant': tenant}).json
 
-    def tiers(self, tenant: str) -> list[str | None]:
-        """The tiers from which a request gets its values."""
-        with self.cache.recording() as events:
-            self.get(tenant)
-        return [event.tier for event in events]
 
-    def close(self) -> None:
-        self.cache.close()
-        self.engine.dispose()
-
-
-@pytest.fixture
-def make_town(
-    servers_backend: Backend, tenant: str, other_tenant: str
-) -> Iterator[Callable[..., FlaskTown]]:
-    """Makes applications, on two tenants that exist."""
-    make_tenants(servers_backend.settings['dsn'], tenant, other_tenant)
-    with ExitStack() as stack:
-
-        def make(**options: Any) -> FlaskTown:
-            town = FlaskTown(servers_backend, **options)
-            stack.callback(town.close)
-            return town
-
-        yield make
-
-
-@pytest.fixture
-def town(make_town: Callable[..., FlaskTown]) -> FlaskTown:
-    """An application."""
-    return make_town()
-
-
-@pytest.fixture
-def elsewhere(make_town: Callable[..., FlaskTown]) -> FlaskTown:
-    """Another one, which stands for another process."""
-    return make_town()
+#: The application that `make_town` makes.
+TOWN = FlaskTown
 
 
 def test_flask_processes_share_values(
-    town: FlaskTown, elsewhere: FlaskTown, tenant: str
+    town: FlaskTown, other_town: FlaskTown, tenant: str
 ) -> None:
     """What one process has computed, the other one gets from the shared tier."""
     town.post(tenant, 'Ada')
-    elsewhere.get(tenant)  # its first transaction finds out which database it is
+    other_town.get(tenant)  # its first transaction finds out which database it is
     town.post(tenant, 'Grace')
     assert town.tiers(tenant) == ['creator']
-    assert elsewhere.tiers(tenant) == ['shared']
-    assert town.tiers(tenant) == elsewhere.tiers(tenant) == ['process']
+    assert other_town.tiers(tenant) == ['shared']
+    assert town.tiers(tenant) == other_town.tiers(tenant) == ['process']
 
 
 @pytest.mark.parametrize('way', WAYS)
 def test_flask_sees_every_kind_of_change(
-    town: FlaskTown, elsewhere: FlaskTown, tenant: str, way: str
+    town: FlaskTown, other_town: FlaskTown, tenant: str, way: str
 ) -> None:
     """A request sees its own change at once, and the next request of every process after it."""
-    assert town.get(tenant) == elsewhere.get(tenant) == []
+    assert town.get(tenant) == other_town.get(tenant) == []
     assert town.post(tenant, 'Ada', way) == ['Ada']
-    assert elsewhere.get(tenant) == town.get(tenant) == ['Ada']
+    assert other_town.get(tenant) == town.get(tenant) == ['Ada']
 
 
 def test_flask_shows_nothing_uncommitted(
-    town: FlaskTown, elsewhere: FlaskTown, tenant: str
+    town: FlaskTown, other_town: FlaskTown, tenant: str
 ) -> None:
     """A request of another process, or of another thread, sees nothing of an open transaction."""
     seen: list[Any] = []
@@ -201,23 +167,23 @@ def test_flask_shows_nothing_uncommitted(
     def look() -> None:
         with ThreadPoolExecutor(1) as thread:
             seen.append(thread.submit(town.get, tenant).result())
-        seen.append(elsewhere.get(tenant))
+        seen.append(other_town.get(tenant))
 
     town.meanwhile = look
     assert town.post(tenant, 'Ada') == ['Ada']
     assert seen == [[], []]
-    assert town.get(tenant) == elsewhere.get(tenant) == ['Ada']
+    assert town.get(tenant) == other_town.get(tenant) == ['Ada']
 
 
 @pytest.mark.parametrize('end', ['rollback', 'nothing', 'error'])
 @pytest.mark.parametrize('way', WAYS)
 def test_flask_keeps_nothing_of_a_rollback(
-    town: FlaskTown, elsewhere: FlaskTown, tenant: str, way: str, end: str
+    town: FlaskTown, other_town: FlaskTown, tenant: str, way: str, end: str
 ) -> None:
     """Of a transaction that was not committed, nothing is left."""
     town.post(tenant, 'Ada')
     town.post(tenant, 'Grace', way, end)
-    assert town.get(tenant) == elsewhere.get(tenant) == ['Ada']
+    assert town.get(tenant) == other_town.get(tenant) == ['Ada']
 
 
 def test_flask_creator_has_a_session_of_its_own(town: FlaskTown, tenant: str) -> None:
@@ -231,30 +197,30 @@ def test_flask_tenants(
     make_town: Callable[..., FlaskTown], tenant: str, other_tenant: str, translates: bool
 ) -> None:
     """Each request reads and changes its own tenant, and a change evicts there alone."""
-    town, elsewhere = make_town(translates=translates), make_town(translates=translates)
+    town, other_town = make_town(translates=translates), make_town(translates=translates)
     for name in tenant, other_tenant:
-        assert town.get(name) == elsewhere.get(name) == []
+        assert town.get(name) == other_town.get(name) == []
     town.post(tenant, 'Ada')
-    assert elsewhere.get(other_tenant) == town.get(other_tenant) == []
-    assert elsewhere.get(tenant) == town.get(tenant) == ['Ada']
-    elsewhere.post(other_tenant, 'Olga')
+    assert other_town.get(other_tenant) == town.get(other_tenant) == []
+    assert other_town.get(tenant) == town.get(tenant) == ['Ada']
+    other_town.post(other_tenant, 'Olga')
     assert town.get(other_tenant) == ['Olga']
     assert town.tiers(tenant) == ['process']
     assert town.tiers(other_tenant) == ['process']
 
 
-def test_flask_threads(town: FlaskTown, elsewhere: FlaskTown, tenant: str) -> None:
+def test_flask_threads(town: FlaskTown, other_town: FlaskTown, tenant: str) -> None:
     """Threads of two processes that add names each see what was committed before."""
 
     def add(number: int) -> bool:
-        one, two = (town, elsewhere) if number % 2 else (elsewhere, town)
+        one, two = (town, other_town) if number % 2 else (other_town, town)
         name = f'name {number}'
         return name in one.post(tenant, name) and name in two.get(tenant)
 
     with ThreadPoolExecutor(6) as threads:
         assert all(threads.map(add, range(48)))
     assert len(town.get(tenant)) == 48
-    assert town.get(tenant) == elsewhere.get(tenant)
+    assert town.get(tenant) == other_town.get(tenant)
 
 
 # several databases

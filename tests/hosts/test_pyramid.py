@@ -3,9 +3,8 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import Any
 
 import pyramid_tm
@@ -22,7 +21,7 @@ from onegov_ormcache.zope import integrate
 from tests.support.backends import Backend
 from tests.support.models import Base, Document, User
 
-from .host import make_tenants
+from .web_towns import WebTown
 
 
 def add_by_text(session: Session, name: str) -> None:
@@ -83,7 +82,7 @@ class Town:
         return session.query(User).count()
 
 
-class PyramidTown:
+class PyramidTown(WebTown):
     """An application, which may stand for a process.
 
     :param attempts: how often pyramid_retry makes an attempt; None without it.
@@ -186,69 +185,35 @@ class PyramidTown:
         client = webtest.TestApp(self.application)
         return client.post(f'/{way}', {'name': name}, headers={'X-Tenant': tenant}).json
 
-    def tiers(self, tenant: str) -> list[str | None]:
-        """The tiers from which a request gets its values."""
-        with self.cache.recording() as events:
-            self.get(tenant)
-        return [event.tier for event in events]
 
-    def close(self) -> None:
-        self.cache.close()
-        self.engine.dispose()
-
-
-@pytest.fixture
-def make_town(
-    servers_backend: Backend, tenant: str, other_tenant: str
-) -> Iterator[Callable[..., PyramidTown]]:
-    """Makes applications, on two tenants that exist."""
-    make_tenants(servers_backend.settings['dsn'], tenant, other_tenant)
-    with ExitStack() as stack:
-
-        def make(**options: Any) -> PyramidTown:
-            town = PyramidTown(servers_backend, **options)
-            stack.callback(town.close)
-            return town
-
-        yield make
-
-
-@pytest.fixture
-def town(make_town: Callable[..., PyramidTown]) -> PyramidTown:
-    """An application."""
-    return make_town()
-
-
-@pytest.fixture
-def elsewhere(make_town: Callable[..., PyramidTown]) -> PyramidTown:
-    """Another one, which stands for another process."""
-    return make_town()
+#: The application that `make_town` makes.
+TOWN = PyramidTown
 
 
 def test_pyramid_processes_share_values(
-    town: PyramidTown, elsewhere: PyramidTown, tenant: str
+    town: PyramidTown, other_town: PyramidTown, tenant: str
 ) -> None:
     """What one process has computed, the other one gets from the shared tier."""
     town.post(tenant, 'Ada')
-    elsewhere.get(tenant)  # its first transaction finds out which database it is
+    other_town.get(tenant)  # its first transaction finds out which database it is
     town.post(tenant, 'Grace')
     assert town.tiers(tenant) == ['creator']
-    assert elsewhere.tiers(tenant) == ['shared']
-    assert town.tiers(tenant) == elsewhere.tiers(tenant) == ['process']
+    assert other_town.tiers(tenant) == ['shared']
+    assert town.tiers(tenant) == other_town.tiers(tenant) == ['process']
 
 
 @pytest.mark.parametrize('way', WAYS)
 def test_pyramid_sees_every_kind_of_change(
-    town: PyramidTown, elsewhere: PyramidTown, tenant: str, way: str
+    town: PyramidTown, other_town: PyramidTown, tenant: str, way: str
 ) -> None:
     """A request sees its own change at once, and the next request of every process after it."""
-    assert town.get(tenant) == elsewhere.get(tenant) == []
+    assert town.get(tenant) == other_town.get(tenant) == []
     assert town.post(tenant, 'Ada', way) == ['Ada']
-    assert elsewhere.get(tenant) == town.get(tenant) == ['Ada']
+    assert other_town.get(tenant) == town.get(tenant) == ['Ada']
 
 
 def test_pyramid_shows_nothing_uncommitted(
-    town: PyramidTown, elsewhere: PyramidTown, tenant: str
+    town: PyramidTown, other_town: PyramidTown, tenant: str
 ) -> None:
     """A request of another process, or of another thread, sees nothing of an open transaction."""
     seen: list[Any] = []
@@ -256,18 +221,18 @@ def test_pyramid_shows_nothing_uncommitted(
     def look(request: Any) -> None:
         with ThreadPoolExecutor(1) as thread:
             seen.append(thread.submit(town.get, tenant).result())
-        seen.append(elsewhere.get(tenant))
+        seen.append(other_town.get(tenant))
 
     town.at_end = look
     assert town.post(tenant, 'Ada') == ['Ada']
     assert seen == [[], []]
-    assert town.get(tenant) == elsewhere.get(tenant) == ['Ada']
+    assert town.get(tenant) == other_town.get(tenant) == ['Ada']
 
 
 @pytest.mark.parametrize('end', ['error', 'abort', 'doom'])
 @pytest.mark.parametrize('way', WAYS)
 def test_pyramid_keeps_nothing_of_an_abort(
-    town: PyramidTown, elsewhere: PyramidTown, tenant: str, way: str, end: str
+    town: PyramidTown, other_town: PyramidTown, tenant: str, way: str, end: str
 ) -> None:
     """Of a transaction that was aborted, nothing is left."""
     town.post(tenant, 'Ada')
@@ -287,17 +252,17 @@ def test_pyramid_keeps_nothing_of_an_abort(
         assert town.post(tenant, 'Grace', way) == ['Ada', 'Grace']
     except LookupError:
         assert end == 'error'
-    assert town.get(tenant) == elsewhere.get(tenant) == ['Ada']
+    assert town.get(tenant) == other_town.get(tenant) == ['Ada']
 
 
-def test_pyramid_two_transactions(town: PyramidTown, elsewhere: PyramidTown, tenant: str) -> None:
+def test_pyramid_two_transactions(town: PyramidTown, other_town: PyramidTown, tenant: str) -> None:
     """A view that commits itself reads on in the next transaction."""
     seen: list[Any] = []
 
     def commit(request: Any) -> None:
         request.tm.commit()
-        seen.append(elsewhere.get(tenant))
-        elsewhere.post(tenant, 'Grace')
+        seen.append(other_town.get(tenant))
+        other_town.post(tenant, 'Grace')
         request.tm.begin()
         seen.append(town.town.names)
 
@@ -318,30 +283,30 @@ def test_pyramid_forgets_request_cached_values(town: PyramidTown, tenant: str) -
 
 
 def test_pyramid_commits_what_a_creator_writes(
-    town: PyramidTown, elsewhere: PyramidTown, tenant: str
+    town: PyramidTown, other_town: PyramidTown, tenant: str
 ) -> None:
     """What a creator has written is committed, though its session has not joined."""
-    assert town.get(tenant) == elsewhere.get(tenant) == []
+    assert town.get(tenant) == other_town.get(tenant) == []
     assert town.get(tenant, 'written') == 1
-    assert elsewhere.get(tenant) == town.get(tenant) == ['written']
+    assert other_town.get(tenant) == town.get(tenant) == ['written']
 
 
 def test_pyramid_tenants(
-    town: PyramidTown, elsewhere: PyramidTown, tenant: str, other_tenant: str
+    town: PyramidTown, other_town: PyramidTown, tenant: str, other_tenant: str
 ) -> None:
     """Each request reads and changes its own tenant, and a change evicts there alone."""
     for name in tenant, other_tenant:
-        assert town.get(name) == elsewhere.get(name) == []
+        assert town.get(name) == other_town.get(name) == []
     town.post(tenant, 'Ada')
-    assert elsewhere.get(other_tenant) == town.get(other_tenant) == []
-    assert elsewhere.get(tenant) == town.get(tenant) == ['Ada']
-    elsewhere.post(other_tenant, 'Olga')
+    assert other_town.get(other_tenant) == town.get(other_tenant) == []
+    assert other_town.get(tenant) == town.get(tenant) == ['Ada']
+    other_town.post(other_tenant, 'Olga')
     assert town.get(other_tenant) == ['Olga']
     assert town.tiers(tenant) == ['process']
     assert town.tiers(other_tenant) == ['process']
 
 
-def test_pyramid_savepoint(town: PyramidTown, elsewhere: PyramidTown, tenant: str) -> None:
+def test_pyramid_savepoint(town: PyramidTown, other_town: PyramidTown, tenant: str) -> None:
     """Nothing is left of what was rolled back to a savepoint of the transaction."""
     seen: list[Any] = []
 
@@ -355,11 +320,11 @@ def test_pyramid_savepoint(town: PyramidTown, elsewhere: PyramidTown, tenant: st
     town.at_end = roll_back
     town.post(tenant, 'Ada')
     assert seen == [['Ada', 'Bob'], ['Ada']]
-    assert town.get(tenant) == elsewhere.get(tenant) == ['Ada']
+    assert town.get(tenant) == other_town.get(tenant) == ['Ada']
 
 
 def test_pyramid_after_commit_hook(
-    town: PyramidTown, elsewhere: PyramidTown, tenant: str
+    town: PyramidTown, other_town: PyramidTown, tenant: str
 ) -> None:
     """A hook after the commit reads the new value, with a session of its own."""
     seen: list[Any] = []
@@ -368,13 +333,13 @@ def test_pyramid_after_commit_hook(
         with town.session(tenant) as session:
             town.cache.enter_scope(tenant, session=session)
             seen.append(town.town.names)
-        seen.append(elsewhere.get(tenant))
+        seen.append(other_town.get(tenant))
 
     town.at_end = lambda request: request.tm.get().addAfterCommitHook(hook)
     town.get(tenant)
     town.post(tenant, 'Ada')
     assert seen == [['Ada'], ['Ada']]
-    assert town.tiers(tenant) == elsewhere.tiers(tenant) == ['process']
+    assert town.tiers(tenant) == other_town.tiers(tenant) == ['process']
 
 
 @pytest.mark.parametrize('attempts', [None, 3])
@@ -405,8 +370,8 @@ def test_pyramid_retries_conflicts_at_the_commit(
 ) -> None:
     """So it does if the cache refuses the commit, because a value that was read has changed."""
     options = {'isolation_level': 'SERIALIZABLE', 'twophase': twophase}
-    town, elsewhere = make_town(attempts=3, **options), make_town(**options)
-    for each in town, elsewhere:
+    town, other_town = make_town(attempts=3, **options), make_town(**options)
+    for each in town, other_town:
         for _ in range(3):
             assert each.get(tenant) == each.get(tenant, 'titles') == []
     read: list[Any] = []
@@ -414,25 +379,25 @@ def test_pyramid_retries_conflicts_at_the_commit(
     def read_what_changes(request: Any) -> None:
         read.append(town.town.titles)
         if town.attempts == 1:
-            with elsewhere.session(tenant) as session:
+            with other_town.session(tenant) as session:
                 session.add(Document(kind='document', title='new'))
                 session.commit()
 
     town.at_end = read_what_changes
     assert town.post(tenant, 'Ada') == ['Ada']
     assert read == [[], ['new']]
-    assert town.get(tenant) == elsewhere.get(tenant) == ['Ada']
+    assert town.get(tenant) == other_town.get(tenant) == ['Ada']
 
 
-def test_pyramid_threads(town: PyramidTown, elsewhere: PyramidTown, tenant: str) -> None:
+def test_pyramid_threads(town: PyramidTown, other_town: PyramidTown, tenant: str) -> None:
     """Threads of two processes that add names each see what was committed before."""
 
     def add(number: int) -> bool:
-        one, two = (town, elsewhere) if number % 2 else (elsewhere, town)
+        one, two = (town, other_town) if number % 2 else (other_town, town)
         name = f'name {number}'
         return name in one.post(tenant, name) and name in two.get(tenant)
 
     with ThreadPoolExecutor(6) as threads:
         assert all(threads.map(add, range(48)))
     assert len(town.get(tenant)) == 48
-    assert town.get(tenant) == elsewhere.get(tenant)
+    assert town.get(tenant) == other_town.get(tenant)
