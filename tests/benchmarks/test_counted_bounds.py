@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from tests.support.counting import FileRuns, RedisCommands, SqlStatements
 
 from . import schema as tables
 from .case_herd import herd_of
-from .case_scale import idle
+from .case_scale import bytes_left, idle
 from .contestants import OrmCache, Plain, cached_app, changed
 
 #: The counted costs, and the most that each may be.
@@ -131,16 +130,7 @@ def test_cold_herd(filled: str, postgres_dsn: str, redis_url: str, file_runs: Fi
 
 def test_idle_tenant(postgres_dsn: str, redis_url: str, namespace: str) -> None:
     """A tenant that had a request once leaves less than a kilobyte in the process."""
-    number = 300
     with application(postgres_dsn, redis_url, namespace, 10) as app:
-        names = [f'{namespace}-{at}' for at in range(number)]
         idle(app.orm_cache, 'first')
-        tracemalloc.start()
-        try:
-            before, _ = tracemalloc.get_traced_memory()
-            for name in names:
-                idle(app.orm_cache, name)
-            after, _ = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-    check('bytes that an idle tenant leaves in the process', (after - before) / number)
+        left = bytes_left(app.orm_cache, [f'{namespace}-{at}' for at in range(300)])
+    check('bytes that an idle tenant leaves in the process', left)
