@@ -23,10 +23,8 @@ from collections.abc import Collection, Iterable, Mapping
 from weakref import ref
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from ..database.notes import Relation
-from ..database.postgres import FAILED_TRANSACTION
 from ..database.protocols import Changes, Inquiry, Reads, Statement, View
 from ..errors import SnapshotConflict, StoreUnreachable, TextualControlError
 from ..steps import Step, about_to
@@ -271,15 +269,10 @@ class WritePath:
         has_tags = bool(self.tags or self._tags_elsewhere)
         if not (has_tags or self.was_unclear or self.may_have_changes()):
             return
-        try:
-            changes = self._inquiry.last_changes(self.was_unclear)
-        except DBAPIError as error:
-            if self.tags or getattr(error.orig, 'sqlstate', None) != FAILED_TRANSACTION:
-                raise
-            return  # the transaction has failed, so COMMIT rolls it back
+        changes = self._inquiry.last_changes(self.was_unclear)
         self._learn(changes)
         if changes.transaction_id is None or not (self.tags or self._tags_elsewhere):
-            return  # it wrote nothing, or nothing that a tag stands for
+            return  # it wrote nothing, or nothing that a tag stands for, or it has failed
         about_to(Step.DOUBT)
         try:
             self._doubt(changes.transaction_id)

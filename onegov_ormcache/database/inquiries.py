@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cachetools import LRUCache
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from .catalog import Catalog, Catalogs, Definition
 from .driver import glance
@@ -39,6 +40,9 @@ FIRST_NAME = re.compile(
 
 #: The version of PostgreSQL that has ``pg_stat_force_next_flush()``.
 FLUSHES_STATISTICS = (15,)
+
+#: SQLSTATE of each statement in a transaction that has failed: COMMIT rolls it back.
+FAILED_TRANSACTION = '25P02'
 
 #: The lowest oid of what is not PostgreSQL's own.
 FIRST_OWN_OID = 16384
@@ -180,10 +184,13 @@ class PostgresInquiry:
         return glance(self._connection.connection.dbapi_connection, self._probes.glance)
 
     def last_changes(self, is_unclear: bool) -> Changes:
-        if not is_unclear:
-            return self._changes(self._ask(END))
-        row = self._ask(self._probes.last_question)
-        if row[0] is not None and self._may_act_later(row):
+        try:
+            row = self._ask(self._probes.last_question if is_unclear else END)
+        except DBAPIError as error:
+            if getattr(error.orig, 'sqlstate', None) == FAILED_TRANSACTION:
+                return Changes(None)
+            raise
+        if is_unclear and row[0] is not None and self._may_act_later(row):
             # triggers that would run within COMMIT run now, so that their changes are seen
             self._connection.exec_driver_sql(
                 'SET CONSTRAINTS ALL IMMEDIATE', execution_options=INTERNAL

@@ -42,9 +42,6 @@ EXTENSIONS = 'extensions'
 #: SQLSTATE classes, and one SQLSTATE, of errors at COMMIT that leave its outcome unknown.
 OPEN_OUTCOMES = ('08', '57', '40003')
 
-#: SQLSTATE of each statement in a transaction that has failed: COMMIT would commit nothing.
-FAILED_TRANSACTION = '25P02'
-
 #: Binds a transaction to a tenant's search path and takes the transaction's view. In schemas
 #: with triggers, :data:`~.names.OWN_SETTING` tells the triggers that this transaction asks for
 #: the changes that they see, so they need not send notifications.

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from threading import Lock
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
@@ -29,7 +29,6 @@ from ..errors import (
     InvalidSchemaError,
     OutsideScopeError,
 )
-from .databases import Database
 from .names import SCOPE_OPTION
 from .observer import Observer
 from .postgres import Postgres
@@ -84,9 +83,7 @@ class SessionManager:
         self.metadatas = metadatas_of(base)
         self.database = _database(dsn, dict(engine_options or {}))
         #: Watches what the engines and sessions do.
-        self.observer = TenantObserver(
-            dsn, self.database, lambda: self.metadatas, self._scope_of
-        )
+        self.observer = TenantObserver(self.database, lambda: self.metadatas, self._scope_of)
         self.on_insert = self.observer.on_insert
         self.on_update = self.observer.on_update
         self.on_delete = self.observer.on_delete
@@ -232,24 +229,7 @@ class SessionManager:
 
 
 class TenantObserver(Observer):
-    """The observer of a session manager, whose tenants have names of a certain form.
-
-    :param dsn: the manager's URL.
-    """
-
-    def __init__(
-        self,
-        dsn: str,
-        database: Database,
-        metadatas: Callable[[], Sequence[MetaData]],
-        scope_of: Callable[[Connection], Scope | None],
-    ) -> None:
-        self._dsn = dsn
-        super().__init__(database, metadatas, scope_of)
-
-    @property
-    def urls(self) -> str:
-        return repr(make_url(self._dsn).render_as_string())  # its engines may be made later
+    """The observer of a session manager, whose tenants have names of a certain form."""
 
     def is_tenant(self, schema: object) -> bool:
         return (

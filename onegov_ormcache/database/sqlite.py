@@ -174,6 +174,7 @@ class SQLiteDialect:
         code = getattr(error.orig, 'sqlite_errorcode', None)
         return code is not None and code & 0xFF == sqlite3.SQLITE_BUSY
 
+
 class SQLite(SQLiteDialect):
     """A folder of SQLite files, in which each tenant is a file with an engine of its own.
 

@@ -194,7 +194,6 @@ class RedisTagStore:
         # each attempt gets a new token, see `redis_client.connect()`
         return ask(lambda: run(keys, (new_token(), self._quarantined, *arguments)))
 
-
     def _know(self, schema: str, identity: str, identities: str) -> None:
         with self._lock:
             self._known[schema] = identity, identities

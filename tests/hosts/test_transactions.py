@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from sqlalchemy import create_engine, event, insert, text, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -292,6 +292,43 @@ def test_commit_that_fails(make_host: Callable[..., Host], elsewhere: Host) -> N
         other.session().commit()
     other.session().rollback()
     assert other.board.counts == host.board.counts == [2, 0]
+
+
+@pytest.mark.parametrize('has_cache', [False, True], ids=['unattended', 'cached'])
+@pytest.mark.parametrize(
+    ('knows_tenant', 'change'),
+    [(True, None), (True, 'text'), (True, 'understood'), (False, None), (False, 'text')],
+)
+def test_commit_of_a_failed_transaction(
+    make_bare_host: MakeBareHost,
+    elsewhere: Host,
+    runs: Runs,
+    has_cache: bool,
+    knows_tenant: bool,
+    change: str | None,
+) -> None:
+    """PostgreSQL rolls it back, and tells the driver of no error: so the host gets none."""
+    host = make_bare_host(has_cache=has_cache)
+    assert elsewhere.board.names == []
+    elsewhere.session().rollback()
+    known = host.engine.execution_options(schema=host.schema)
+    with (known if knows_tenant else host.engine).connect() as connection:
+        if change == 'text':
+            connection.execute(text(f'INSERT INTO "{host.schema}".users (name) VALUES (\'Ada\')'))
+        elif change == 'understood':
+            connection.execute(insert(User).values(name='Ada'))
+        with pytest.raises(DBAPIError):
+            connection.execute(text('SELECT 1 / 0'))
+        connection.commit()
+    if not has_cache:
+        host.open_cache()
+    assert elsewhere.board.names == host.names == []
+    assert runs.count('names') == 1 or not has_cache
+    with known.begin() as connection:
+        connection.execute(insert(User).values(name='Bob'))
+    host.session.rollback()
+    elsewhere.session().rollback()
+    assert host.names == elsewhere.board.names == ['Bob']
 
 
 def test_block_for_another_tenant(
