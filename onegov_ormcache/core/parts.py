@@ -99,17 +99,25 @@ class CacheParts:
         if isinstance(self.observer, HostObserver):
             self.observer.unattended.report_to(self._renew_unattended)
 
-    def _renew_unattended(self, schemas: Collection[str]) -> None:
+    def _renew_unattended(self, schemas: Collection[str | None]) -> bool:
         """Give a new birth to schemas that a host has changed before the cache was set up, or in
-        a transaction that it has begun before."""
-        places = {schema for schema in schemas if self.observer.is_place(schema)}
+        a transaction that it has begun before.
+
+        :param schemas: None among them stands for all.
+        :return: True if it was done at once.
+        """
+        observer = self.observer
+        named = {schema for schema in schemas if schema is not None}
+        if None in schemas:
+            named.update(observer.list_schemas(), observer.shared_schemas)
+        places = set(filter(observer.is_place, named))
         try:
-            for place, identity in self.observer.database.identities(places).items():
+            for place, identity in observer.database.identities(places).items():
                 self.tags.identify(place, identity, self.tags.unidentified(place).identities)
         except Exception:
-            # the transaction is committed, so its commit() must not raise any more
+            # a live cache renews them as soon as they can be reached
             log.warning('The tag store or the database is lost', exc_info=True)
-        self.renew_later(*places)  # at once, or as soon as they can be reached
+        return self.renew_later(*places)
 
     def refuse_fork(self) -> None:
         """Raise an error in a fork of the process that keeps versions in its memory.
@@ -152,9 +160,12 @@ class CacheParts:
         """Return the places of a tenant's tags: the schemas that their versions belong to."""
         return self.versions.places(schema)
 
-    def renew_later(self, *schemas: str) -> None:
-        """Give these schemas a new birth, as soon as the tag store can be reached."""
-        self.versions.renew_later(*schemas)
+    def renew_later(self, *schemas: str) -> bool:
+        """Give these schemas a new birth, as soon as the tag store can be reached.
+
+        :return: True if it was done at once.
+        """
+        return self.versions.renew_later(*schemas)
 
     def identify(
         self, schema: str, identities: Mapping[str, str], snapshot: Snapshot, *, replica: bool

@@ -100,7 +100,7 @@ class WritingCache(AnyCache, Protocol):
     def places(self, schema: str) -> tuple[str, ...]:
         """Return the places of a tenant's tags: the schemas that their versions belong to."""
 
-    def renew_later(self, *schemas: str) -> None:
+    def renew_later(self, *schemas: str) -> bool:
         """Give these schemas a new birth, as soon as the tag store can be reached."""
 
 

@@ -119,11 +119,13 @@ class Versions:
         """
         return stamp if self._placed is None else self._placed.own_part(schema, stamp)
 
-    def renew_later(self, *schemas: str) -> None:
+    def renew_later(self, *schemas: str) -> bool:
         """Give these schemas a new birth, at once or as soon as the store can be reached.
 
         It is needed after a commit whose tags could not be put in doubt, and for a new
         schema, which may have the name of one that was dropped.
+
+        :return: True if it was done at once.
         """
         with self._lock:
             self._pending_renewals |= {schema: object() for schema in schemas}
@@ -131,6 +133,7 @@ class Versions:
             self._renew_pending(schemas)
         except StoreUnreachable:
             pass  # the next snapshot tries again
+        return self._pending_renewals.keys().isdisjoint(schemas)
 
     def _renew_pending(self, schemas: Iterable[str]) -> None:
         for schema in schemas if self._pending_renewals else ():

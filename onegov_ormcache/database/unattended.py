@@ -6,6 +6,7 @@ the changed schemas later.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Hashable, Sequence
 from threading import Lock
 from typing import TypeAlias
@@ -14,6 +15,8 @@ from sqlalchemy import Connection
 
 from .protocols import Inquiry, Statement, View
 from .sessions import RunSession
+
+log = logging.getLogger('onegov_ormcache')
 
 #: Says which tenant a connection works for; None: for none.
 SchemaOf: TypeAlias = Callable[[Connection], str | None]
@@ -34,28 +37,42 @@ class Unattended:
 
     def __init__(self, schema_of: SchemaOf) -> None:
         self.schema_of = schema_of
-        self._changed: set[str] = set()
-        self._report: Callable[[Collection[str]], object] | None = None
+        self._changed: set[str | None] = set()
+        self._report: Callable[[Collection[str | None]], bool] | None = None
         self._lock = Lock()
 
-    def changed(self, schemas: Collection[str]) -> None:
-        """Note, or report, schemas in which a transaction has committed changes."""
+    def changed(self, schemas: Collection[str | None]) -> None:
+        """Note, or report, schemas in which a transaction has committed changes.
+
+        :param schemas: None among them stands for all.
+        """
         with self._lock:
             self._changed.update(schemas)
-        self._take()
+        try:
+            self._take()
+        except Exception:
+            # the transaction is committed, so its commit() must not raise any more
+            log.warning('Changes are not reported yet', exc_info=True)
 
-    def report_to(self, report: Callable[[Collection[str]], object]) -> None:
+    def report_to(self, report: Callable[[Collection[str | None]], bool]) -> None:
         """Call ``report`` with the changed schemas, and again when a transaction has ended that
-        began before there was an attendant."""
+        began before there was an attendant, or after there was one.
+
+        :param report: returns whether they need not be reported again, to this one or another.
+        """
         self._report = report
         self._take()
 
     def _take(self) -> None:
         if self._report is not None:
             with self._lock:
-                changed, self._changed = self._changed, set()
-            if changed:
-                self._report(changed)
+                left, self._changed = self._changed, set()
+            try:
+                if left and self._report(left):
+                    left = set()
+            finally:
+                with self._lock:
+                    self._changed |= left
 
     def transaction(self, connection: Connection) -> UnattendedTransaction:
         return UnattendedTransaction(self)
@@ -89,7 +106,7 @@ class UnattendedTransaction:
 
     def __init__(self, owner: Unattended) -> None:
         self._owner = owner
-        self._schemas: set[str] = set()
+        self._schemas: set[str | None] = set()
 
     def begun(self, connection: Connection, view: View, inquiry: Inquiry) -> None:
         self._connection = connection
@@ -120,4 +137,4 @@ class UnattendedTransaction:
         """Do nothing: nothing has changed."""
 
     def ended_unseen(self) -> None:
-        self._owner.changed({self._owner.schema_of(self._connection) or ''})
+        self._owner.changed({None})  # nobody can be asked what it has committed

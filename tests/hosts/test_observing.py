@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from threading import Thread
 from typing import Any
 
@@ -15,11 +16,12 @@ from onegov_ormcache.core.ambient import AmbientScope
 from onegov_ormcache.core.eviction import WritePath
 from onegov_ormcache.database.host_databases import HostPostgres
 from onegov_ormcache.database.inquiries import PostgresInquiry
-from onegov_ormcache.errors import ConfigurationError
+from onegov_ormcache.errors import ConfigurationError, TextualControlError
 from tests.support.backends import Backend
 from tests.support.counting import Runs
 from tests.support.host import schema_option
 from tests.support.models import Base, Document, User
+from tests.support.servers import RedisServer
 
 from .bare import MakeBareHost
 from .host import Board, Host
@@ -102,6 +104,72 @@ def test_cache_is_made_again(make_bare_host: MakeBareHost, elsewhere: Host) -> N
     host.cache.close()
     host.session.add(User(name='Ada'))
     host.session.commit()
+    host.open_cache()
+    assert host.names == elsewhere.board.names == ['Ada']
+
+
+@pytest.mark.parametrize('knows_tenant', [True, False], ids=['tenant', 'no tenant'])
+@pytest.mark.parametrize('has_cache', [True, False], ids=['cached', 'unattended'])
+def test_text_that_commits_elsewhere(
+    make_bare_host: MakeBareHost,
+    elsewhere: Host,
+    other_tenant: str,
+    knows_tenant: bool,
+    has_cache: bool,
+) -> None:
+    """A text that ends its transaction may have changed any schema, before there is a cache,
+    too."""
+    host = make_bare_host(has_cache=has_cache)
+    with elsewhere.at(other_tenant):
+        assert elsewhere.board.names == []
+        elsewhere.session().rollback()
+    options = {'schema': host.schema} if knows_tenant else {}
+    with host.engine.execution_options(**options).connect() as connection:
+        with pytest.raises(TextualControlError):
+            connection.execute(
+                text(f'INSERT INTO "{other_tenant}".users (name) VALUES (\'Ada\'); COMMIT')
+            )
+    if not has_cache:
+        host.open_cache()
+    with elsewhere.at(other_tenant):
+        assert elsewhere.board.names == ['Ada']
+
+
+def test_database_is_lost_when_the_cache_is_made(
+    make_bare_host: MakeBareHost, elsewhere: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was changed before is not forgotten: the next cache evicts it."""
+    host = make_bare_host(has_cache=False)
+    assert elsewhere.board.names == []
+    elsewhere.session().rollback()
+    with host.engine.connect() as connection, pytest.raises(TextualControlError):
+        connection.execute(
+            text(f'INSERT INTO "{host.schema}".users (name) VALUES (\'Ada\'); COMMIT')
+        )
+    with monkeypatch.context() as patched:
+        patched.setattr(host.observer, 'list_schemas', lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            host.open_cache()
+    host.open_cache()
+    assert elsewhere.board.names == ['Ada']
+
+
+def test_redis_is_lost_between_two_caches(
+    make_bare_host: MakeBareHost, make_host: Callable[..., Host], own_redis: RedisServer
+) -> None:
+    """What was changed while there was neither cache nor Redis is evicted by the next cache."""
+    elsewhere = make_host(redis_url=own_redis.url)
+    host = make_bare_host(has_cache=False)
+    host.backend = {**host.backend, 'redis_url': own_redis.url}
+    host.open_cache(redis_timeout=0.2)
+    assert host.names == elsewhere.board.names == []
+    elsewhere.session().rollback()
+    host.session.rollback()
+    host.cache.close()
+    own_redis.pause()
+    host.session.add(User(name='Ada'))
+    host.session.commit()
+    own_redis.resume()
     host.open_cache()
     assert host.names == elsewhere.board.names == ['Ada']
 
