@@ -23,7 +23,9 @@ from collections.abc import Collection, Iterable, Mapping
 from weakref import ref
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from ..database.inquiries import has_failed
 from ..database.notes import Relation
 from ..database.protocols import Changes, Inquiry, Reads, Statement, View
 from ..errors import SnapshotConflict, StoreUnreachable, TextualControlError
@@ -269,10 +271,15 @@ class WritePath:
         has_tags = bool(self.tags or self._tags_elsewhere)
         if not (has_tags or self.was_unclear or self.may_have_changes()):
             return
-        changes = self._inquiry.last_changes(self.was_unclear)
+        try:
+            changes = self._inquiry.last_changes(self.was_unclear)
+        except DBAPIError as error:
+            if self.tags or not has_failed(error):
+                raise  # COMMIT would lose changes without an error
+            return  # the transaction has failed, so COMMIT rolls it back
         self._learn(changes)
         if changes.transaction_id is None or not (self.tags or self._tags_elsewhere):
-            return  # it wrote nothing, or nothing that a tag stands for, or it has failed
+            return  # it wrote nothing, or nothing that a tag stands for
         about_to(Step.DOUBT)
         try:
             self._doubt(changes.transaction_id)

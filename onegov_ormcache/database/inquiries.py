@@ -41,7 +41,7 @@ FIRST_NAME = re.compile(
 #: The version of PostgreSQL that has ``pg_stat_force_next_flush()``.
 FLUSHES_STATISTICS = (15,)
 
-#: SQLSTATE of each statement in a transaction that has failed: COMMIT rolls it back.
+#: SQLSTATE of each statement in a transaction that has failed: COMMIT would commit nothing.
 FAILED_TRANSACTION = '25P02'
 
 #: The lowest oid of what is not PostgreSQL's own.
@@ -184,13 +184,10 @@ class PostgresInquiry:
         return glance(self._connection.connection.dbapi_connection, self._probes.glance)
 
     def last_changes(self, is_unclear: bool) -> Changes:
-        try:
-            row = self._ask(self._probes.last_question if is_unclear else END)
-        except DBAPIError as error:
-            if getattr(error.orig, 'sqlstate', None) == FAILED_TRANSACTION:
-                return Changes(None)
-            raise
-        if is_unclear and row[0] is not None and self._may_act_later(row):
+        if not is_unclear:
+            return self._changes(self._ask(END))
+        row = self._ask(self._probes.last_question)
+        if row[0] is not None and self._may_act_later(row):
             # triggers that would run within COMMIT run now, so that their changes are seen
             self._connection.exec_driver_sql(
                 'SET CONSTRAINTS ALL IMMEDIATE', execution_options=INTERNAL
@@ -352,6 +349,11 @@ def has_same_effect_always(setting: str, before: str, present: str) -> bool:
     quoted, literal, plain = found.groups()
     name = literal or (plain.lower() if plain else str(quoted).replace('""', '"'))
     return present.startswith(f'{name}|')
+
+
+def has_failed(error: DBAPIError) -> bool:
+    """Return whether the error of a question says that the transaction had failed before."""
+    return getattr(error.orig, 'sqlstate', None) == FAILED_TRANSACTION
 
 
 def new_marker() -> str:

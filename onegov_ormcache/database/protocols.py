@@ -142,8 +142,6 @@ class Inquiry(Protocol):
     def last_changes(self, is_unclear: bool) -> Changes:
         """Return what the transaction has changed; called directly before COMMIT.
 
-        A transaction that has failed has changed nothing, because COMMIT rolls it back.
-
         :param is_unclear: True if the transaction has executed an unclear statement; otherwise
             its relations are not asked for.
         """

@@ -12,7 +12,9 @@ from threading import Lock
 from typing import TypeAlias
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from .inquiries import has_failed
 from .protocols import Inquiry, Statement, View
 from .sessions import RunSession
 
@@ -117,7 +119,12 @@ class UnattendedTransaction:
             self._schemas.add(self._owner.schema_of(self._connection) or '')
 
     def committing(self) -> None:
-        changes = self._inquiry.last_changes(is_unclear=True)
+        try:
+            changes = self._inquiry.last_changes(is_unclear=True)
+        except DBAPIError as error:
+            if not has_failed(error):
+                raise
+            return  # COMMIT rolls it back; without a cache, nobody but the host need know
         relations = {str(relation.schema) for relation in changes.relations}
         self._schemas |= relations | changes.redefined | changes.code_schemas
 
