@@ -124,7 +124,7 @@ class UnattendedTransaction:
         except DBAPIError as error:
             if not has_failed(error):
                 raise
-            return  # COMMIT rolls it back; without a cache, nobody but the host need know
+            return  # COMMIT rolls it back, as it would if nobody asked
         relations = {str(relation.schema) for relation in changes.relations}
         self._schemas |= relations | changes.redefined | changes.code_schemas
 
