@@ -65,6 +65,11 @@ class WritePath:
         self._is_unclear = False
         #: True if an unclear statement was executed since the begin.
         self.was_unclear = False
+        # True while an understood statement is executed that may change something
+        self._is_changing = False
+        # True if an understood statement has changed something, so the transaction has an id;
+        # None if that is not known
+        self._has_changed: bool | None = False
         # True if the definitions are not those that the process knows
         self._redefines = False
         #: The tags that the transaction has changed so far.
@@ -116,6 +121,7 @@ class WritePath:
 
     def executing(self, statement: Statement) -> None:
         scope = self._scope
+        self.executed(None)  # the last one, if it has failed or was not announced
         if self._redefines and statement.unclear is None:
             statement = Statement(
                 unclear='the transaction has changed definitions',
@@ -127,7 +133,8 @@ class WritePath:
             return
         scope.record(statement)
         tables = statement.writes | statement.cascades
-        if tables or statement.writes_elsewhere:
+        self._is_changing = bool(tables or statement.writes_elsewhere)
+        if self._is_changing:
             self._collect(tables, statement.writes_elsewhere)
             connection = None if self._connection is None else self._connection()
             flushed_tables = scope.flushed_on(connection)
@@ -138,6 +145,14 @@ class WritePath:
                 flushed_tables.update(tables)
                 # no objects stand for the rows that the database changes by itself
                 scope.changed_without_objects(statement.cascades)
+
+    def executed(self, rows: int | None) -> None:
+        if self._is_changing:
+            self._is_changing = False
+            if rows:
+                self._has_changed = True
+            elif rows is None and not self._has_changed:
+                self._has_changed = None
 
     def set_by(self, setting: str) -> None:
         if self._inquiry is not None and (reason := self._inquiry.follow(setting)) is not None:
@@ -233,6 +248,11 @@ class WritePath:
                 self._collect(names, () if names else (Relation(place, table),))
                 self.changed(self._cache.registry.function_tags)
 
+    def marked(self, tags: Collection[str]) -> None:
+        """Collect the tags of changes that are only reported; the transaction has an id."""
+        self._has_changed = True
+        self.changed(tags)
+
     def changed(self, tags: Collection[str]) -> None:
         """Collect changed tags, and drop the request tier's values that depend on them."""
         self.tags.update(tags)
@@ -268,28 +288,38 @@ class WritePath:
                 'The transaction was ended by the text of a statement; there is nothing to commit'
             )
         self.take()
-        has_tags = bool(self.tags or self._tags_elsewhere)
-        if not (has_tags or self.was_unclear or self.may_have_changes()):
+        if not self._has_written(self._inquiry):
             return
-        try:
-            changes = self._inquiry.last_changes(self.was_unclear)
-        except DBAPIError as error:
-            if self.tags or not has_failed(error):
-                raise  # COMMIT would lose changes without an error
-            return  # the transaction has failed, so COMMIT rolls it back
-        self._learn(changes)
-        if changes.transaction_id is None or not (self.tags or self._tags_elsewhere):
-            return  # it wrote nothing, or nothing that a tag stands for
         about_to(Step.DOUBT)
         try:
-            self._doubt(changes.transaction_id)
+            self._doubt(self._inquiry.key)
         except StoreUnreachable:
             if self._cache.settings.on_outage == 'refuse':
                 raise
             log.warning('%s: committing while the tag store is unreachable', self._scope.schema)
             self._must_renew = True
 
-    def _doubt(self, transaction_id: str) -> None:
+    def _has_written(self, inquiry: Inquiry) -> bool:
+        """Return whether the transaction has changed anything that a tag stands for.
+
+        If its statements do not tell, the database is asked.
+        """
+        has_tags = bool(self.tags or self._tags_elsewhere)
+        is_known = self._has_changed is not None and not self._is_changing
+        if self.was_unclear or self.may_have_changes() or not is_known or inquiry.has_failed:
+            if not (has_tags or self.was_unclear or self.may_have_changes()):
+                return False
+            try:
+                changes = inquiry.last_changes(self.was_unclear)
+            except DBAPIError as error:
+                if self.tags or not has_failed(error):
+                    raise  # COMMIT would lose changes without an error
+                return False  # the transaction has failed, so COMMIT rolls it back
+            self._learn(changes)
+            self._has_changed = changes.transaction_id is not None
+        return bool(self._has_changed and (self.tags or self._tags_elsewhere))
+
+    def _doubt(self, key: str) -> None:
         """Put the collected tags in doubt, each at its place.
 
         If definitions have changed since the snapshot, the statements may have changed more
@@ -297,19 +327,19 @@ class WritePath:
         """
         known, required = self._definitions(), self._write_skews.required()
         try:
-            self._doubt_own(transaction_id, required, known)
+            self._doubt_own(key, required, known)
         except SnapshotConflict:
             if not known or self._inquiry is None:
                 raise
             self.was_unclear = True
             self._learn(self._inquiry.last_changes(is_unclear=True))
-            self._doubt_own(transaction_id, required, {})
+            self._doubt_own(key, required, {})
         for place, changed in self._tags_elsewhere.items():
             if self._inquiry is not None:
                 self._identify(place, self._inquiry.identity(place))
             # another tenant's function policies can't be asked about these changes
             writer = self._writer_at(place)
-            self._cache.tags.doubt(place, writer, changed, (), transaction_id, {})
+            self._cache.tags.doubt(place, writer, changed, (), key, {})
 
     def _identify(self, place: str, identity: str | None) -> None:
         """Find the versions of another tenant, which this process may never have used.
@@ -324,13 +354,13 @@ class WritePath:
         """Return the versions of the definitions by which statements were understood."""
         return {} if self.was_unclear else self._scope.snapshot().stamp({CATALOG_TAG})
 
-    def _doubt_own(self, transaction_id: str, required: Required, known: Stamp) -> None:
+    def _doubt_own(self, key: str, required: Required, known: Stamp) -> None:
         self._in_doubt = self._cache.tags.doubt(
             self._scope.schema,
             self._writer,
             self.tags,
             self._asked_functions,
-            transaction_id,
+            key,
             {**required.read, **known},
             required.computed,
         )

@@ -54,10 +54,11 @@ def mark_changed(scope: RequestScope, session: Session, tables: Iterable[TableNa
             f'mark_changed: {scope.schema} is read from a replica, where no transaction changes '
             'anything; mark the change in a transaction of the primary'
         )
-    # a transaction without an id counts as one that wrote nothing
+    # a quarantine awaits only transactions that have an id
     observer.database.assign_id(connection)
     affected = frozenset().union(*map(observer.reached_from, named))
-    scope.changed(table_tags(affected) | scope.cache.registry.function_tags)
+    for path in scope.transactions:
+        path.marked(table_tags(affected) | scope.cache.registry.function_tags)
     if observer.on_table_change.receivers:
         observer.on_table_change.send(scope.schema, tables=affected)
 

@@ -342,6 +342,9 @@ class Transaction(Protocol):
     def changed(self, tags: Collection[str]) -> None:
         """Collect changed tags."""
 
+    def marked(self, tags: Collection[str]) -> None:
+        """Collect the tags of changes that are only reported; the transaction has an id."""
+
     def hold(self, versions: Mapping[str, str]) -> None:
         """Take the versions that were read with a snapshot that ends before the transaction."""
 

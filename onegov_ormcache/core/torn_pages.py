@@ -100,7 +100,7 @@ class TornPages:
         scope = self._scope
         try:
             oracle = scope.observer.oracle(scope.connection())
-            return oracle is None or not oracle.in_progress(doubt.transaction_id)
+            return oracle is None or not oracle.is_open(doubt.transaction_key)
         except SQLAlchemyError:
             return True  # the transaction has failed, by an error that the creator has caught
 

@@ -153,6 +153,9 @@ class Authorizer:
 class SQLiteInquiry:
     """Asks the authorizer of a transaction's connection; see :class:`~.protocols.Inquiry`."""
 
+    key = ''
+    has_failed = False
+
     def __init__(self, authorizer: Authorizer) -> None:
         self._authorizer = authorizer
 

@@ -31,9 +31,9 @@ SETTING = re.compile(r'\s*(SET(?!\s+CONSTRAINTS\b)|RESET|SHOW)\b', re.IGNORECASE
 #: What the server calls the commands that touch no table.
 SETTING_COMMANDS = {b'SET', b'RESET', b'SHOW'}
 
-#: libpq's transaction statuses of a connection that is in no transaction, and in one that has
-#: not failed.
-IDLE, IN_TRANSACTION = 0, 2
+#: libpq's transaction statuses of a connection that is in no transaction, in one that has not
+#: failed, and in one that has.
+IDLE, IN_TRANSACTION, FAILED = 0, 2, 3
 
 #: Whether a transaction has changed tables that others see.
 CHANGED = b"""
@@ -125,6 +125,11 @@ def glance(connection: Any, question: str) -> Any:
     with connection.cursor() as cursor:
         cursor.announced = True
         return cursor.execute(question).fetchone()
+
+
+def is_failed(connection: Any) -> bool:
+    """Return whether the transaction has failed, so that its COMMIT would roll back."""
+    return bool(connection.info.transaction_status == FAILED)
 
 
 class ReportingCursor:

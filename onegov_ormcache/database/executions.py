@@ -6,6 +6,7 @@ begins and ends otherwise: :mod:`.transactions` does.
 
 from __future__ import annotations
 
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import Connection, Engine, event
@@ -71,7 +72,7 @@ class Executions:
     def _executed(
         self,
         connection: Connection,
-        cursor: object,
+        cursor: Any,
         sql: str,
         parameters: object,
         context: ExecutionContext | None,
@@ -83,6 +84,7 @@ class Executions:
         dbapi_connection = connection.connection.dbapi_connection
         if statement := self._dialect.executed(connection, context):
             listener.executing(statement)
+        listener.executed(_changed_rows(context, cursor))
         if self._dialect.lost_savepoint(dbapi_connection) and not _is_savepoint(context):
             listener.savepoint_lost()
         if self._dialect.has_ended(dbapi_connection):
@@ -123,6 +125,16 @@ class Executions:
     def _rollback_savepoint(self, connection: Connection, name: str, context: None) -> None:
         if listener := self._listener(connection):
             listener.savepoint_lost()
+
+
+def _changed_rows(context: Any, cursor: Any) -> int | None:
+    """Return the number of rows that a statement has changed; None if that is not known."""
+    if context is None or not (context.isinsert or context.isupdate or context.isdelete):
+        return None
+    rows = int(cursor.rowcount)
+    # a statement within it may have changed rows that the driver does not count
+    has_others = rows == 0 and bool(context.compiled.ctes)
+    return None if rows < 0 or has_others else rows
 
 
 def _is_internal(context: ExecutionContext | None) -> bool:

@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from .catalog import Catalog, Catalogs, Definition
-from .driver import glance
+from .driver import glance, is_failed
 from .identity import identity_parameters, identity_query
 from .locks import Locks
 from .names import INTERNAL
@@ -120,6 +120,7 @@ class PostgresInquiry:
 
     Made by :meth:`.Postgres.begin`, used as long as the transaction.
 
+    :param key: the transaction's key, on which it holds a lock.
     :param probes: the questions about transactions of its kind.
     :param path: the search path at the begin, as the probes tell it.
     :param surroundings: :data:`~.probes.SURROUNDINGS` at the begin.
@@ -131,6 +132,7 @@ class PostgresInquiry:
         scope: Scope,
         definitions: Definitions,
         marker: str,
+        key: str,
         probes: Probes,
         path: str,
         surroundings: str,
@@ -139,10 +141,15 @@ class PostgresInquiry:
         self._scope = scope
         self._known = definitions
         self._marker = marker
+        self.key = key
         self._probes = probes
         #: The search path, as the probes tell it.
         self.path = path
         self._surroundings = surroundings
+
+    @property
+    def has_failed(self) -> bool:
+        return is_failed(self._connection.connection.dbapi_connection)
 
     def take(self) -> None:
         return None

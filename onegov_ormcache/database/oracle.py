@@ -1,10 +1,17 @@
 """Asks PostgreSQL for the state of other transactions.
 
+A transaction of the package is known by its key. It holds an advisory lock on the key from its
+begin until its outcome is visible to others: also while it is prepared, and after its client has
+gone. So whoever gets the lock knows that it has ended. That needs no statement of its own, no
+right to see what others do, and nothing that a connection pooler could exchange. Other
+transactions are known by their ids, which they get with their first change.
+
 This module does not know what is done with the answers.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection
 from typing import Any
 
@@ -56,6 +63,9 @@ WHERE NOT pg_visible_in_snapshot(CAST(id AS xid8), pg_current_snapshot())
 AND pg_xact_status(CAST(id AS xid8)) <> 'aborted'
 """
 
+#: True if nobody holds the lock of a transaction's key.
+HAS_ENDED = 'SELECT pg_try_advisory_xact_lock_shared(CAST(:key AS bigint))'
+
 HAS_COMMITTED = """
 SELECT EXISTS (
     SELECT FROM unnest(CAST(:ids AS text[])) AS id
@@ -73,17 +83,31 @@ class PostgresOracle:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
+    def is_open(self, key: str) -> bool:
+        """Return whether the outcome of the transaction with this key is still open.
+
+        False if another database, or this one before a restore, has given the key. True if the
+        question fails for another reason than the key.
+
+        :raises DBAPIError: if the connection is lost.
+        """
+        return not self._has_ended(HAS_ENDED, key=key)
+
     def in_progress(self, transaction_id: str) -> bool:
-        """Return whether the transaction's outcome is still open.
+        """Return whether the transaction with this id is in progress.
 
         True if the question fails for another reason than the id.
 
         :raises DBAPIError: if the connection is lost.
         """
+        query = "SELECT pg_xact_status(CAST(:xid AS xid8)) IS DISTINCT FROM 'in progress'"
+        return not self._has_ended(query, xid=transaction_id)
+
+    def _has_ended(self, query: str, **parameters: str) -> bool:
+        """Return whether a transaction has ended, as a query tells."""
         try:
-            query = 'SELECT pg_xact_status(CAST(:xid AS xid8))'
             with question(self._connection):
-                status = self._execute(query, xid=transaction_id).scalar_one()
+                return bool(self._execute(query, **parameters).scalar_one())
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -91,8 +115,7 @@ class PostgresOracle:
             # transaction has ended; an error that is not about the id (a timeout, a missing
             # right) tells nothing
             state = getattr(error.orig, 'sqlstate', None) or ''
-            status = None if state.startswith(DATA_EXCEPTION) else 'in progress'
-        return bool(status == 'in progress')
+            return state.startswith(DATA_EXCEPTION)
 
     def writers_in_progress(self) -> Collection[str]:
         """Return the ids of all other transactions that have an id and have not ended.
@@ -131,3 +154,8 @@ class PostgresOracle:
 
     def _execute(self, query: str, **parameters: str | list[str]) -> CursorResult[Any]:
         return self._connection.execute(text(query), parameters, execution_options=INTERNAL)
+
+
+def new_key() -> int:
+    """Return a key for a transaction: random, so that no two transactions have the same."""
+    return secrets.randbits(63)

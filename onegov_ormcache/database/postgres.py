@@ -29,7 +29,7 @@ from .names import (
     OWN_SETTING,
 )
 from .notes import take_notes
-from .oracle import PostgresOracle
+from .oracle import PostgresOracle, new_key
 from .prepared import ANY_TENANT, keep_apart
 from .probes import OF_PACKAGE, SURROUNDINGS
 from .protocols import Dialect, Scope, Statement
@@ -42,13 +42,15 @@ EXTENSIONS = 'extensions'
 #: SQLSTATE classes, and one SQLSTATE, of errors at COMMIT that leave its outcome unknown.
 OPEN_OUTCOMES = ('08', '57', '40003')
 
-#: Binds a transaction to a tenant's search path and takes the transaction's view. In schemas
-#: with triggers, :data:`~.names.OWN_SETTING` tells the triggers that this transaction asks for
-#: the changes that they see, so they need not send notifications.
+#: Binds a transaction to a tenant's search path and takes the transaction's view. It also takes
+#: the lock of the transaction's key, see :mod:`.oracle`. In schemas with triggers,
+#: :data:`~.names.OWN_SETTING` tells the triggers that this transaction asks for the changes that
+#: they see, so they need not send notifications.
 BEGIN = f"""
 SELECT {{path}}, current_setting('transaction_isolation'), pg_is_in_recovery(),
     set_config('{OWN_SETTING}', {{own}}, true) <> '',
-    set_config('{MARKER_SETTING}', :marker, true), {SURROUNDINGS}, {{identities}}
+    set_config('{MARKER_SETTING}', :marker, true), {SURROUNDINGS},
+    pg_advisory_xact_lock(:key), {{identities}}
 """
 
 #: The expression that sets the search path, for :data:`BEGIN`.
@@ -191,11 +193,12 @@ class Postgres:
     ) -> tuple[PostgresView, PostgresInquiry]:
         # set_config() in a SELECT and not SET LOCAL, because only a SELECT takes the view
         # under REPEATABLE READ and SERIALIZABLE; one statement, to save round trips
-        schema, marker = scope.schema, new_marker()
+        schema, marker, key = scope.schema, new_marker(), new_key()
         watch_connection(connection.connection.dbapi_connection)
         places = dict.fromkeys((schema, *self.shared_schemas))
         parameters = {
-            'path': search_path(schema), 'marker': marker, **identity_parameters(places)
+            'path': search_path(schema), 'marker': marker, 'key': key,
+            **identity_parameters(places),
         }  # fmt: skip
         for n, place in enumerate(places):
             parameters |= {f'place_{n}': quote(place), f'own_{n}': f',{place},'}
@@ -205,13 +208,13 @@ class Postgres:
         ).one()
         keep_apart(connection, schema)
         inquiry = PostgresInquiry(
-            connection, scope, self, marker, self.probes, path=row[0], surroundings=row[5]
+            connection, scope, self, marker, str(key), self.probes, row[0], row[5]
         )
         settings = row[5].rpartition('|')[0]
         if self._settings is None:
             self._settings = settings
         strayed = None if settings == self._settings else STRAYED
-        identities = dict(zip(places, row[6:], strict=True))
+        identities = dict(zip(places, row[7:], strict=True))
         return PostgresView(row[1], row[2], row[3], strayed, identities), inquiry
 
     def _begin_statement(self, places: int) -> TextClause:

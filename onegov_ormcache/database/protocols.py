@@ -120,6 +120,14 @@ class View(Protocol):
 class Inquiry(Protocol):
     """Asks the database about one transaction; made when the transaction begins."""
 
+    #: By which the oracle of another transaction tells whether this one has ended; '' if the
+    #: database knows no keys.
+    key: str
+
+    @property
+    def has_failed(self) -> bool:
+        """True if a statement has failed, and its COMMIT would roll back. Takes no round trip."""
+
     def take(self) -> Statement | None:
         """Return what was touched since the last call by statements that nobody announced.
 
@@ -168,6 +176,14 @@ class Listener(Protocol):
 
     def executing(self, statement: Statement) -> None:
         """Called before a statement is executed; on SQLite, after it."""
+
+    def executed(self, rows: int | None) -> None:
+        """Called after the statement that :meth:`executing` was last called with.
+
+        Not called after one that has failed, or that the driver's own cursor executed.
+
+        :param rows: the number of rows that it has changed; None if that is not known.
+        """
 
     def set_by(self, setting: str) -> None:
         """Called when a cursor of the driver's own has executed a SET, with its text."""

@@ -113,7 +113,7 @@ class MemoryTagStore:
         writer: str,
         tags: Collection[str],
         known: Collection[str],
-        transaction_id: str,
+        transaction_key: str,
         read: Stamp,
         computed: Stamp = NO_VERSIONS,
     ) -> frozenset[str]:
@@ -124,7 +124,7 @@ class MemoryTagStore:
                 raise SnapshotConflict(f'{schema}: {tag} has changed since it was read')
             strangers = {tag for tag in tenant.versions if tag.startswith(PROPERTY_TAG)}
             tags = frozenset(tags) | strangers.difference(known)
-            tenant.doubts[writer] = Doubt(tags, transaction_id)
+            tenant.doubts[writer] = Doubt(tags, transaction_key)
             tenant.since[writer] = time.monotonic()
             tenant.renew_epoch()
             return tags
@@ -162,7 +162,7 @@ class MemoryTagStore:
             if added:
                 tenant.versions.update(dict.fromkeys(added, new_token()))
                 for writer, doubt in tenant.doubts.items():
-                    tenant.doubts[writer] = Doubt(doubt.tags | added, doubt.transaction_id)
+                    tenant.doubts[writer] = Doubt(doubt.tags | added, doubt.transaction_key)
                 tenant.renew_epoch()
 
     def renew(self, schema: str) -> None:

@@ -75,7 +75,7 @@ class PlacedTagStore:
         writer: str,
         tags: Collection[str],
         known: Collection[str],
-        transaction_id: str,
+        transaction_key: str,
         read: Stamp,
         computed: Stamp = NO_VERSIONS,
     ) -> frozenset[str]:
@@ -92,14 +92,14 @@ class PlacedTagStore:
             for place in places:
                 if place != last:
                     doubted |= self.store.doubt(
-                        place, writer, changed.get(place, ()), known, transaction_id, {}
+                        place, writer, changed.get(place, ()), known, transaction_key, {}
                     )
             # versions that were read are checked after all doubts are in place: if two
             # writers have each read what the other changes, at different places, one of
             # them finds the other's doubt
             for place in checked:
                 doubted |= self.store.doubt(
-                    place, writer, changed.get(place, ()), known, transaction_id,
+                    place, writer, changed.get(place, ()), known, transaction_key,
                     stamps.get(place, NO_VERSIONS), computed_stamps.get(place, NO_VERSIONS),
                 )  # fmt: skip
         except OrmCacheError:

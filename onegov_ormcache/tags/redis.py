@@ -134,7 +134,7 @@ class RedisTagStore:
         writer: str,
         tags: Collection[str],
         known: Collection[str],
-        transaction_id: str,
+        transaction_key: str,
         read: Stamp,
         computed: Stamp = NO_VERSIONS,
     ) -> frozenset[str]:
@@ -144,7 +144,7 @@ class RedisTagStore:
                 'read': dict(read), 'computed': dict(computed),
             }
         )  # fmt: skip
-        done, *named = self._run('doubt', schema, writer, transaction_id, change)
+        done, *named = self._run('doubt', schema, writer, transaction_key, change)
         if not done:
             raise SnapshotConflict(f'{schema}: {named[0].decode()} has changed since it was read')
         return frozenset(tag.decode() for tag in named)
@@ -220,7 +220,7 @@ def _parse(reply: list[bytes], identity: str, identities: str) -> Snapshot:
             versions[name[2:]] = value
         elif name.startswith('d:'):
             doubt = json.loads(value)
-            doubts[name[2:]] = Doubt(frozenset(doubt['tags']), doubt['xid'])
+            doubts[name[2:]] = Doubt(frozenset(doubt['tags']), doubt['key'])
         else:
             fields[name] = value
     quarantine = fields.get('quarantine')

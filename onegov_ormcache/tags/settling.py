@@ -25,8 +25,11 @@ PATIENCE = 0.05
 class Oracle(Protocol):
     """Answers questions about a database's transactions; see ``database/postgres.py``."""
 
+    def is_open(self, transaction_key: str) -> bool:
+        """Return whether the outcome of a doubt's transaction is still open."""
+
     def in_progress(self, transaction_id: str) -> bool:
-        """Return whether the transaction's outcome is still open."""
+        """Return whether a writing transaction has not ended."""
 
     def writers_in_progress(self) -> Collection[str]:
         """Return the ids of all writing transactions that have not ended."""
@@ -37,7 +40,7 @@ class Settler:
 
     Made by a cache, lives as long; used by all threads.
 
-    :param lease: seconds after which a writer without a transaction id counts as ended.
+    :param lease: seconds after which a writer without a transaction's key counts as ended.
     :param clock: returns seconds.
     """
 
@@ -99,9 +102,9 @@ class Settler:
 
     def _settle(self, schema: str, writer: str, doubt: Doubt, oracle: Oracle | None) -> None:
         about_to(Step.SETTLE)
-        if oracle is None or not doubt.transaction_id:
+        if oracle is None or not doubt.transaction_key:
             self._store.settle(schema, writer, self._lease)
-        elif not oracle.in_progress(doubt.transaction_id):
+        elif not oracle.is_open(doubt.transaction_key):
             self._store.settle(schema, writer, None)
 
     def _end_quarantine(self, schema: str, snapshot: Snapshot, oracle: Oracle | None) -> None:

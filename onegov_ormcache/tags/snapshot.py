@@ -51,8 +51,9 @@ class Doubt:
 
     #: The tags that the commit changes.
     tags: frozenset[str]
-    #: The transaction's id in the database; '' if the database has no transaction ids.
-    transaction_id: str
+    #: Its transaction's key, by which the database is asked whether it has ended; '' if the
+    #: database knows none.
+    transaction_key: str
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -237,7 +238,7 @@ class TagStore(Protocol):
         writer: str,
         tags: Collection[str],
         known: Collection[str],
-        transaction_id: str,
+        transaction_key: str,
         read: Stamp,
         computed: Stamp = NO_VERSIONS,
     ) -> frozenset[str]:
@@ -247,7 +248,7 @@ class TagStore(Protocol):
         :param known: the property tags whose function policies the writer's own code has
             asked about its changes. All other property tags of the tenant are put in doubt
             as well, because nobody has asked their policies.
-        :param transaction_id: the transaction's id in the database; '' if there are none.
+        :param transaction_key: see :class:`Doubt`.
         :param read: versions that the writer has read; each must still be the present one,
             and its tag in no other writer's doubt.
         :param computed: versions of what the writer has read from the database itself; the same

@@ -21,7 +21,7 @@ BOUNDS = {
     'Redis commands of a warm request': 1,
     'SQL statements of a warm request': 0,
     'Redis commands of a commit': 2,
-    'SQL statements that a writing transaction has more than without a cache': 1,
+    'SQL statements that a writing transaction has more than without a cache': 0,
     'creator runs of a cold herd': 1,
     'bytes that an idle tenant leaves in the process': 1023,
 }
@@ -102,11 +102,11 @@ def test_commit(
         contestant.close()
 
 
-@pytest.mark.parametrize('objects', [1, 1000])
+@pytest.mark.parametrize('objects', [1, 100, 1000])
 def test_sql_of_a_transaction(
     filled: str, postgres_dsn: str, redis_url: str, sql_statements: CountSql, objects: int
 ) -> None:
-    """A transaction that writes has one SQL statement more than it has without a cache."""
+    """A transaction that writes has no SQL statement more than it has without a cache."""
     counted = []
     for contestant in (Plain(postgres_dsn, filled), OrmCache(postgres_dsn, redis_url, filled)):
         contestant.change(1)  # the first one looks whether the tenant has its tables

@@ -50,6 +50,7 @@ class FakeListener:
         self._scope = scope
         self.calls: list[str] = []
         self.statements: list[Statement] = []
+        self.rows: list[int | None] = []
         self.transaction_ids: list[str | None] = []
         self.changes: list[Changes] = []
         self.view: View | None = None
@@ -69,6 +70,9 @@ class FakeListener:
     def executing(self, statement: Statement) -> None:
         self.statements.append(statement)
         self._hear('executing')
+
+    def executed(self, rows: int | None) -> None:
+        self.rows.append(rows)
 
     def set_by(self, setting: str) -> None:
         self._hear('set')

@@ -35,9 +35,11 @@ class FakeOracle:
         self.open = set(in_progress)
         self.asked: list[str] = []
 
-    def in_progress(self, transaction_id: str) -> bool:
-        self.asked.append(transaction_id)
-        return transaction_id in self.open
+    def is_open(self, transaction_key: str) -> bool:
+        self.asked.append(transaction_key)
+        return transaction_key in self.open
+
+    in_progress = is_open
 
     def writers_in_progress(self) -> Collection[str]:
         self.asked.append('all')
@@ -87,7 +89,7 @@ def quarantined(*waiting: str, birth: str = 'birth') -> Snapshot:
 
 def test_waits_for_what_is_in_progress(store: NotedStore, settler: Settler) -> None:
     """A doubt whose transaction is open stays."""
-    put_in_doubt(store, 'main', 'w', USERS, transaction_id='7')
+    put_in_doubt(store, 'main', 'w', USERS, transaction_key='7')
     oracle = FakeOracle('7')
     settler.settle('main', store.snapshot('main'), [USERS], oracle)
     assert oracle.asked == ['7']
@@ -97,7 +99,7 @@ def test_waits_for_what_is_in_progress(store: NotedStore, settler: Settler) -> N
 def test_settles_what_has_ended(store: NotedStore, settler: Settler) -> None:
     """A doubt whose transaction has ended, one way or another, is settled at once."""
     before = store.snapshot('main')
-    put_in_doubt(store, 'main', 'w', USERS, transaction_id='7')
+    put_in_doubt(store, 'main', 'w', USERS, transaction_key='7')
     settler.settle('main', store.snapshot('main'), [USERS], FakeOracle())
     assert store.settled == [('w', None)]
     after = store.snapshot('main')
@@ -108,7 +110,7 @@ def test_settles_what_has_ended(store: NotedStore, settler: Settler) -> None:
 def test_asks_at_most_every_50_ms(store: NotedStore, settler: Settler, clock: Clock) -> None:
     """However many requests meet a doubt, the database is asked once per 50 ms."""
     assert PATIENCE == 0.05
-    put_in_doubt(store, 'main', 'w', USERS, transaction_id='7')
+    put_in_doubt(store, 'main', 'w', USERS, transaction_key='7')
     oracle = FakeOracle('7')
     for _ in range(10):
         settler.settle('main', store.snapshot('main'), [USERS], oracle)
@@ -124,17 +126,17 @@ def test_asks_at_most_every_50_ms(store: NotedStore, settler: Settler, clock: Cl
 
 def test_patience_is_per_doubt(store: NotedStore, settler: Settler) -> None:
     """The 50 ms are counted per doubt: a question about one does not delay another."""
-    put_in_doubt(store, 'main', 'w', USERS, transaction_id='7')
+    put_in_doubt(store, 'main', 'w', USERS, transaction_key='7')
     settler.settle('main', store.snapshot('main'), [USERS], oracle := FakeOracle('7', '8'))
-    put_in_doubt(store, 'main', 'v', USERS, transaction_id='8')
+    put_in_doubt(store, 'main', 'v', USERS, transaction_key='8')
     settler.settle('main', store.snapshot('main'), [USERS], oracle)
     assert oracle.asked == ['7', '8']
 
 
 def test_leaves_other_tags_alone(store: NotedStore, settler: Settler) -> None:
     """The oracle is not asked about a doubt whose tags are not needed."""
-    put_in_doubt(store, 'main', 'w', USERS, transaction_id='7')
-    put_in_doubt(store, 'main', 'v', PAGES, transaction_id='8')
+    put_in_doubt(store, 'main', 'w', USERS, transaction_key='7')
+    put_in_doubt(store, 'main', 'v', PAGES, transaction_key='8')
     oracle = FakeOracle()
     settler.settle('main', store.snapshot('main'), [PAGES], oracle)
     assert oracle.asked == ['8']
@@ -146,7 +148,7 @@ def test_lease_where_there_is_no_id(
     store: NotedStore, settler: Settler, has_oracle: bool
 ) -> None:
     """A doubt without a transaction id is left to its lease, and the oracle is not asked."""
-    put_in_doubt(store, 'main', 'w', USERS, transaction_id='')
+    put_in_doubt(store, 'main', 'w', USERS, transaction_key='')
     oracle = FakeOracle()
     snapshot = store.snapshot('main')
     settler.settle('main', snapshot, [USERS], oracle if has_oracle else None)
@@ -157,7 +159,7 @@ def test_lease_where_there_is_no_id(
 
 def test_lease_where_nobody_knows_ids(store: NotedStore, settler: Settler) -> None:
     """Without an oracle a transaction id is of no use: the lease decides."""
-    put_in_doubt(store, 'main', 'w', USERS, transaction_id='7')
+    put_in_doubt(store, 'main', 'w', USERS, transaction_key='7')
     settler.settle('main', store.snapshot('main'), [USERS], None)
     assert store.settled == [('w', LEASE)]
 
@@ -383,7 +385,8 @@ def test_settles_with_postgres(
     writer: Connection, oracle: PostgresOracle, store: NotedStore, settler: Settler, clock: Clock
 ) -> None:
     """A doubt stays while its transaction is open, and is settled when that has ended."""
-    put_in_doubt(store, 'main', 'w', USERS, transaction_id=transaction_id(writer))
+    writer.execute(text('SELECT pg_advisory_xact_lock(4711)'))
+    put_in_doubt(store, 'main', 'w', USERS, transaction_key='4711')
     settler.settle('main', store.snapshot('main'), [USERS], oracle)
     assert store.snapshot('main').in_doubt == {USERS}
     writer.commit()

@@ -12,7 +12,7 @@
 --            forgotten   when versions were last forgotten (seconds, the server's clock)
 --            v:TAG       the tag's version: a token; with a '+' at its end if it has not
 --                        changed since the quarantine
---            d:WRITER    a doubt, as JSON: tags, xid, at (seconds, the server's clock)
+--            d:WRITER    a doubt, as JSON: tags, key, at (seconds, the server's clock)
 -- ARGV[1]  a new random token
 -- ARGV[2]  '1' if a birth must begin a quarantine
 --

@@ -2,7 +2,7 @@
 --
 -- KEYS[1], ARGV[1], ARGV[2]  see common.lua
 -- ARGV[3]  the writer's id
--- ARGV[4]  its transaction id; '' if the database has no ids
+-- ARGV[4]  its transaction's key; '' if the database knows none
 -- ARGV[5]  JSON: tags (list), known (list: property tags whose policies the writer has
 --          asked itself; all others are put in doubt with `tags`), read (object: tag to
 --          version; all must still hold), computed (the same, of what the writer has read
@@ -33,7 +33,7 @@ for _, tag in ipairs(names('v:')) do
         table.insert(change.tags, tag)
     end
 end
-local doubt = {tags = change.tags, xid = ARGV[4], at = now()}
+local doubt = {tags = change.tags, key = ARGV[4], at = now()}
 redis.call('HSET', key, 'd:' .. ARGV[3], cjson.encode(doubt))
 renew_epoch()
 -- the reply is made in the list itself, because unpack() fails for some thousand tags

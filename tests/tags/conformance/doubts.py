@@ -26,14 +26,14 @@ class Doubts(StoreUnderTest):
 
     def test_doubt_shows(self, store: TagStore, other: TagStore, schema: str) -> None:
         """A doubt is seen by everybody, with its tags and its transaction id."""
-        put_in_doubt(store, schema, 'w', USERS, PAGES, transaction_id='4711')
+        put_in_doubt(store, schema, 'w', USERS, PAGES, transaction_key='4711')
         put_in_doubt(store, schema, 'v', FILES)
         for snapshot in (store.snapshot(schema), other.snapshot(schema)):
             assert set(snapshot.doubts) == {'w', 'v'}
             assert snapshot.doubts['w'].tags == {USERS, PAGES}
-            assert snapshot.doubts['w'].transaction_id == '4711'
+            assert snapshot.doubts['w'].transaction_key == '4711'
             assert snapshot.doubts['v'].tags == {FILES}
-            assert snapshot.doubts['v'].transaction_id == ''
+            assert snapshot.doubts['v'].transaction_key == ''
             assert snapshot.in_doubt == {USERS, PAGES, FILES}
 
     def test_doubt_keeps_versions(self, store: TagStore, schema: str) -> None:
@@ -53,8 +53,8 @@ class Doubts(StoreUnderTest):
 
     def test_second_doubt_replaces_the_first(self, store: TagStore, schema: str) -> None:
         """A writer has one doubt; it may be sent again after a lost answer."""
-        put_in_doubt(store, schema, 'w', USERS, transaction_id='7')
-        put_in_doubt(store, schema, 'w', USERS, transaction_id='7')
+        put_in_doubt(store, schema, 'w', USERS, transaction_key='7')
+        put_in_doubt(store, schema, 'w', USERS, transaction_key='7')
         assert len(store.snapshot(schema).doubts) == 1
         store.end_doubt(schema, 'w')
         assert store.snapshot(schema).doubts == {}

@@ -79,14 +79,14 @@ class Identities(StoreUnderTest):
         store.register(schema, [TREE])
         before = store.snapshot(schema)
         assert before.versions.keys() == {USERS, TREE}
-        put_in_doubt(store, schema, 'v', PAGES, known=[TREE], transaction_id='7')
+        put_in_doubt(store, schema, 'v', PAGES, known=[TREE], transaction_key='7')
         store.forget(schema, LONG)
         for after in (store.snapshot(schema), other.snapshot(schema)):
             assert after.versions == {}
             assert after.unsettled(before) is None
             assert not any(after.agrees(before.stamp([tag])) for tag in (USERS, PAGES, TREE))
             assert after.in_doubt == {PAGES}, 'its writer is still about to commit'
-            assert after.doubts['v'].transaction_id == '7'
+            assert after.doubts['v'].transaction_key == '7'
         assert not self.fill(store, schema, before.stamp([USERS]))
         assert not self.fill(store, schema, after.stamp([TREE])), 'it must be registered again'
         assert self.fill(store, schema, after.stamp([USERS]))

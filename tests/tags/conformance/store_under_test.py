@@ -20,11 +20,11 @@ def put_in_doubt(
     writer: str,
     *tags: str,
     known: Collection[str] = (),
-    transaction_id: str = '',
+    transaction_key: str = '',
     read: Stamp | None = None,
     computed: Stamp | None = None,
 ) -> frozenset[str]:
-    return store.doubt(schema, writer, tags, known, transaction_id, read or {}, computed or {})
+    return store.doubt(schema, writer, tags, known, transaction_key, read or {}, computed or {})
 
 
 class StoreUnderTest:

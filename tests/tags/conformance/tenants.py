@@ -54,11 +54,11 @@ class Tenants(StoreUnderTest):
 
     def test_renew_keeps_doubts(self, store: TagStore, schema: str) -> None:
         """A renewal keeps the doubts of writers that are about to commit."""
-        put_in_doubt(store, schema, 'w', USERS, transaction_id='7')
+        put_in_doubt(store, schema, 'w', USERS, transaction_key='7')
         store.renew(schema)
         after = store.snapshot(schema)
         assert after.in_doubt == {USERS}
-        assert after.doubts['w'].transaction_id == '7'
+        assert after.doubts['w'].transaction_key == '7'
         assert not self.fill(store, schema, after.stamp([USERS]))
 
     def test_one_version_one_value(self, store: Any, other: Any, schema: str) -> None:
