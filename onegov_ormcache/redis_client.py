@@ -2,18 +2,27 @@
 
 The tag store and the shared tier use one server through one client. Neither knows the
 other, so this module has what both need. It does not know what they store.
+
+A command can be sent without waiting for its reply: the caller reads that later
+(:meth:`Reply.result`), or leaves it to the next command on the same connection
+(:meth:`Reply.leave`). Redis executes the commands of a connection in their order.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from .errors import StoreUnreachable
+
+log = logging.getLogger('onegov_ormcache')
 
 T = TypeVar('T')
 
@@ -29,7 +38,7 @@ def connect(url: str, timeout: float) -> redis.Redis:
     :raises StoreUnreachable: if the URL is of no kind that redis-py knows.
     """
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
@@ -37,6 +46,9 @@ def connect(url: str, timeout: float) -> redis.Redis:
         )
     except ValueError as error:
         raise StoreUnreachable(f'redis_url {_without_password(url)!r}: {error}') from error
+    pool = client.connection_pool
+    pool.connection_class = reading_later(pool.connection_class)
+    return client
 
 
 def ask(question: Callable[[], T]) -> T:
@@ -52,9 +64,118 @@ def ask(question: Callable[[], T]) -> T:
         except redis.ConnectionError:
             return question()
     except redis.RedisError as error:
-        raise StoreUnreachable(
-            f'Redis (setting redis_url): {error}; is the server up, and may we talk to it?'
-        ) from error
+        raise unreachable(error) from error
+
+
+def unreachable(error: redis.RedisError) -> StoreUnreachable:
+    """Return the package's own error for one of redis-py's."""
+    return StoreUnreachable(
+        f'Redis (setting redis_url): {error}; is the server up, and may we talk to it?'
+    )
+
+
+class Reply:
+    """The reply to a command that was sent; nobody has waited for it yet.
+
+    Made by :func:`send`. It keeps the connection until :meth:`result` or :meth:`leave` is called,
+    or until nobody refers to it.
+    """
+
+    def __init__(self, client: redis.Redis, connection: Any) -> None:
+        self._client = client
+        self._connection = connection
+
+    def result(self) -> Any:
+        """Wait for the reply and return it.
+
+        :raises redis.RedisError: if it is an error, if the connection is lost, and if this was
+            called before.
+        """
+        connection, self._connection = self._connection, None
+        if connection is None:
+            raise redis.ConnectionError('the reply was not waited for to its end')
+        try:
+            return connection.read_response()
+        finally:
+            self._client.connection_pool.release(connection)
+
+    def leave(self, what: str) -> None:
+        """Leave the reply to the next command on this connection. If it is an error, that is
+        logged.
+
+        :param what: what an error means, for the log.
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.read_later(what)
+            self._client.connection_pool.release(connection)
+
+    def __del__(self) -> None:
+        self.leave('a command was interrupted')
+
+
+def send(client: redis.Redis, *command: str | bytes | int) -> Reply:
+    """Send a command without waiting for its reply.
+
+    :param client: made by :func:`connect`.
+    :raises redis.RedisError: if it can't be sent.
+    """
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()
+    try:
+        connection.send_command(*command)
+    except BaseException:
+        pool.release(connection)
+        raise
+    return Reply(client, connection)
+
+
+@cache
+def reading_later(connection_class: Any) -> type:
+    """Return a class of connections that read the replies nobody waits for before all others.
+
+    A pool takes a connection on which there is something to read for a broken one, so that is
+    read when the connection leaves the pool, too, as far as it has arrived.
+    """
+
+    class ReadingLater(connection_class):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            #: What an error would mean, for each reply that was not read yet.
+            self._unread: deque[str] = deque()
+            super().__init__(*arguments, **options)
+
+        def read_later(self, what: str) -> None:
+            self._unread.append(what)
+
+        def can_read(self, *arguments: Any, **options: Any) -> bool:
+            while self._unread:
+                if not super().can_read():
+                    return False
+                self._read_unread()
+            return bool(super().can_read(*arguments, **options))
+
+        def read_response(self, *arguments: Any, **options: Any) -> Any:
+            while self._unread:
+                self._read_unread()
+            return super().read_response(*arguments, **options)
+
+        def disconnect(self, *arguments: Any, **options: Any) -> None:
+            self._unread.clear()
+            super().disconnect(*arguments, **options)
+
+        def _read_unread(self) -> None:
+            unread = list(self._unread)
+            self._unread.popleft()
+            try:
+                super().read_response()
+            except redis.ResponseError as error:
+                log.warning('%s: %s', unread[0], error)
+            except redis.RedisError as error:  # the connection is lost, and the others with it
+                for what in unread:
+                    log.warning('%s: %s', what, error)
+                raise
+
+    return ReadingLater
 
 
 def hash_tag(namespace: str, schema: str) -> str:

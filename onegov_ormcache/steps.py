@@ -33,11 +33,13 @@ class Step(StrEnum):
     CREATOR = 'creator'
     #: A value is stored in the shared tier, if its stamp still holds.
     FILL = 'fill'
-    #: A transaction's tags are put in doubt.
+    #: The doubt of a transaction's tags is sent.
     DOUBT = 'doubt'
+    #: The answer to the doubt is waited for.
+    ANSWER = 'answer'
     #: COMMIT is sent.
     COMMIT = 'commit'
-    #: COMMIT has returned: the tags get new versions.
+    #: COMMIT has returned: the new versions of the tags are sent.
     PUBLISH = 'publish'
     #: The transaction has certainly not committed: its doubt ends.
     END_DOUBT = 'end doubt'

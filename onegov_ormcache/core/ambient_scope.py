@@ -218,6 +218,10 @@ class AmbientScope(RequestScope):
         session = flushing.get()
         return None if session is None else session.flushed_on(connection)
 
+    def tells_all(self, connection: Connection | None) -> bool:
+        session = flushing.get()
+        return session is not None and session.tells_all and connection in session.connections
+
     @property
     def is_flushing(self) -> bool:
         session = flushing.get()

@@ -30,7 +30,8 @@ from ..database.notes import Relation
 from ..database.protocols import Changes, Inquiry, Reads, Statement, View
 from ..errors import SnapshotConflict, StoreUnreachable, TextualControlError
 from ..steps import Step, about_to
-from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Stamp, new_token
+from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Stamp
+from .doubts import Doubts, OwnDoubt
 from .policies import table_tags
 from .protocols import WritingScope
 from .recording import CacheEvent
@@ -49,14 +50,13 @@ class WritePath:
     def __init__(self, scope: WritingScope) -> None:
         self._scope = scope
         self._cache = scope.cache
-        self._writer = new_token()
+        self._doubts = Doubts(self._cache.tags, scope.schema)
         self._write_skews = WriteSkewCheck(scope)
         #: The number of the scope's snapshot when the transaction began.
         self.snapshot_number = scope.snapshot_number
         # kept as it is now: a function policy that is bound later was not asked about earlier
         # changes, so the transaction evicts it like one that this process does not have
         self._asked_functions = self._cache.registry.function_tags
-        self._in_doubt: frozenset[str] | None = None
         self._must_renew = False
         self._connection: ref[Connection] | None = None
         self._view: View | None = None
@@ -80,7 +80,7 @@ class WritePath:
         self.strayed: str | None = None
 
     def __repr__(self) -> str:
-        state = 'committing' if self._in_doubt else 'open'
+        state = 'committing' if self._doubts.are_sent else 'open'
         return f'<WritePath {state} {self._scope.schema} {sorted(self.tags)}>'
 
     @property
@@ -96,8 +96,14 @@ class WritePath:
     @property
     def is_gone(self) -> bool:
         """True if the transaction has ended with its connection, and nobody was told."""
-        connection = self._connection() if self._connection is not None else None
+        connection = self._open_connection()
         return connection is None or connection.closed or connection.invalidated
+
+    def works_on(self, connections: Collection[Connection]) -> bool:
+        return self._open_connection() in connections
+
+    def _open_connection(self) -> Connection | None:
+        return self._connection() if self._connection is not None else None
 
     # how a transaction begins
 
@@ -136,8 +142,7 @@ class WritePath:
         self._is_changing = bool(tables or statement.writes_elsewhere)
         if self._is_changing:
             self._collect(tables, statement.writes_elsewhere)
-            connection = None if self._connection is None else self._connection()
-            flushed_tables = scope.flushed_on(connection)
+            flushed_tables = scope.flushed_on(self._open_connection())
             if flushed_tables is None or not statement.of_objects:
                 # no object stands for this change, so no function policy can be asked
                 self.changed(self._cache.registry.function_tags)
@@ -151,6 +156,9 @@ class WritePath:
             self._is_changing = False
             if rows:
                 self._has_changed = True
+                # function policies are asked at the end of the flush
+                if not self._asked_functions and self._scope.tells_all(self._open_connection()):
+                    self.last_flush_ended()
             elif rows is None and not self._has_changed:
                 self._has_changed = None
 
@@ -290,9 +298,8 @@ class WritePath:
         self.take()
         if not self._has_written(self._inquiry):
             return
-        about_to(Step.DOUBT)
         try:
-            self._doubt(self._inquiry.key)
+            self._doubt(self._inquiry)
         except StoreUnreachable:
             if self._cache.settings.on_outage == 'refuse':
                 raise
@@ -306,9 +313,8 @@ class WritePath:
         """
         has_tags = bool(self.tags or self._tags_elsewhere)
         is_known = self._has_changed is not None and not self._is_changing
-        if self.was_unclear or self.may_have_changes() or not is_known or inquiry.has_failed:
-            if not (has_tags or self.was_unclear or self.may_have_changes()):
-                return False
+        is_hiding = self._may_have_hidden_changes
+        if is_hiding or (has_tags and (not is_known or inquiry.has_failed)):
             try:
                 changes = inquiry.last_changes(self.was_unclear)
             except DBAPIError as error:
@@ -319,7 +325,7 @@ class WritePath:
             self._has_changed = changes.transaction_id is not None
         return bool(self._has_changed and (self.tags or self._tags_elsewhere))
 
-    def _doubt(self, key: str) -> None:
+    def _doubt(self, inquiry: Inquiry) -> None:
         """Put the collected tags in doubt, each at its place.
 
         If definitions have changed since the snapshot, the statements may have changed more
@@ -327,19 +333,33 @@ class WritePath:
         """
         known, required = self._definitions(), self._write_skews.required()
         try:
-            self._doubt_own(key, required, known)
+            self._doubts.put(self._own_doubt(required, known), inquiry.key)
         except SnapshotConflict:
-            if not known or self._inquiry is None:
+            if not known:
                 raise
             self.was_unclear = True
-            self._learn(self._inquiry.last_changes(is_unclear=True))
-            self._doubt_own(key, required, {})
+            self._learn(inquiry.last_changes(is_unclear=True))
+            self._doubts.put(self._own_doubt(required, {}), inquiry.key)
         for place, changed in self._tags_elsewhere.items():
-            if self._inquiry is not None:
-                self._identify(place, self._inquiry.identity(place))
-            # another tenant's function policies can't be asked about these changes
-            writer = self._writer_at(place)
-            self._cache.tags.doubt(place, writer, changed, (), key, {})
+            self._identify(place, inquiry.identity(place))
+            self._doubts.put_elsewhere(place, changed, inquiry.key)
+
+    def last_flush_ended(self) -> None:
+        """Send the doubt: what the session has flushed is all that it commits.
+
+        It travels while the session ends its flush. What only the database knows is put in doubt
+        directly before COMMIT.
+        """
+        inquiry = self._inquiry
+        if inquiry is None or not self._has_changed or not self.tags or inquiry.has_failed:
+            return
+        if self._may_have_hidden_changes or self._write_skews.must_ask:
+            return
+        try:
+            own = self._own_doubt(self._write_skews.required(), self._definitions())
+            self._doubts.send(own, inquiry.key)
+        except StoreUnreachable:
+            pass  # tried again before COMMIT
 
     def _identify(self, place: str, identity: str | None) -> None:
         """Find the versions of another tenant, which this process may never have used.
@@ -354,20 +374,18 @@ class WritePath:
         """Return the versions of the definitions by which statements were understood."""
         return {} if self.was_unclear else self._scope.snapshot().stamp({CATALOG_TAG})
 
-    def _doubt_own(self, key: str, required: Required, known: Stamp) -> None:
-        self._in_doubt = self._cache.tags.doubt(
-            self._scope.schema,
-            self._writer,
-            self.tags,
+    def _own_doubt(self, required: Required, known: Stamp) -> OwnDoubt:
+        return OwnDoubt(
+            frozenset(self.tags),
             self._asked_functions,
-            key,
             {**required.read, **known},
             required.computed,
         )
 
-    def _writer_at(self, place: str) -> str:
-        """Return the writer's id for the doubt at another place than the scope's own."""
-        return f'{self._writer}@{place}'
+    @property
+    def _may_have_hidden_changes(self) -> bool:
+        """True if the statements may not show all changes."""
+        return self.was_unclear or self.may_have_changes()
 
     def may_have_changes(self) -> bool:
         """Return whether triggers may know of changes that the statements do not show."""
@@ -383,13 +401,11 @@ class WritePath:
     def committed(self) -> None:
         schema, recorder = self._scope.schema, self._cache.recorder
         if recorder is not None and self.tags:
-            recorder(CacheEvent.commit(schema, self._in_doubt or self.tags))
-        if self._in_doubt is not None:
+            recorder(CacheEvent.commit(schema, self._doubts.tags or self.tags))
+        if self._doubts.tags is not None:
             about_to(Step.PUBLISH)
             try:
-                self._cache.tags.publish(schema, self._writer, self._in_doubt)
-                for place, changed in self._tags_elsewhere.items():
-                    self._cache.tags.publish(place, self._writer_at(place), changed)
+                self._doubts.publish()
             except StoreUnreachable:
                 # the doubt stays, and the next reader that meets it settles it
                 log.warning('%s: committed, but the tag store is lost', schema)
@@ -397,19 +413,17 @@ class WritePath:
         self._end()
 
     def rolled_back(self) -> None:
-        if self._in_doubt is not None:
+        if self._doubts.are_sent:
             about_to(Step.END_DOUBT)
             try:
-                self._cache.tags.end_doubt(self._scope.schema, self._writer)
-                for place in self._tags_elsewhere:
-                    self._cache.tags.end_doubt(place, self._writer_at(place))
+                self._doubts.end()
             except StoreUnreachable:
                 log.warning('%s: rolled back, but the tag store is lost', self._scope.schema)
         self._end()
 
     def lost(self) -> None:
         has_ids = self._cache.observer.database.has_transaction_ids
-        if self._in_doubt is not None and not has_ids:
+        if self._doubts.tags is not None and not has_ids:
             # SQLite: COMMIT runs in this process and has ended by now; if it committed
             # nothing, the new versions are an eviction too many, which is harmless
             self.committed()
@@ -438,6 +452,6 @@ class WritePath:
             self._cache.renew_later(*places, *self._tags_elsewhere)
 
     def _end(self) -> None:
-        self._in_doubt = None
+        self._doubts.leave()
         self._inquiry = None
         self._scope.transaction_ended(self)

@@ -345,6 +345,12 @@ class Transaction(Protocol):
     def marked(self, tags: Collection[str]) -> None:
         """Collect the tags of changes that are only reported; the transaction has an id."""
 
+    def works_on(self, connections: Collection[Connection]) -> bool:
+        """Return whether its connection is one of these."""
+
+    def last_flush_ended(self) -> None:
+        """Send the doubt, if what the session has flushed is all that it commits."""
+
     def hold(self, versions: Mapping[str, str]) -> None:
         """Take the versions that were read with a snapshot that ends before the transaction."""
 
@@ -371,6 +377,10 @@ class WritingScope(Protocol):
 
         :return: None outside of a flush, and if the flush does not use this connection.
         """
+
+    def tells_all(self, connection: Connection | None) -> bool:
+        """Return whether the statement that was just executed tells all that the session, which
+        uses this connection, is about to commit."""
 
     @property
     def cache(self) -> WritingCache:

@@ -130,6 +130,12 @@ class RequestScope(TransactionalScope):
         session = self.opened_session if run is None else run.session
         return None if session is None else session.flushed_on(connection)
 
+    def tells_all(self, connection: Connection | None) -> bool:
+        """Return whether the statement that was just executed tells all that the session, which
+        uses this connection, is about to commit."""
+        session = self.opened_session
+        return session is not None and session.tells_all and connection in session.connections
+
     @property
     def is_flushing(self) -> bool:
         """True if a session of the scope is in the middle of a flush."""

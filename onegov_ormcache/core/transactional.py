@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ..database.protocols import Inquiry, Listener, View
+from ..database.sessions import ScopedSession
 from ..errors import ScopeClosedError, SnapshotConflict, StoreUnreachable
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
@@ -352,6 +353,12 @@ class TransactionalScope:
             self.drop(transaction.tags)
         else:
             self._end_snapshot()
+
+    def last_flush_ended(self, session: ScopedSession) -> None:
+        """Let the transactions that a session is about to commit send their doubts."""
+        for path in self.transactions:
+            if path.works_on(session.connections):
+                path.last_flush_ended()
 
     def session_ended(self) -> None:
         """End the snapshot after the session was committed, rolled back or closed.

@@ -64,6 +64,11 @@ class WriteSkewCheck:
             places = self._scope.cache.places(self._scope.schema)
             self._unseen = self._oracle.unseen_writers(waiting, places)
 
+    @property
+    def must_ask(self) -> bool:
+        """True if :meth:`required` asks the database."""
+        return self._unseen is not None
+
     def required(self) -> Required:
         """Return the versions that must hold, directly before the tags are put in doubt.
 

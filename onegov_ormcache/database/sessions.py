@@ -27,7 +27,7 @@ from sqlalchemy.orm import (
 from ..errors import ConfigurationError, RunSessionError
 from .names import SCOPE_OPTION
 from .protocols import Scope
-from .signals import Signals, related_tables
+from .signals import Signals, related_tables, writes_one_table
 
 #: Stands for tables of which it is only known that a statement changes some.
 ANY_TABLE = '*'
@@ -65,6 +65,9 @@ class SessionOwner(Scope, Protocol):
     def related(self, tables: Collection[str]) -> None:
         """Called when a flush has changed relationships between rows of these tables."""
 
+    def last_flush_ended(self, session: ScopedSession) -> None:
+        """Called when the tenant session has flushed what it is about to commit."""
+
     def session_emptied(self) -> None:
         """Called when the tenant session has removed all objects, and replaced their
         collections."""
@@ -85,6 +88,9 @@ class ScopedSession(Session):
 
     #: Tables that statements of the present flush have changed; None outside of a flush.
     flushed_tables: set[str] | None = None
+
+    #: True if the present flush is that of a commit, and its first statement tells all changes.
+    tells_all = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -128,6 +134,8 @@ class TenantSession(ScopedSession):
     for ``expunge_all()`` either.
     """
 
+    #: True from the begin of a commit to the end of its flush.
+    is_committing = False
     #: The error of a run session's flush, which has rolled back this session's transaction, too.
     failure: BaseException | None = None
 
@@ -387,6 +395,9 @@ class Sessions:
             with_objects = self._signals.send_flush(scope.schema, session, context.states)
         scope.related(related_tables(context.states))
         scope.changed_without_objects(written - with_objects)
+        if isinstance(session, TenantSession) and session.is_committing:
+            session.is_committing = session.tells_all = False
+            scope.last_flush_ended(session)
 
 
 def owner_of(session: ScopedSession) -> SessionOwner:
@@ -440,6 +451,8 @@ def _after_begin(session: ScopedSession, transaction: object, connection: Connec
 
 def _before_flush(session: ScopedSession, context: object, instances: object) -> None:
     session.flushed_tables = set()
+    if isinstance(session, TenantSession):
+        session.tells_all = session.is_committing and writes_one_table(session)
 
 
 def _on_execute(execution: ORMExecuteState) -> None:
@@ -452,15 +465,18 @@ def _on_execute(execution: ORMExecuteState) -> None:
 def _after_soft_rollback(session: ScopedSession, transaction: object) -> None:
     # SQLAlchemy does not send `after_flush` after a flush that failed
     session.flushed_tables = None
+    session.tells_all = False
 
 
 def _before_commit(session: TenantSession) -> None:
     for run_session in _run_sessions_of(session):
         run_session.flush()
+    session.is_committing = not session.in_nested_transaction()
 
 
 def _after_transaction_end(session: TenantSession, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
+        session.is_committing = False
         for run_session in _run_sessions_of(session):
             run_session.leave()
         session.tell_end()

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from blinker import Signal
 from sqlalchemy import inspect
-from sqlalchemy.orm import InstanceState, Mapper, Session
+from sqlalchemy.orm import InstanceState, Mapper, RelationshipProperty, Session
 
 #: The objects of a flush, each with: whether it is deleted, and whether no row of it is written.
 States: TypeAlias = Mapping[InstanceState[Any], tuple[bool, bool]]
@@ -22,6 +22,9 @@ States: TypeAlias = Mapping[InstanceState[Any], tuple[bool, bool]]
 #: Returns the class of an InstanceState; faster than a function, for thousands of objects in
 #: one flush.
 CLASS = attrgetter('class_')
+
+#: The number of objects at which a flush is looked at before it is executed.
+FEW = 10
 
 
 class Signals:
@@ -76,7 +79,24 @@ class Signals:
         return frozenset(table for cls in classes for table in mapped_tables(cls))
 
 
-def related_tables(states: States) -> set[str]:
+def writes_one_table(session: Session) -> bool:
+    """Return whether a flush will write few rows, all of one table, and change no relationship.
+
+    False if that takes long to find out.
+    """
+    pending = pending_in(session)
+    if sum(map(len, pending)) > FEW:
+        return False
+    states = [state for each in pending for state in each]
+    classes: set[Any] = {state.class_ for state in states}
+    return (
+        len(classes) == 1
+        and all(len(mapped_tables(cls)) == 1 for cls in classes)
+        and not related_tables(states)
+    )
+
+
+def related_tables(states: Iterable[InstanceState[Any]]) -> set[str]:
     """Return the tables of both sides of each relationship that a flush has changed.
 
     A change of a relationship alone may write no row of one side, or of both.
@@ -86,7 +106,7 @@ def related_tables(states: States) -> set[str]:
         cls: Any = state.class_
         relationships = relationships_of(cls)
         if relationships.keys() & state.committed_state.keys():
-            found.update(mapped_tables(state.class_))
+            found.update(mapped_tables(cls))
             for key in relationships.keys() & state.committed_state.keys():
                 found |= relationships[key]
     return found
@@ -97,10 +117,14 @@ def relationships_of(cls: Any) -> Mapping[str, frozenset[str]]:
     """Return the relationships of a mapped class, each with the tables of its other side."""
     mapper: Mapper[Any] = inspect(cls)
     return {
-        relationship.key: frozenset(mapped_tables(relationship.entity.class_))
+        relationship.key: frozenset(mapped_tables(_target(relationship)))
         for relationship in mapper.relationships
         if not relationship.viewonly
     }
+
+
+def _target(relationship: RelationshipProperty[Any]) -> Any:
+    return relationship.entity.class_
 
 
 def tables_of(cls: type) -> Iterable[str]:
@@ -125,7 +149,8 @@ def pending_in(session: Session) -> tuple[Collection[InstanceState[Any]], ...]:
     return session.identity_map._modified, session._new, session._deleted
 
 
-def mapped_tables(cls: type) -> Iterable[str]:
+@lru_cache(10_000)
+def mapped_tables(cls: Any) -> tuple[str, ...]:
     """Return the names of the tables that a class is mapped to, inherited ones included."""
     mapper: Mapper[Any] = inspect(cls)
-    return [getattr(table, 'fullname', str(table)) for table in mapper.tables]
+    return tuple(getattr(table, 'fullname', str(table)) for table in mapper.tables)

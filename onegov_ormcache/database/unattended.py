@@ -96,6 +96,9 @@ class Unattended:
     def related(self, tables: Collection[str]) -> None:
         """Do nothing: the database tells what was changed."""
 
+    def last_flush_ended(self, session: object) -> None:
+        """Do nothing: nobody is told before the commit."""
+
     def session_emptied(self) -> None:
         """Do nothing: nobody looks at its objects."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from ..errors import SnapshotConflict
-from .snapshot import NO_VERSIONS, PROPERTY_TAG, Doubt, Snapshot, Stamp, new_token
+from .snapshot import NO_TAGS, NO_VERSIONS, PROPERTY_TAG, Doubt, Snapshot, Stamp, new_token
 
 #: The number of identities of which a tenant's versions are kept.
 KEPT_IDENTITIES = 4
@@ -56,6 +56,25 @@ class Tenant:
         """Begin a new epoch, after a change of versions or doubts."""
         self.epoch = new_token()
         self.snapshot = None
+
+
+class AnsweredDoubt:
+    """The answer to a doubt; see :class:`~onegov_ormcache.tags.snapshot.DoubtAnswer`.
+
+    :param conflict: why no tag was put in doubt; None if they were.
+    """
+
+    def __init__(self, conflict: str | None, tags: frozenset[str] = NO_TAGS) -> None:
+        self._conflict = conflict
+        self._tags = tags
+
+    def result(self) -> frozenset[str]:
+        if self._conflict is not None:
+            raise SnapshotConflict(self._conflict)
+        return self._tags
+
+    def leave(self) -> None:
+        pass
 
 
 class MemoryTagStore:
@@ -116,18 +135,20 @@ class MemoryTagStore:
         transaction_key: str,
         read: Stamp,
         computed: Stamp = NO_VERSIONS,
-    ) -> frozenset[str]:
+    ) -> AnsweredDoubt:
         with self._lock:
             tenant = self._tenant(schema)
             # no quarantine, so nothing has outlasted one
             if tag := tenant.first_broken({**computed, **read}, but=writer):
-                raise SnapshotConflict(f'{schema}: {tag} has changed since it was read')
+                return AnsweredDoubt(f'{schema}: {tag} has changed since it was read')
             strangers = {tag for tag in tenant.versions if tag.startswith(PROPERTY_TAG)}
             tags = frozenset(tags) | strangers.difference(known)
+            if writer in tenant.doubts:
+                tags |= tenant.doubts[writer].tags
             tenant.doubts[writer] = Doubt(tags, transaction_key)
             tenant.since[writer] = time.monotonic()
             tenant.renew_epoch()
-            return tags
+            return AnsweredDoubt(None, tags)
 
     def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
         with self._lock:

@@ -7,13 +7,65 @@ changes a shared table, the tag is put in doubt and published at the table's pla
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from threading import Lock
 
 from cachetools import LRUCache
 
 from ..errors import OrmCacheError
-from .snapshot import NO_VERSIONS, TABLE_TAG, Snapshot, Stamp, TagStore
+from .snapshot import CATALOG_TAG, NO_VERSIONS, TABLE_TAG, DoubtAnswer, Snapshot, Stamp, TagStore
+
+
+class PlacedDoubt:
+    """A doubt at several places, and the answers to it; see :class:`.DoubtAnswer`.
+
+    :param first: send the doubts of single places; all are called before any answer is waited for.
+    :param then: the same; called when the first ones are answered.
+    :param end: ends all doubts.
+    """
+
+    def __init__(
+        self,
+        first: Sequence[Callable[[], DoubtAnswer]],
+        then: Sequence[Callable[[], DoubtAnswer]],
+        end: Callable[[], None],
+    ) -> None:
+        self._then = then
+        self._end = end
+        self._waiting: list[DoubtAnswer] = []
+        self._send(first)
+
+    def result(self) -> frozenset[str]:
+        doubted = self._answers()
+        self._send(self._then)
+        return frozenset(doubted | self._answers())
+
+    def leave(self) -> None:
+        while self._waiting:
+            self._waiting.pop().leave()
+
+    def _send(self, doubts: Sequence[Callable[[], DoubtAnswer]]) -> None:
+        with self._ending_on_error():
+            for send in doubts:
+                self._waiting.append(send())
+
+    def _answers(self) -> set[str]:
+        doubted: set[str] = set()
+        with self._ending_on_error():
+            while self._waiting:
+                doubted |= self._waiting.pop(0).result()
+        return doubted
+
+    @contextmanager
+    def _ending_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OrmCacheError:
+            self.leave()
+            self._end()
+            raise
 
 
 class PlacedTagStore:
@@ -78,34 +130,32 @@ class PlacedTagStore:
         transaction_key: str,
         read: Stamp,
         computed: Stamp = NO_VERSIONS,
-    ) -> frozenset[str]:
+    ) -> PlacedDoubt:
         changed = self._by_place(schema, tags)
         stamps, computed_stamps = self._stamps(schema, read), self._stamps(schema, computed)
         checked = sorted(stamps.keys() | computed_stamps.keys())
         places = sorted(changed.keys() | set(checked))
-        # versions of one place alone are checked together with the last doubt
-        last = checked[0] if len(checked) == 1 else None
+        # if two writers have each read what the other changes, at different places, one of them
+        # must find the other's doubt: so versions that were read are checked after all doubts are
+        # in place. Versions of one place alone are checked together with the last doubt.
+        is_ordered = bool(computed) or not read.keys() <= {CATALOG_TAG}
+        last = checked[0] if is_ordered and len(checked) == 1 else None
         with self._lock:
             self._doubted[writer] = places
-        doubted: set[str] = set()
-        try:
-            for place in places:
-                if place != last:
-                    doubted |= self.store.doubt(
-                        place, writer, changed.get(place, ()), known, transaction_key, {}
-                    )
-            # versions that were read are checked after all doubts are in place: if two
-            # writers have each read what the other changes, at different places, one of
-            # them finds the other's doubt
-            for place in checked:
-                doubted |= self.store.doubt(
-                    place, writer, changed.get(place, ()), known, transaction_key,
-                    stamps.get(place, NO_VERSIONS), computed_stamps.get(place, NO_VERSIONS),
-                )  # fmt: skip
-        except OrmCacheError:
+
+        def send(place: str, is_checking: bool) -> DoubtAnswer:
+            return self.store.doubt(
+                place, writer, changed.get(place, ()), known, transaction_key,
+                stamps.get(place, NO_VERSIONS) if is_checking else NO_VERSIONS,
+                computed_stamps.get(place, NO_VERSIONS) if is_checking else NO_VERSIONS,
+            )  # fmt: skip
+
+        def end() -> None:
             self.end_doubt(schema, writer)
-            raise
-        return frozenset(doubted)
+
+        first = [partial(send, place, not is_ordered) for place in places if place != last]
+        then = [partial(send, place, True) for place in checked if is_ordered]
+        return PlacedDoubt(first, then, end) if first else PlacedDoubt(then, [], end)
 
     def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
         changed = self._by_place(schema, tags)

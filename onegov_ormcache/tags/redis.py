@@ -2,16 +2,13 @@
 
 A second hash per tenant lists the identities that its database had, see ``lua/identify.lua``.
 
-The scripts are the files in ``lua/``, beside this module. The comment in each states its
-keys, arguments and reply, and why it must be atomic.
+:mod:`.scripts` runs them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from functools import cache
-from importlib.resources import files
 from threading import Lock
 from typing import Any
 
@@ -20,7 +17,14 @@ from cachetools import LRUCache
 
 from ..errors import SnapshotConflict, StoreUnreachable
 from ..redis_client import ask, hash_tag
-from .snapshot import NO_VERSIONS, Doubt, Snapshot, Stamp, new_token, same_schema
+from .scripts import Running, Scripts
+from .snapshot import NO_VERSIONS, Doubt, Snapshot, Stamp, same_schema
+
+#: The names of the scripts.
+SCRIPTS = (
+    'snapshot', 'doubt', 'publish', 'end_doubt', 'settle', 'quarantine', 'renew', 'register',
+    'fill', 'forget', 'identify',
+)  # fmt: skip
 
 #: The number of tenants of which a store remembers the last snapshot.
 REMEMBERED_TENANTS = 10_000
@@ -34,13 +38,6 @@ KEPT_SECONDS = 7 * 24 * 3600
 
 #: Stands for the token of a list of identities that is not looked at.
 UNLISTED = '-'
-
-
-@cache
-def script(name: str) -> str:
-    """Return the text of a script, after the code that all scripts have in common."""
-    folder = files(__package__) / 'lua'
-    return (folder / 'common.lua').read_text() + (folder / f'{name}.lua').read_text()
 
 
 class RedisTagStore:
@@ -60,13 +57,7 @@ class RedisTagStore:
         self.client = client
         self._namespace = namespace
         self._quarantined = '1' if quarantined else '0'
-        self._scripts = {
-            name: client.register_script(script(name))
-            for name in (
-                'snapshot', 'doubt', 'publish', 'end_doubt',
-                'settle', 'quarantine', 'renew', 'register', 'fill', 'forget', 'identify',
-            )
-        }  # fmt: skip
+        self.scripts = Scripts(client, SCRIPTS)
         self._lock = Lock()
         self._last: LRUCache[str, Snapshot] = LRUCache(REMEMBERED_TENANTS)
         # by tenant, the identity that its database has, and the token of the list of identities
@@ -137,20 +128,18 @@ class RedisTagStore:
         transaction_key: str,
         read: Stamp,
         computed: Stamp = NO_VERSIONS,
-    ) -> frozenset[str]:
+    ) -> SentDoubt:
         change = json.dumps(
             {
                 'tags': list(tags), 'known': list(known),
                 'read': dict(read), 'computed': dict(computed),
             }
         )  # fmt: skip
-        done, *named = self._run('doubt', schema, writer, transaction_key, change)
-        if not done:
-            raise SnapshotConflict(f'{schema}: {named[0].decode()} has changed since it was read')
-        return frozenset(tag.decode() for tag in named)
+        return SentDoubt(schema, self._send('doubt', schema, writer, transaction_key, change))
 
     def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
-        self._run('publish', schema, writer, json.dumps(list(tags)))
+        sent = self._send('publish', schema, writer, json.dumps(list(tags)))
+        sent.leave(f'{schema}: committed, but the new versions may be lost')
 
     def end_doubt(self, schema: str, writer: str) -> None:
         self._run('end_doubt', schema, writer)
@@ -190,9 +179,11 @@ class RedisTagStore:
         return self._run_on(keys, name, *arguments)
 
     def _run_on(self, keys: tuple[str, ...], name: str, *arguments: str | bytes) -> Any:
-        run = self._scripts[name]
-        # each attempt gets a new token, see `redis_client.connect()`
-        return ask(lambda: run(keys, (new_token(), self._quarantined, *arguments)))
+        return self.scripts.run(name, keys, self._quarantined, *arguments)
+
+    def _send(self, name: str, schema: str, *arguments: str) -> Running:
+        keys = (self._key(schema, self.identity(schema)),)
+        return self.scripts.send(name, keys, self._quarantined, *arguments)
 
     def _know(self, schema: str, identity: str, identities: str) -> None:
         with self._lock:
@@ -208,6 +199,25 @@ class RedisTagStore:
     def _list_key(self, schema: str) -> str:
         """Return the key of a tenant's list of identities."""
         return hash_tag(self._namespace, schema) + ':identities'
+
+
+class SentDoubt:
+    """A doubt that was sent; see :class:`~onegov_ormcache.tags.snapshot.DoubtAnswer`."""
+
+    def __init__(self, schema: str, running: Running) -> None:
+        self._schema = schema
+        self._running = running
+
+    def result(self) -> frozenset[str]:
+        done, *named = self._running.result()
+        if not done:
+            raise SnapshotConflict(
+                f'{self._schema}: {named[0].decode()} has changed since it was read'
+            )
+        return frozenset(tag.decode() for tag in named)
+
+    def leave(self) -> None:
+        self._running.leave(f'{self._schema}: a doubt was not put')
 
 
 def _parse(reply: list[bytes], identity: str, identities: str) -> Snapshot:

@@ -172,6 +172,21 @@ def same_schema(identity: str, other: str) -> bool:
 UNREACHABLE = Snapshot('', '', {}, reachable=False)
 
 
+class DoubtAnswer(Protocol):
+    """The answer to a doubt; see :meth:`TagStore.doubt`. The caller gets it or leaves it."""
+
+    def result(self) -> frozenset[str]:
+        """Wait for the answer; return the tags that the writer has in doubt now.
+
+        :raises SnapshotConflict: if one of the versions that the writer has read does not hold;
+            no tag of this doubt was put in doubt then.
+        :raises StoreUnreachable: if the store can't be reached.
+        """
+
+    def leave(self) -> None:
+        """Do not wait for the answer."""
+
+
 class TagStore(Protocol):
     """Keeps births, epochs, versions and doubts; all methods may be called by any thread.
 
@@ -241,8 +256,10 @@ class TagStore(Protocol):
         transaction_key: str,
         read: Stamp,
         computed: Stamp = NO_VERSIONS,
-    ) -> frozenset[str]:
-        """Put tags in doubt: the writer is about to commit.
+    ) -> DoubtAnswer:
+        """Put tags in doubt: the writer is about to commit, when it has the answer.
+
+        Its tags are added to those of an earlier doubt of the same writer.
 
         :param writer: an id of the transaction, made by :func:`new_token`.
         :param known: the property tags whose function policies the writer's own code has
@@ -254,15 +271,13 @@ class TagStore(Protocol):
         :param computed: versions of what the writer has read from the database itself; the same
             holds for each. One of a quarantine may also have outlasted its end: its tag has
             not changed until then, nor since.
-        :return: the tags that the writer has in doubt now.
-        :raises SnapshotConflict: if one of ``read`` or ``computed`` does not hold; no tag is
-            put in doubt then.
+        :return: the answer, for which nobody has waited yet.
         """
 
     def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
         """Give new versions to the tags and those of the writer's doubt, and end the doubt.
 
-        The writer has committed.
+        The writer has committed. Nobody waits until it is done: until then, the doubt stands.
         """
 
     def end_doubt(self, schema: str, writer: str) -> None:

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import psycopg
 
+from onegov_ormcache.core.doubts import Doubts
 from onegov_ormcache.core.eviction import WritePath
 from onegov_ormcache.core.reading import Reading
 from onegov_ormcache.core.scope import RequestScope
@@ -23,7 +24,8 @@ from onegov_ormcache.database.driver import ReportingCursor
 from onegov_ormcache.database.inquiries import PostgresInquiry
 from onegov_ormcache.database.notes import Notes
 from onegov_ormcache.database.oracle import PostgresOracle
-from onegov_ormcache.tags import redis as redis_tags
+from onegov_ormcache.tags import scripts
+from onegov_ormcache.tags.memory import AnsweredDoubt
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.settling import Settler
 from onegov_ormcache.tags.snapshot import NO_VERSIONS, Snapshot, Stamp
@@ -31,7 +33,7 @@ from onegov_ormcache.tiers.process import StoredValue
 
 Mutant = Callable[[], AbstractContextManager[Any]]
 
-original_script = redis_tags.script
+original_script = scripts.script
 original_store = Reading.store
 original_blocks = RequestScope.blocks
 original_end = RequestScope._end_snapshot
@@ -46,13 +48,54 @@ def without_doubt() -> AbstractContextManager[Any]:
         writer: str,
         tags: Any,
         known: Any,
-        xid: str,
+        key: str,
         read: Stamp,
         computed: Stamp = NO_VERSIONS,
-    ) -> frozenset[str]:
-        return frozenset(tags)
+    ) -> AnsweredDoubt:
+        return AnsweredDoubt(None, frozenset(tags))
 
     return patch.object(RedisTagStore, 'doubt', doubt)
+
+
+@contextmanager
+def without_change_before_doubt() -> Iterator[None]:
+    """The doubt is sent and answered as soon as a transaction of a hasty cache has begun."""
+    original_begun, original_put = WritePath.begun, Doubts.put
+
+    def begun(self: WritePath, connection: Any, view: Any, inquiry: Any) -> None:
+        original_begun(self, connection, view, inquiry)
+        if getattr(self._cache, 'is_hasty', False):  # one that only reads must store its values
+            self.tags.add('table:users')
+            original_put(self._doubts, self._own_doubt(Required(), {}), inquiry.key)
+
+    with (
+        patch.object(WritePath, 'begun', begun),
+        patch.object(WritePath, 'last_flush_ended', lambda self: None),
+        patch.object(Doubts, 'put', lambda self, own, key: None),
+    ):
+        yield
+
+
+def without_answer() -> AbstractContextManager[Any]:
+    """COMMIT is sent whatever became of the doubt."""
+
+    def put(self: Doubts, own: Any, key: str) -> None:
+        self.send(own, key)
+        self.tags = own.tags
+
+    return patch.object(Doubts, 'put', put)
+
+
+def without_sum_of_doubts() -> AbstractContextManager[Any]:
+    def change(name: str, text: str) -> str:
+        return text if name != 'doubt' else _replaced(text, 'if sent then', 'if false then')
+
+    return _with_script(change)
+
+
+def without_lock_of_the_writer() -> AbstractContextManager[Any]:
+    """Whoever asks takes each transaction for ended."""
+    return patch.object(PostgresOracle, 'is_open', lambda self, key: False)
 
 
 def without_check_on_fill() -> AbstractContextManager[Any]:
@@ -138,7 +181,7 @@ def _with_script(change: Callable[[str, str], str]) -> AbstractContextManager[An
         text = original_script(name)
         return change(name, text)
 
-    return patch.object(redis_tags, 'script', script)
+    return patch.object(scripts, 'script', script)
 
 
 def _replaced(text: str, old: str, new: str) -> str:
@@ -254,6 +297,10 @@ def without_torn_page_check() -> AbstractContextManager[Any]:
 
 MUTANTS: dict[str, Mutant] = {
     'doubt': without_doubt,
+    'doubt after the first change': without_change_before_doubt,
+    'answer before COMMIT': without_answer,
+    'sum of doubts': without_sum_of_doubts,
+    'lock of the writer': without_lock_of_the_writer,
     'stamp check on fill': without_check_on_fill,
     'stamp check on read': without_check_on_read,
     'process tier only after the shared one': with_process_tier_first,

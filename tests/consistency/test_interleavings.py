@@ -29,6 +29,12 @@ from .races.commits import (
     snapshot_of_an_epoch,
     two_connections_in_one_scope,
 )
+from .races.doubts import (
+    asked_beside_its_writer,
+    doubt_that_travels,
+    first_doubt_arrives_last,
+    forgotten_before_the_change,
+)
 from .races.losses import (
     fill_from_within_the_quarantine,
     keys_evicted_one_by_one,
@@ -97,13 +103,18 @@ SCENARIOS: dict[str, Scenario] = {
         cursor_of_the_driver, trigger_of_the_database, trigger_that_is_new,
         table_of_another_tenant, text_that_commits, text_that_commits_and_begins, torn_page,
         write_skew_in_a_quarantine, write_skew_beside_the_end_of_a_quarantine,
-        write_skew_beside_a_lost_doubt,
+        write_skew_beside_a_lost_doubt, forgotten_before_the_change, doubt_that_travels,
+        first_doubt_arrives_last, asked_beside_its_writer,
     )
 }  # fmt: skip
 
 #: Which scenario notices that a guard is gone.
 NOTICED_BY = {
     'doubt': 'read_between_commit_and_publish',
+    'doubt after the first change': 'forgotten_before_the_change',
+    'answer before COMMIT': 'doubt_that_travels',
+    'sum of doubts': 'first_doubt_arrives_last',
+    'lock of the writer': 'asked_beside_its_writer',
     'stamp check on fill': 'lost_doubt',
     'stamp check on read': 'snapshot_of_an_epoch',
     'process tier only after the shared one': 'read_in_the_quarantine',

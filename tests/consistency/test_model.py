@@ -15,6 +15,8 @@ from .model import LEFT_OUT, SCENARIOS, Guard, Scenario, explore
 #: What the first word of a result may be, by the guard that was removed.
 BREAKS: dict[Guard, set[str]] = {
     Guard.DOUBT: {'P1'},
+    Guard.CHANGE_FIRST: {'P1'},
+    Guard.ANSWER: {'P1'},
     Guard.CHECK_ON_FILL: {'P1', 'P4'},
     Guard.CHECK_ON_READ: {'P1'},
     Guard.SHARED_FIRST: {'P4'},

@@ -54,7 +54,7 @@ def release(store: TagStore, number: int, functions: int = 20) -> Versions:
 
 def write(store: TagStore, number: int, *tags: str) -> frozenset[str]:
     """Commit a change; return what was in doubt."""
-    in_doubt = store.doubt('main', f'w{number}', tags, (), '', {})
+    in_doubt = store.doubt('main', f'w{number}', tags, (), '', {}).result()
     store.publish('main', f'w{number}', tags)
     return in_doubt
 
@@ -92,7 +92,7 @@ def test_bytes_of_a_key(redis_store: RedisTagStore, client_of: redis.Redis) -> N
         for name in range(20):
             write(redis_store, number, f'table:temporary{number}_{name}')
             present.snapshot('main')
-    redis_store.doubt('main', 'w', ['table:t1'], (), '', {})
+    redis_store.doubt('main', 'w', ['table:t1'], (), '', {}).result()
     fields: Any = client_of.hgetall(redis_store._key('main', 'any'))
     assert sum(len(name) + len(value) for name, value in fields.items()) < 50_000
     assert len(json.dumps(json.loads(fields[b'd:w']))) < 20_000

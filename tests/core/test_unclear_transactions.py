@@ -208,7 +208,7 @@ def test_doubt_of_definitions_that_is_left(served: App, tenant: str, tag: str) -
     """A doubt of changed definitions whose writer is gone is settled by the next reader."""
     with served.request_scope(tenant) as scope:
         scope.session().connection()
-    served.orm_cache.tags.doubt(tenant, 'gone', {tag}, (), '3', {})
+    served.orm_cache.tags.doubt(tenant, 'gone', {tag}, (), '3', {}).result()
     for _ in range(5):
         names(served, tenant)
     assert served.runs.count('names') < 5

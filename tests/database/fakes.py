@@ -118,6 +118,7 @@ class FakeScope:
         self.connections: list[Connection] = []
         self.tables_without_objects: list[set[str]] = []
         self.ends = 0
+        self.last_flushes = 0
         self.run_sessions: list[RunSession] = []
         self.taints: list[str] = []
         self.uses = 0
@@ -173,6 +174,10 @@ class FakeScope:
 
     def taint_run(self, reason: str) -> None:
         self.taints.append(reason)
+
+    def last_flush_ended(self, session: object) -> None:
+        """The session has flushed what it commits."""
+        self.last_flushes += 1
 
     def session_emptied(self) -> None:
         """The session has dropped all objects."""

@@ -13,6 +13,7 @@ from tests.consistency.interleaving import before
 from tests.functional.every_policy import Library, names
 from tests.support.applications import Applications, change, value
 from tests.support.models import User
+from tests.support.outside import until
 from tests.support.servers import RedisServer
 
 
@@ -81,33 +82,33 @@ def test_outage_policy_continue(
 def test_a_publish_that_is_tried_twice(
     on_servers: Applications, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reply of Redis is lost, the value is read and changed again, and then the script
-    runs a second time: no old version comes back."""
+    """The connection is lost when new versions were sent, the value is read and changed again,
+    and then the script runs a second time: no old version comes back."""
     app = on_servers.start(Library)
     other = on_servers.elsewhere(app)
     change(app, tenant, User(name='a'))
     assert value(other, tenant, names) == ['a']
     tags: Any = app.orm_cache.tags
     connection_class = type(tags.client.connection_pool.make_connection())
-    read_response = connection_class.read_response
+    send = connection_class.send_packed_command
     publishing = False
 
-    def lose_reply(self: Any, *arguments: Any, **options: Any) -> Any:
+    def lose_connection(self: Any, *arguments: Any, **options: Any) -> None:
         nonlocal publishing
-        reply = read_response(self, *arguments, **options)
+        send(self, *arguments, **options)
         if publishing:
             publishing = False
+            until(lambda: not other.orm_cache.snapshot(tenant).doubts, 30)
             assert value(other, tenant, names) == ['a', 'b']
             change(other, tenant, User(name='c'))
             self.disconnect()
-            raise redis.ConnectionError('the reply is lost')
-        return reply
+            raise redis.ConnectionError('the connection is lost')
 
     def about_to_publish() -> None:
         nonlocal publishing
         publishing = True
 
-    monkeypatch.setattr(connection_class, 'read_response', lose_reply)
+    monkeypatch.setattr(connection_class, 'send_packed_command', lose_connection)
     with before(Step.PUBLISH, about_to_publish):
         change(app, tenant, User(name='b'))
     assert not publishing

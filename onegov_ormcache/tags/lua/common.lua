@@ -18,10 +18,9 @@
 --
 -- If the key has another run_id than the server, everything in it is dropped, and the
 -- tenant gets a new birth: the server was restarted from a dump, or is a promoted
--- replica, so the key may be older than what was acknowledged. The run_id is read in the
--- same atomic step as the rest, so it is that of the server which executes the rest.
+-- replica, so the key may be older than what was acknowledged. `run_id` is that of the server
+-- which executes the rest: the code before this gets it, see scripts.py.
 local key, token = KEYS[1], ARGV[1]
-local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 local born = redis.call('HGET', key, 'run_id') ~= run_id
 
 if born then

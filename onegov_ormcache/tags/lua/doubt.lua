@@ -1,4 +1,4 @@
--- Puts tags in doubt, directly before their writer's COMMIT.
+-- Puts tags in doubt, before their writer's COMMIT.
 --
 -- KEYS[1], ARGV[1], ARGV[2]  see common.lua
 -- ARGV[3]  the writer's id
@@ -31,6 +31,19 @@ end
 for _, tag in ipairs(names('v:')) do
     if string.sub(tag, 1, 9) == 'property:' and not known[tag] then
         table.insert(change.tags, tag)
+    end
+end
+local sent = redis.call('HGET', key, 'd:' .. ARGV[3])
+if sent then
+    -- doubts of one writer add up, in whichever order they arrive
+    local listed = {}
+    for _, tag in ipairs(change.tags) do
+        listed[tag] = true
+    end
+    for _, tag in ipairs(cjson.decode(sent).tags) do
+        if not listed[tag] then
+            table.insert(change.tags, tag)
+        end
     end
 end
 local doubt = {tags = change.tags, key = ARGV[4], at = now()}

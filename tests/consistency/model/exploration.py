@@ -75,6 +75,7 @@ class Model(Reading, Committing, StoreMoves):
                 # no other scope can tell when this step happens: one order stands for all
                 yield from self.scope_moves(s, i, scope)
                 return
+        yield from self.arrivals(s)
         yield from self.store_moves(s)
         for i, scope in enumerate(s.scopes):
             yield from self.scope_moves(s, i, scope)
@@ -121,6 +122,9 @@ class Model(Reading, Committing, StoreMoves):
             yield from self.begin(s, i, scope)
         elif operation == 'change':
             if scope.begun and scope.at == '':
+                if not (self.has(Guard.CHANGE_FIRST) or scope.doubted):
+                    yield from self.doubt(s, i, scope)
+                    return
                 changed = scope._replace(own=True, tags=True, tier=(None, None))
                 yield self.move(s, i, World.CHANGE, self.next(changed))
             else:
@@ -137,7 +141,7 @@ class Model(Reading, Committing, StoreMoves):
         if scope.operation or scope.at:
             return True
         if program.late:
-            return all(
+            return not (s.doubts_on_their_way or s.versions_on_their_way) and all(
                 self.is_over(other, others) and other.outcome != 'flying'
                 for other, others in zip(s.scopes, self.scenario.programs, strict=True)
                 if not others.late

@@ -10,6 +10,8 @@ class Guard(StrEnum):
     """A check of the protocol that prevents a violation; the model can leave each of them out."""
 
     DOUBT = 'doubt'
+    CHANGE_FIRST = 'doubt after the first change'
+    ANSWER = 'answer before COMMIT'
     CHECK_ON_FILL = 'stamp check on fill'
     CHECK_ON_READ = 'stamp check on read'
     SHARED_FIRST = 'process tier only after the shared one'
@@ -38,6 +40,11 @@ class World(StrEnum):
     END = 'ends its transaction'
     CONFLICT = 'fails with a retryable conflict'
     REFUSED = 'its COMMIT is refused'
+    ROLLED_BACK = 'rolls back before its COMMIT'
+    TWICE = 'sends its doubt on a connection that breaks, and again'
+    DOUBT_ARRIVES = 'its doubt arrives'
+    VERSIONS_ARRIVE = 'its new versions arrive'
+    VERSIONS_LOST = 'its new versions are lost'
     LOST = 'the answer to its COMMIT is lost'
     DIED = 'dies'
     UNHEARD_COMMIT = 'the server commits it, unheard'
@@ -74,6 +81,8 @@ class Scenario:
     store: frozenset[World] = frozenset()
     #: True if processes remember the snapshot of an epoch.
     epochs: bool = False
+    #: True if doubts and new versions take their time to the store.
+    travels: bool = False
 
 
 WRITER = Program(('change', 'commit'))
@@ -176,6 +185,35 @@ SCENARIOS = (
             Program(('read A', 'end', 'read A')),
         ),
         (Guard.FRESH_TOKENS,),
+    ),
+    Scenario(
+        'doubts that travel',
+        (WRITER, READER, ELSEWHERE),
+        (Guard.DOUBT, Guard.CHANGE_FIRST, Guard.ANSWER),
+        frozenset({World.REFUSED, World.LOST, World.DIED, World.TWICE}),
+        frozenset({World.LOSS}),
+        travels=True,
+    ),
+    Scenario(
+        'new versions that nobody waits for',
+        (Program(('change', 'commit', 'read A')), READER, ELSEWHERE, READER),
+        (Guard.DOUBT, Guard.CHECK_ON_READ),
+        frozenset({World.VERSIONS_LOST}),
+        travels=True,
+    ),
+    Scenario(
+        'new versions that arrive after those of another writer',
+        (WRITER, WRITER, Program(('read A', 'end', 'read A'))),
+        (Guard.DOUBT, Guard.CHECK_ON_READ),
+        frozenset({World.VERSIONS_LOST}),
+        travels=True,
+    ),
+    Scenario(
+        'new versions that are lost, and a reader that comes late',
+        (WRITER, READER, ELSEWHERE, LATE),
+        (Guard.SETTLING,),
+        frozenset({World.VERSIONS_LOST, World.DIED}),
+        travels=True,
     ),
     Scenario(
         'a database that is replaced',

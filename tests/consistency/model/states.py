@@ -71,6 +71,8 @@ class Scope(NamedTuple):
     #: `own`: it has a change that is not undone. `tags`: it has changed something, undone or not.
     own: bool = False
     tags: bool = False
+    #: True if its doubt is sent.
+    doubted: bool = False
     #: The outcome of its COMMIT: '' (none yet), 'flying' (the answer was lost, and the server
     #: has not ended it yet), 'committed' or 'aborted'.
     outcome: str = ''
@@ -93,6 +95,9 @@ class State(NamedTuple):
     processes: tuple[Tier, ...] = ((None, None), (None, None))
     #: Per process: the epoch it knows, and the snapshot of it.
     known: tuple[tuple[int, Snapshot] | None, ...] = (None, None)
+    #: Writers whose doubts, or new versions, are sent and have not arrived.
+    doubts_on_their_way: frozenset[int] = frozenset()
+    versions_on_their_way: frozenset[int] = frozenset()
     scopes: tuple[Scope, ...] = ()
 
 

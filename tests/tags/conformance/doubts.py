@@ -59,6 +59,27 @@ class Doubts(StoreUnderTest):
         store.end_doubt(schema, 'w')
         assert store.snapshot(schema).doubts == {}
 
+    def test_doubts_of_a_writer_add_up(
+        self, store: TagStore, other: TagStore, schema: str
+    ) -> None:
+        """What a second doubt does not name stays in doubt: the two may arrive in any order."""
+        before = store.snapshot(schema)
+        put_in_doubt(store, schema, 'w', USERS, PAGES)
+        assert put_in_doubt(store, schema, 'w', PAGES, FILES) == {USERS, PAGES, FILES}
+        assert other.snapshot(schema).in_doubt == {USERS, PAGES, FILES}
+        store.publish(schema, 'w', [PAGES])
+        after = store.snapshot(schema)
+        assert after.in_doubt == frozenset()
+        for tag in (USERS, PAGES, FILES):
+            assert after.version(tag) != before.version(tag)
+
+    def test_answer_that_is_left(self, store: TagStore, other: TagStore, schema: str) -> None:
+        """A doubt whose answer nobody waits for stands like any other."""
+        store.doubt(schema, 'w', [USERS], (), '7', {}).leave()
+        assert store.snapshot(schema).in_doubt == {USERS}
+        store.doubt(schema, 'v', [PAGES], (), '8', {})
+        assert store.snapshot(schema).in_doubt == {USERS, PAGES}
+
     def test_many_tags(self, store: TagStore, schema: str) -> None:
         """A transaction may change more tags than any application has."""
         tags = [f'table:t{number}' for number in range(10_000)]

@@ -24,7 +24,10 @@ def put_in_doubt(
     read: Stamp | None = None,
     computed: Stamp | None = None,
 ) -> frozenset[str]:
-    return store.doubt(schema, writer, tags, known, transaction_key, read or {}, computed or {})
+    answer = store.doubt(
+        schema, writer, tags, known, transaction_key, read or {}, computed or {}
+    )
+    return answer.result()
 
 
 class StoreUnderTest:

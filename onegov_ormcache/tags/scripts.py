@@ -1,0 +1,188 @@
+"""Runs the Lua scripts of the tag store on Redis.
+
+They are functions of a library, which keeps the ``run_id`` of the server that it is loaded into:
+a library that was loaded from a dump, or on a replica, begins without it. So the ``run_id`` is
+always that of the server which executes the rest, whichever connections or proxies lie between,
+and the server is not asked for it each time. A server without functions gets the same scripts one
+by one, and these ask it each time.
+
+The scripts are the files in ``lua/``, beside this module. The comment in each states its
+keys, arguments and reply, and why it must be atomic. This module does not know what they do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from functools import cache
+from hashlib import blake2b
+from importlib.resources import files
+from typing import Any
+
+import redis
+
+from ..redis_client import Reply, ask, send, unreachable
+from .snapshot import new_token
+
+log = logging.getLogger('onegov_ormcache')
+
+#: Gets the server's ``run_id``, in a script.
+ASK_RUN_ID = "local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')\n"
+
+#: Gets it in a function of a library, of which it is a variable.
+KEEP_RUN_ID = """
+if not server_run_id then
+    server_run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+end
+local run_id = server_run_id
+"""
+
+#: The scripts that a server without memory refuses, because they store values. All others are
+#: needed to know which values are valid.
+STORING = frozenset({'fill'})
+
+
+@cache
+def script(name: str) -> str:
+    """Return the text of a script, after the code that all scripts have in common."""
+    folder = files(__package__) / 'lua'
+    return (folder / 'common.lua').read_text() + (folder / f'{name}.lua').read_text()
+
+
+class Scripts:
+    """The scripts on one Redis; made by a tag store, lives as long.
+
+    :param client: made by :func:`onegov_ormcache.redis_client.connect`.
+    :param names: the names of the scripts.
+    """
+
+    def __init__(self, client: redis.Redis, names: Collection[str]) -> None:
+        self._client = client
+        bodies = {name: script(name) for name in names}
+        digest = blake2b('\n'.join(bodies.values()).encode(), digest_size=8).hexdigest()
+        # the name says what is in it, so that releases with other scripts can use the same server
+        self._functions = {name: f'ormcache_{name}_{digest}' for name in names}
+        self._library = f'#!lua name=onegov_ormcache_{digest}\nlocal server_run_id\n' + ''.join(
+            _function(self._functions[name], body, allows_oom=name not in STORING)
+            for name, body in bodies.items()
+        )
+        self._scripts = {
+            name: client.register_script(ASK_RUN_ID + body) for name, body in bodies.items()
+        }
+        #: False once the server was found to have no functions.
+        self.has_functions = True
+
+    def run(self, name: str, keys: tuple[str, ...], *arguments: str | bytes) -> Any:
+        """Run a script and return its reply.
+
+        Each attempt gets a new token as its first argument; see :func:`.redis_client.connect`.
+
+        :raises StoreUnreachable: for any failure.
+        """
+        return ask(lambda: self._run(name, keys, (new_token(), *arguments)))
+
+    def send(self, name: str, keys: tuple[str, ...], *arguments: str | bytes) -> Running:
+        """Send the command that runs a script, and do not wait for its reply.
+
+        :raises StoreUnreachable: if it can't be sent.
+        """
+
+        def sent() -> Reply:
+            given = (new_token(), *arguments)
+            if self.has_functions:
+                head = 'FCALL', self._functions[name]
+            else:
+                head = 'EVALSHA', self._scripts[name].sha
+            return send(self._client, *head, len(keys), *keys, *given)
+
+        return Running(self, ask(sent), name, keys, arguments)
+
+    def _run(self, name: str, keys: tuple[str, ...], arguments: tuple[str | bytes, ...]) -> Any:
+        if self.has_functions:
+            function = self._functions[name]
+            try:
+                return self._client.fcall(function, len(keys), *keys, *arguments)
+            except redis.ResponseError as error:
+                self.mend(error)
+            if self.has_functions:
+                return self._client.fcall(function, len(keys), *keys, *arguments)
+        return self._scripts[name](keys, arguments)
+
+    def mend(self, error: redis.ResponseError) -> None:
+        """Load what the server lacks; raise the error if it says something else."""
+        if isinstance(error, redis.exceptions.NoScriptError):
+            self._load_scripts()
+            return
+        if 'function not found' in str(error).lower():
+            try:
+                self._client.function_load(self._library)
+                return
+            except redis.ResponseError as failure:
+                if 'already exists' in str(failure):  # another process was faster
+                    return
+                error = failure
+        if not (self.has_functions and _has_no_functions(error)):
+            raise error
+        log.info('Redis runs no functions (%s): each script asks for the run_id instead', error)
+        self._load_scripts()
+        self.has_functions = False
+
+    def _load_scripts(self) -> None:
+        # all of them, also those whose replies nobody waits for
+        for each in self._scripts.values():
+            self._client.script_load(each.script)
+
+
+class Running:
+    """A script that runs, or will soon; made by :meth:`Scripts.send`."""
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        reply: Reply,
+        name: str,
+        keys: tuple[str, ...],
+        arguments: tuple[str | bytes, ...],
+    ) -> None:
+        self._scripts = scripts
+        self._reply = reply
+        self._again: Callable[[], Any] = lambda: scripts.run(name, keys, *arguments)
+
+    def result(self) -> Any:
+        """Wait for the reply and return it; run the script again if it, or the connection, was
+        lost.
+
+        :raises StoreUnreachable: for any failure.
+        """
+        try:
+            return self._reply.result()
+        except redis.ConnectionError:
+            pass
+        except redis.ResponseError as error:
+            try:
+                self._scripts.mend(error)
+            except redis.RedisError as failure:
+                raise unreachable(failure) from failure
+        except redis.RedisError as error:
+            raise unreachable(error) from error
+        return self._again()
+
+    def leave(self, what: str) -> None:
+        """Do not wait for the reply; see :meth:`.Reply.leave`."""
+        self._reply.leave(what)
+
+
+def _function(name: str, body: str, *, allows_oom: bool) -> str:
+    """Return the Lua code that makes a function of the library."""
+    flags = "'allow-oom'" if allows_oom else ''
+    return (
+        f"redis.register_function{{function_name='{name}', flags={{{flags}}}, "
+        f'callback=function(KEYS, ARGV)\n{KEEP_RUN_ID}{body}\nend}}\n'
+    )
+
+
+def _has_no_functions(error: redis.ResponseError) -> bool:
+    """Return whether the server does not know functions, or may not be given any."""
+    return isinstance(error, redis.exceptions.NoPermissionError) or (
+        'unknown command' in str(error).lower()
+    )
