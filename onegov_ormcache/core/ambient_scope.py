@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
-from weakref import ref
+from weakref import WeakSet, ref
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session
@@ -155,7 +155,8 @@ class AmbientScope(RequestScope):
         if self._is_other(session):
             self._end_snapshot()
         self._session_before = ref(session)
-        session.readers.add(self)
+        if self not in session.readers:
+            session.readers = WeakSet((self, *session.readers))
         self._was_elsewhere = self._is_elsewhere(session)
         if self._was_elsewhere:
             self.connection()  # an error, unless its tenant is another one by now

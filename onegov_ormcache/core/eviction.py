@@ -138,7 +138,7 @@ class WritePath:
             scope.unclear(self, statement)
             return
         scope.record(statement)
-        tables = statement.writes | statement.cascades
+        tables = statement.changes
         self._is_changing = bool(tables or statement.writes_elsewhere)
         if self._is_changing:
             self._collect(tables, statement.writes_elsewhere)
@@ -222,13 +222,13 @@ class WritePath:
 
     def _collect(self, tables: Collection[str], elsewhere: Iterable[Relation]) -> None:
         """Collect the tags of changed tables: the scope's own, shared ones, and others."""
-        observer = self._cache.observer
-        new = table_tags(tables) - self.tags
-        self.changed(table_tags(tables))
+        observer, tags = self._cache.observer, table_tags(tables)
+        is_new = not tags <= self.tags
+        self.changed(tags)
         for relation in elsewhere:
             place = str(relation.schema)
             self._change_at(place, table_tags(observer.names_of(relation, place)))
-        if new and observer.on_table_change.receivers:
+        if is_new and observer.on_table_change.receivers:
             observer.on_table_change.send(self._scope.schema, tables=frozenset(tables))
 
     def _change_at(self, place: str, tags: Collection[str]) -> None:

@@ -20,6 +20,7 @@ from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
 from ..tags.settling import Settler
 from ..tags.snapshot import Snapshot, Stamp, TagStore
+from ..tiers.claims import Claim
 from ..tiers.process import ProcessTier, StoredValue
 from ..tiers.serializer import Serializer
 from ..tiers.shared import MemoryTier, RedisTier, SharedTier
@@ -173,14 +174,27 @@ class CacheParts:
         """Work with the versions of these identities, see :meth:`.Versions.identify`."""
         return self.versions.identify(schema, identities, snapshot, replica=replica)
 
-    def fill(self, schema: str, key: str, stored: StoredValue, holding: Stamp) -> bool:
+    def claim(self, schema: str, key: str, tags: Collection[str], snapshot: Snapshot) -> Claim:
+        """Return a claim to compute a value with these tags; see :meth:`.SharedTier.claim`."""
+        elsewhere = snapshot.stamp(self.versions.tags_elsewhere)
+        return self.shared_tier.claim(schema, key, snapshot.stamp(tags), elsewhere)
+
+    def fill(
+        self,
+        schema: str,
+        key: str,
+        stored: StoredValue,
+        holding: Stamp,
+        claim: Claim | None = None,
+    ) -> bool:
         """Store a value in the shared tier if its stamp holds; return whether it was stored.
 
         :param holding: other versions that must hold, too.
+        :param claim: the claim of who has computed it.
         :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
         """
         stamp = self.versions.own_part(schema, {**stored.stamp, **holding})
-        return stamp is not None and self.shared_tier.fill(schema, key, stored, stamp)
+        return stamp is not None and self.shared_tier.fill(schema, key, stored, stamp, claim)
 
     # events
 

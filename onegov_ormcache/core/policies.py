@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Column, Table, inspect
@@ -55,6 +56,11 @@ class Policy:
 
 def table_tags(tables: Collection[str]) -> frozenset[str]:
     """Return the tags of the tables with these names."""
+    return _tags_of(frozenset(tables))
+
+
+@lru_cache(10_000)
+def _tags_of(tables: frozenset[str]) -> frozenset[str]:
     return frozenset(TABLE_TAG + table for table in tables)
 
 

@@ -22,6 +22,7 @@ from ..database.protocols import Inquiry, Reads, Statement, View
 from ..database.session_manager import SessionManager
 from ..tags.settling import Settler
 from ..tags.snapshot import Snapshot, Stamp, TagStore
+from ..tiers.claims import Claim
 from ..tiers.process import ProcessTier, Slot, StoredValue
 from ..tiers.request import TierEntry
 from ..tiers.serializer import Serializer
@@ -78,7 +79,17 @@ class ReadingCache(AnyCache, Protocol):
     def shared_tier(self) -> SharedTier:
         """The values of all processes, and the locks under which they are computed."""
 
-    def fill(self, schema: str, key: str, stored: StoredValue, holding: Stamp) -> bool:
+    def claim(self, schema: str, key: str, tags: Collection[str], snapshot: Snapshot) -> Claim:
+        """Return a claim to compute a value with these tags."""
+
+    def fill(
+        self,
+        schema: str,
+        key: str,
+        stored: StoredValue,
+        holding: Stamp,
+        claim: Claim | None = None,
+    ) -> bool:
         """Store a value in the shared tier if its stamp holds; return whether it was stored.
 
         :param holding: other versions that must hold, too.
@@ -250,6 +261,10 @@ class ComputingScope(LookupScope, Protocol):
     #: The versions, by tag, of what creators have read from the database in this
     #: transaction.
     computed: dict[str, str]
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """True if the scope holds a connection of the database."""
 
     @property
     def has_strayed(self) -> bool:

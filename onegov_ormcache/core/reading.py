@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import StoreUnreachable, UndecodableValue
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Snapshot
+from ..tiers.claims import Claim
 from ..tiers.frozen import freeze
 from ..tiers.process import Slot, StoredValue
 from ..tiers.request import TierEntry
@@ -138,12 +139,18 @@ class Lookup:
         self.tier = 'process'
         return self._found(slot.stored, value)
 
-    def in_shared(self) -> TierEntry | None:
+    def in_shared(self, claim: Claim | None = None) -> TierEntry | None:
         """Return the value from the shared tier; None if it has none that this transaction
-        may use."""
+        may use.
+
+        :param claim: claims the computation of a value that is not there.
+        """
         about_to(Step.SHARED_TIER)
         try:
-            stored = self.scope.cache.shared_tier.get(self.scope.schema, self.key)
+            if claim is not None:
+                stored = claim.look()
+            else:
+                stored = self.scope.cache.shared_tier.get(self.scope.schema, self.key)
         except StoreUnreachable:
             self.scope.store_lost()
             return None
@@ -225,6 +232,8 @@ class Reading(Lookup):
     def __init__(self, scope: ComputingScope, instance: Any, prop: Property, key: str) -> None:
         super().__init__(scope, prop, key)
         self.instance = instance
+        #: The claim under which the creator runs; None if it runs beside others.
+        self.claim: Claim | None = None
 
     def entry(self) -> TierEntry:
         """Return the value from the nearest tier that has it; otherwise compute it.
@@ -241,27 +250,47 @@ class Reading(Lookup):
             scope.look_again(tags)
             if scope.blocks(tags):
                 return self.compute()
-        found = self.in_process() or self.in_shared()
+        found = self.in_process()
         if found is not None:
             return found
-        if self.prop.never_stored or not scope.snapshot().reachable:
-            return self.compute()
-        # take the database connection before waiting for the holder; otherwise those who wait
-        # could use up the pool, and the holder would wait for a connection
-        scope.connection()
-        # the transaction may have begun just now, which can block tags and end a quarantine
-        snapshot = scope.snapshot()
-        if snapshot.quarantine is not None or scope.blocks(tags | self.unusable):
-            return self.compute()
-        mutex = scope.cache.shared_tier.mutex(scope.schema, self.key, snapshot.stamp(tags))
-        if not mutex.acquire(wait=False):
+        if self.prop.never_stored or scope.blocks(tags | self.unusable):
+            return self.in_shared() or self.compute()
+        if scope.snapshot().quarantine is not None:
+            scope.connection()  # its begin may end the quarantine
+            if scope.snapshot().quarantine is not None or scope.blocks(tags):
+                return self.compute()
+        claim = scope.cache.claim(scope.schema, self.key, tags, scope.snapshot())
+        if not claim.enter():
             about_to(Step.WAIT)
-            mutex.wait_for_holder()
-            return self.in_shared() or self.compute()
+            claim.wait_in_process(scope.is_in_transaction)
+            return self.in_process() or self.in_shared() or self.compute()
         try:
-            return self.in_shared() or self.compute()
+            return self.claimed(claim)
         finally:
-            mutex.release()
+            claim.leave()
+
+    def claimed(self, claim: Claim) -> TierEntry:
+        """Return the value, after no other caller of this process looks for it.
+
+        :param claim: left by the caller.
+        """
+        scope = self.scope
+        found = self.in_shared(claim)
+        if found is not None:
+            return found
+        if claim.is_taken:
+            about_to(Step.WAIT)
+            claim.wait_for_others(scope.is_in_transaction)
+            claim.leave()  # if there is no value yet, those who wait here compute side by side
+            return self.in_shared() or self.compute()
+        with claim.connecting():
+            scope.connection()
+        # the transaction may have begun just now, which can block tags
+        snapshot = scope.snapshot()
+        if snapshot.quarantine is not None or scope.blocks(self.prop.tags | self.unusable):
+            claim.leave()
+        self.claim = claim if claim.is_held else None
+        return self.compute()
 
     def compute(self) -> TierEntry:
         """Run the creator, and store its value if it may be stored.
@@ -325,7 +354,9 @@ class Reading(Lookup):
         about_to(Step.FILL)
         holding = snapshot.stamp({CATALOG_TAG})
         try:
-            is_stored = self.scope.cache.fill(self.scope.schema, self.key, stored, holding)
+            is_stored = self.scope.cache.fill(
+                self.scope.schema, self.key, stored, holding, self.claim
+            )
         except StoreUnreachable:
             self.scope.store_lost()
             return False

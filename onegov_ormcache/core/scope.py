@@ -245,6 +245,8 @@ class RequestScope(TransactionalScope):
     def drop(self, tags: Collection[str]) -> None:
         """Drop the orm-cached values of the request tier that depend on these tags, and those
         whose dependencies are not known."""
+        if not self._dependents:
+            return
         for tag in (*tags, UNKNOWN):
             for key in self._dependents.pop(tag, ()):
                 self.tier.pop(key, None)

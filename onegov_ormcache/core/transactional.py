@@ -26,6 +26,9 @@ log = logging.getLogger('onegov_ormcache')
 #: Seconds within which most commits in progress end.
 COMMIT_TIME = 0.002
 
+#: The tags of all that a process knows of the database.
+DEFINITIONS = frozenset({CATALOG_TAG, CODE_TAG})
+
 #: The number of times that a transaction is begun at most, to find an identity that does not
 #: change meanwhile.
 IDENTIFY_ATTEMPTS = 3
@@ -57,6 +60,8 @@ class TransactionalScope:
         #: The check that all values of a transaction belong to one moment.
         self.torn_pages = TornPages(self)
         self._snapshot: Snapshot | None = None
+        # the token of the definitions, with the snapshot that it is made of
+        self._defined: tuple[Snapshot, Hashable] | None = None
         self._has_looked_again = False
         # the tags whose values this transaction must read from the database; None: all tags
         self._blocked: set[str] | None = set()
@@ -88,6 +93,11 @@ class TransactionalScope:
     def on_replica(self) -> bool:
         """True if a transaction in progress reads from a replica, which may lag behind."""
         return any(path.on_replica for path in self.transactions)
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """True if the scope holds a connection of the database."""
+        return bool(self.transactions)
 
     @property
     def has_strayed(self) -> bool:
@@ -269,12 +279,15 @@ class TransactionalScope:
     def definitions(self) -> Hashable:
         """Return a token that changes when somebody changes the definitions of tables."""
         snapshot = self.snapshot()
-        if not {CATALOG_TAG, CODE_TAG}.isdisjoint(snapshot.in_doubt):
+        if not DEFINITIONS.isdisjoint(snapshot.in_doubt):
             return self.schema, self.snapshot_number, id(self)
-        parts = snapshot.parts or ((self.schema, snapshot),)
-        return tuple(
-            part.version(tag) for _, part in parts for tag in (CATALOG_TAG, CODE_TAG)
-        )
+        if self._defined is None or self._defined[0] is not snapshot:
+            parts = snapshot.parts or ((self.schema, snapshot),)
+            versions = tuple(
+                part.version(tag) for _, part in parts for tag in (CATALOG_TAG, CODE_TAG)
+            )
+            self._defined = snapshot, versions
+        return self._defined[1]
 
     def settle(self, tags: Collection[str]) -> None:
         """Settle other writers' doubts of these tags; end the tenant's quarantine if it may end.

@@ -14,6 +14,7 @@ from ..errors import StoreUnreachable
 from ..steps import Step, about_to
 from ..tags.places import PlacedTagStore
 from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore
+from .policies import table_tags
 
 #: The number of tags that a tenant may have beside those of this application.
 FOREIGN_TAGS = 256
@@ -43,6 +44,8 @@ class Versions:
         shared = list(shared_tables)
         self._placed = PlacedTagStore(tags, shared) if shared else None
         self.tags: TagStore = self._placed or tags
+        #: The tags of shared tables, which have their place elsewhere.
+        self.tags_elsewhere = table_tags(shared)
         self._function_tags = function_tags
         self._all_tags = all_tags
         # the places that this process found crowded within the last interval

@@ -185,6 +185,8 @@ class Catalogs:
         self._extensions = extensions
         self._lock = Lock()
         self._catalogs: LRUCache[str, Catalog] = LRUCache(REMEMBERED_SCHEMAS)
+        # the one that was found last: each statement asks
+        self._last: Catalog | None = None
         self._of_transactions: WeakKeyDictionary[Connection, Catalog] = WeakKeyDictionary()
         # also has relations that were dropped, whose locks are held until the end of the
         # transaction that has dropped them
@@ -200,8 +202,11 @@ class Catalogs:
         may be rolled back.
         """
         schema, token = scope.schema, scope.definitions()
+        last = self._last
+        if last is not None and last.path[0] == schema and last.is_valid(token):
+            return last
         with self._lock:
-            found = self._catalogs.get(schema)
+            found = self._last = self._catalogs.get(schema)
             if found is None or not found.is_valid(token):
                 found = self._of_transactions.get(connection)
         if found is None or not found.is_valid(token) or found.path[0] != schema:

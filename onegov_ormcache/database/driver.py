@@ -127,9 +127,14 @@ def glance(connection: Any, question: str) -> Any:
         return cursor.execute(question).fetchone()
 
 
+def status_of(connection: Any) -> int:
+    """Return libpq's transaction status of a connection; takes no round trip."""
+    return int(connection.pgconn.transaction_status)
+
+
 def is_failed(connection: Any) -> bool:
     """Return whether the transaction has failed, so that its COMMIT would roll back."""
-    return bool(connection.info.transaction_status == FAILED)
+    return status_of(connection) == FAILED
 
 
 class ReportingCursor:

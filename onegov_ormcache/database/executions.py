@@ -18,6 +18,19 @@ from .names import INTERNAL_OPTION
 from .protocols import Dialect, Listener, Scope
 
 
+class Watched:
+    """A transaction that is watched."""
+
+    __slots__ = 'is_understood', 'listener', 'scope'
+
+    def __init__(self, scope: Scope, listener: Listener) -> None:
+        self.scope = scope
+        self.listener = listener
+        #: True if the statement that is being executed is understood: it has no effect on the
+        #: transaction as a whole.
+        self.is_understood = False
+
+
 class Executions:
     """Listens to the statements of one engine; the base class of :class:`~.transactions.Watch`.
 
@@ -26,9 +39,7 @@ class Executions:
 
     def __init__(self, engine: Engine, dialect: Dialect) -> None:
         self._dialect = dialect
-        self._listeners: WeakKeyDictionary[Connection, tuple[Scope, Listener]] = (
-            WeakKeyDictionary()
-        )
+        self._listeners: WeakKeyDictionary[Connection, Watched] = WeakKeyDictionary()
         # those whose PREPARE is being executed; if it fails, that ends the transaction
         self._preparing: WeakSet[Connection] = WeakSet()
         event.listen(engine, 'before_cursor_execute', self._executing)
@@ -38,7 +49,7 @@ class Executions:
 
     def _listener(self, connection: Connection | None) -> Listener | None:
         found = self._listeners.get(connection) if connection is not None else None
-        return found[1] if found else None
+        return found.listener if found is not None else None
 
     def _pop(self, connection: Connection | None) -> Listener | None:
         """Return the listener of a transaction that ends, and remove it."""
@@ -48,7 +59,7 @@ class Executions:
         self._preparing.discard(connection)
         if not connection.invalidated and not connection.closed:
             self._dialect.report_to(connection.connection.dbapi_connection, None)
-        return found[1]
+        return found.listener
 
     # statements
 
@@ -65,9 +76,10 @@ class Executions:
         # SQLAlchemy 2.0 prepares by a text
         if found is None or _is_internal(context) or connection in self._preparing:
             return
-        scope, listener = found
-        if statement := self._dialect.executing(connection, scope, sql, context):
-            listener.executing(statement)
+        found.is_understood = False
+        if statement := self._dialect.executing(connection, found.scope, sql, context):
+            found.listener.executing(statement)
+            found.is_understood = statement.unclear is None
 
     def _executed(
         self,
@@ -78,8 +90,14 @@ class Executions:
         context: ExecutionContext | None,
         executemany: bool,
     ) -> None:
-        listener = self._listener(connection)
-        if listener is None or _is_internal(context) or connection in self._preparing:
+        found = self._listeners.get(connection)
+        if found is None or _is_internal(context) or connection in self._preparing:
+            return
+        listener = found.listener
+        if found.is_understood:
+            # not for long: a listener may have executed it while it executes another one
+            found.is_understood = False
+            listener.executed(_changed_rows(context, cursor))
             return
         dbapi_connection = connection.connection.dbapi_connection
         if statement := self._dialect.executed(connection, context):
@@ -93,9 +111,10 @@ class Executions:
     def _failed(self, context: ExceptionContext) -> None:
         """Notice the end of a transaction by a statement that has failed."""
         connection = context.connection
-        listener = self._listener(connection)
-        if connection is None or listener is None or connection.invalidated:
+        found = self._listeners.get(connection) if connection is not None else None
+        if connection is None or found is None or connection.invalidated:
             return
+        listener, found.is_understood = found.listener, False
         if context.is_disconnect or connection in self._preparing:
             return
         if _is_internal(context.execution_context):

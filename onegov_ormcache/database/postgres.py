@@ -18,7 +18,15 @@ from sqlalchemy.schema import CreateSchema
 
 from ..errors import DatabaseUnreachable
 from .catalog import Catalogs, Definition
-from .driver import IDLE, ending, has_committed, report_to, watch_connection, watch_driver
+from .driver import (
+    IDLE,
+    ending,
+    has_committed,
+    report_to,
+    status_of,
+    watch_connection,
+    watch_driver,
+)
 from .identity import identity_columns, identity_parameters, identity_query
 from .inquiries import STRAYED, PostgresInquiry, PostgresView, new_marker
 from .names import (
@@ -182,7 +190,7 @@ class Postgres:
         return bool(getattr(connection.connection.dbapi_connection, 'autocommit', False))
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
-        return bool(dbapi_connection.info.transaction_status != IDLE)
+        return status_of(dbapi_connection) != IDLE
 
     def has_ended(self, dbapi_connection: Any) -> bool:
         # a text may have committed and begun again

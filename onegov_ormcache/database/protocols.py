@@ -46,6 +46,11 @@ class Statement(NamedTuple):
     #: statements of event listeners, and those on secondary tables.
     of_objects: bool = False
 
+    @property
+    def changes(self) -> frozenset[str]:
+        """All tables that it changes, by itself or not."""
+        return self.writes | self.cascades if self.cascades else self.writes
+
 
 class Changes(NamedTuple):
     """What a transaction has changed so far, as the database reports it."""

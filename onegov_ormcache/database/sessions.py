@@ -89,6 +89,12 @@ class ScopedSession(Session):
     #: Tables that statements of the present flush have changed; None outside of a flush.
     flushed_tables: set[str] | None = None
 
+    #: Scopes of a host that have read values with it, whichever its transaction works for.
+    readers: Collection[Any] = ()
+
+    #: The connections of its transaction, and maybe of those before.
+    connections: Collection[Connection] = ()
+
     #: True if the present flush is that of a commit, and its first statement tells all changes.
     tells_all = False
 
@@ -96,10 +102,6 @@ class ScopedSession(Session):
         super().__init__(*arguments, **options)
         #: The engines of single mapped classes and tables that it was made with.
         self.given_binds = options.get('binds')
-        #: Scopes of a host that have read values with it, whichever its transaction works for.
-        self.readers: WeakSet[Any] = WeakSet()
-        #: The connections of its transaction, and maybe of those before.
-        self.connections: WeakSet[Connection] = WeakSet()
 
     def flushed_on(self, connection: Connection | None) -> set[str] | None:
         """Return the tables that the present flush has changed, if it uses this connection."""
@@ -446,7 +448,7 @@ def _run_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _after_begin(session: ScopedSession, transaction: object, connection: Connection) -> None:
-    session.connections.add(connection)
+    session.connections = WeakSet((connection, *session.connections))
 
 
 def _before_flush(session: ScopedSession, context: object, instances: object) -> None:

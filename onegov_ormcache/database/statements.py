@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import ExecutionContext
@@ -79,8 +80,9 @@ class Understanding:
             translated = context.execution_options.get('schema_translate_map') or {}
             of_objects = is_of_objects(context)
             key = of_objects, is_placed, *translated.items()
-            known = catalog.statements.setdefault(context.compiled, {})  # type: ignore[arg-type]
-            found = known.get(key)
+            compiled: Any = context.compiled
+            known = catalog.statements.get(compiled)
+            found = known.get(key) if known is not None else None
             if found is None:
                 relations = _Relations(notes, translated, scope.schema)
                 if relations.unqualified and not is_placed:
@@ -88,7 +90,8 @@ class Understanding:
                 self._catalogs.know_relations(connection, catalog, relations.all)
                 self._catalogs.know_functions(connection, catalog, notes.functions)
                 found = self._understand(catalog, notes, relations, scope.schema)
-                found = known[key] = found._replace(of_objects=of_objects)
+                found = found._replace(of_objects=of_objects)
+                catalog.statements.setdefault(compiled, {})[key] = found
             return found
         except SQLAlchemyError as error:
             # the transaction has failed, or the definitions may not be read

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, event
 
 from ..errors import AutocommitError
 from ..steps import Step, about_to
-from .executions import Executions
+from .executions import Executions, Watched
 from .names import INTERNAL_OPTION, SCOPE_OPTION
 from .protocols import Dialect, Listener, Scope, Statement
 
@@ -120,7 +120,7 @@ class Watch(Executions):
     def _watch(self, connection: Connection, scope: Scope, listener: Listener) -> None:
         about_to(Step.VIEW)
         view, inquiry = self._dialect.begin(connection, scope)
-        self._listeners[connection] = scope, listener
+        self._listeners[connection] = Watched(scope, listener)
         self._checkouts[connection.connection] = ref(connection)
         listener.begun(connection, view, inquiry)
         if connection not in self._listeners:

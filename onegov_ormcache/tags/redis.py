@@ -23,7 +23,7 @@ from .snapshot import NO_VERSIONS, Doubt, Snapshot, Stamp, same_schema
 #: The names of the scripts.
 SCRIPTS = (
     'snapshot', 'doubt', 'publish', 'end_doubt', 'settle', 'quarantine', 'renew', 'register',
-    'fill', 'forget', 'identify',
+    'fill', 'claim', 'unclaim', 'extend', 'forget', 'identify',
 )  # fmt: skip
 
 #: The number of tenants of which a store remembers the last snapshot.
@@ -159,18 +159,62 @@ class RedisTagStore:
     def forget(self, schema: str, interval: float) -> None:
         self._run('forget', schema, str(interval))
 
-    def fill(self, schema: str, stamp: Stamp, key: str, value: bytes, ttl: float | None) -> bool:
+    def fill(
+        self,
+        schema: str,
+        stamp: Stamp,
+        key: str,
+        value: bytes,
+        ttl: float | None,
+        lock: tuple[str, str] | None = None,
+    ) -> bool:
         """Store a value under ``key``, if its stamp holds.
 
         :param key: a full key of Redis, which begins with the tenant's hash tag.
         :param value: stored as it is.
         :param ttl: seconds until the value expires, at least a millisecond; None: never.
+        :param lock: the lock of its computation, see :meth:`claim`; it is given back in any case.
         :return: False if it was not stored, because the stamp does not hold, a property's
             tag in it is not registered, or the tenant is new or in quarantine.
         """
-        milliseconds = '' if ttl is None else str(max(1, int(ttl * 1000)))
-        arguments = (json.dumps(dict(stamp)), value, milliseconds)
-        return bool(self._run('fill', schema, *arguments, more_keys=(key,)))
+        milliseconds = '' if ttl is None else _milliseconds(ttl)
+        name, token = lock or ('', '')
+        keys = (key, name) if lock else (key,)
+        arguments = (json.dumps(dict(stamp)), value, milliseconds, token)
+        return bool(self._run('fill', schema, *arguments, more_keys=keys))
+
+    def claim(
+        self,
+        schema: str,
+        key: str,
+        lock: tuple[str, str],
+        lifetime: float,
+        elsewhere: Stamp,
+    ) -> tuple[bool | None, bytes | None]:
+        """Look for a value, and lock its computation if there is none that is valid now.
+
+        See :class:`onegov_ormcache.tiers.claims.RedisClaims`.
+        """
+        name, token = lock
+        arguments = (token, _milliseconds(lifetime), json.dumps(dict(elsewhere)))
+        state, *value = self._run('claim', schema, *arguments, more_keys=(key, name))
+        return (None, True, False)[state], value[0] if value else None
+
+    def unclaim(self, schema: str, lock: tuple[str, str]) -> None:
+        """Give the lock of a computation back, if the caller still has it."""
+        name, token = lock
+        self._run('unclaim', schema, token, more_keys=(name,))
+
+    def extend(self, schema: str, lock: tuple[str, str], lifetime: float) -> bool:
+        """Let the lock of a computation last longer; return False if it was lost."""
+        name, token = lock
+        arguments = (token, _milliseconds(lifetime))
+        return bool(self._run('extend', schema, *arguments, more_keys=(name,)))
+
+    def holder(self, lock: tuple[str, str]) -> bytes | None:
+        """Return the token of the lock's present holder; None if there is none."""
+        found: Any = ask(lambda: self.client.get(lock[0]))
+        return None if found is None else bytes(found)
 
     def _run(
         self, name: str, schema: str, *arguments: str | bytes, more_keys: tuple[str, ...] = ()
@@ -199,6 +243,10 @@ class RedisTagStore:
     def _list_key(self, schema: str) -> str:
         """Return the key of a tenant's list of identities."""
         return hash_tag(self._namespace, schema) + ':identities'
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, int(seconds * 1000)))
 
 
 class SentDoubt:

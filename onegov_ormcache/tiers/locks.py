@@ -1,4 +1,4 @@
-"""The locks under which cold values are computed.
+"""The locks under which cold values are computed; :mod:`.claims` are made of them.
 
 They only save work. If a lock can't be acquired, or is lost while its holder computes, a
 creator runs twice, and nothing else goes wrong. So no lock ever raises an error of Redis.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -89,24 +89,10 @@ if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=RENEWER.forget)
 
 
-class RunMutex(CacheMutex):
-    """A lock under which a creator runs. Other callers wait for its holder, and not for the lock.
-
-    So they wait for one run at most. If its value was not stored, they compute side by side.
-    """
-
-    @abstractmethod
-    def wait_for_holder(self) -> None:
-        """Wait until the present holder's run has ended, for the lock's timeout at most.
-
-        The lock is not acquired. Returns at once if there is no holder, or if Redis fails.
-        """
-
-
-class RedisMutex(RunMutex):
+class RedisMutex(CacheMutex):
     """A lock on Redis, which one caller over all processes holds.
 
-    The shared tier makes it for each computation of a cold value.
+    dogpile's regions make it for each value that an application caches by hand.
 
     :param name: the lock's key on Redis.
     :param timeout: seconds that a caller waits for the lock at most, and for which a live
@@ -145,18 +131,6 @@ class RedisMutex(RunMutex):
         except (LockError, redis.RedisError):
             pass  # it has expired, or is lost with the server: another caller may hold it now
 
-    def wait_for_holder(self) -> None:
-        end = time.monotonic() + self._timeout
-        try:
-            holder = self._client.get(self._name)
-            # a holder's token is its own: another token is that of a later run
-            while holder is not None and time.monotonic() < end:
-                time.sleep(POLL)
-                if self._client.get(self._name) != holder:
-                    return
-        except redis.RedisError:
-            return
-
     def locked(self) -> bool:
         try:
             return bool(self._lock.locked())
@@ -191,22 +165,33 @@ class ThreadLock:
             self._holder = None
             self._changed.notify_all()
 
-    def wait_for_holder(self, timeout: float) -> None:
-        """Wait until the present holder has released the lock, ``timeout`` seconds at most."""
+    def wait_for_holder(
+        self, timeout: float, may_stop: Callable[[], bool] | None = None
+    ) -> None:
+        """Wait until the present holder has released the lock, ``timeout`` seconds at most.
+
+        The lock is not acquired. Returns at once if there is no holder.
+
+        :param may_stop: called again and again; ends the wait by returning True.
+        """
+        end = time.monotonic() + timeout
         with self._changed:
             holder = self._holder
-            if holder is not None:
-                self._changed.wait_for(lambda: self._holder is not holder, timeout)
+            while holder is not None and self._holder is holder:
+                left = end - time.monotonic()
+                if left <= 0 or (may_stop is not None and may_stop()):
+                    return
+                self._changed.wait(left if may_stop is None else min(left, POLL))
 
     def locked(self) -> bool:
         """Return whether the lock has a holder."""
         return self._holder is not None
 
 
-class ThreadMutex(RunMutex):
+class ThreadMutex(CacheMutex):
     """A lock that one thread of this process holds.
 
-    :param timeout: seconds that a caller waits for the lock, or for its holder, at most.
+    :param timeout: seconds that a caller waits for the lock at most.
     """
 
     def __init__(self, lock: ThreadLock, timeout: float) -> None:
@@ -222,9 +207,6 @@ class ThreadMutex(RunMutex):
         if self._held:
             self._held = False
             self._lock.release()
-
-    def wait_for_holder(self) -> None:
-        self._lock.wait_for_holder(self._timeout)
 
     def locked(self) -> bool:
         return self._lock.locked()

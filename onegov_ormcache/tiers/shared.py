@@ -22,7 +22,8 @@ from dogpile.cache.backends.redis import RedisBackend
 from ..errors import UndecodableValue
 from ..redis_client import ask, hash_tag
 from .bounded import BoundedCache
-from .locks import RedisMutex, RunMutex, ThreadMutex, named_locks
+from .claims import Claim, Crowd, MemoryClaim, RedisClaim, RedisClaims
+from .locks import RedisMutex, ThreadMutex, named_locks
 from .process import OVERHEAD, Stamp, StoredValue
 from .serializer import Encoded, Serializer
 
@@ -37,15 +38,24 @@ class MemoryFills(Protocol):
         """
 
 
-class RedisFills(Protocol):
+class RedisFills(RedisClaims, Protocol):
     """The part of a tag store on Redis that stores values."""
 
     client: redis.Redis
 
-    def fill(self, schema: str, stamp: Stamp, key: str, value: bytes, ttl: float | None) -> bool:
+    def fill(
+        self,
+        schema: str,
+        stamp: Stamp,
+        key: str,
+        value: bytes,
+        ttl: float | None,
+        lock: tuple[str, str] | None = None,
+    ) -> bool:
         """Store the value under the key if the stamp holds, in one atomic step.
 
         :param ttl: the value's lifetime in seconds; None for no limit.
+        :param lock: the lock of its computation, to give back in any case.
         :return: True if it was stored.
         :raises StoreUnreachable: if Redis can't be reached.
         """
@@ -67,23 +77,30 @@ class SharedTier(Protocol):
         """
 
     def fill(
-        self, schema: str, key: str, stored: StoredValue, stamp: Stamp | None = None
+        self,
+        schema: str,
+        key: str,
+        stored: StoredValue,
+        stamp: Stamp | None = None,
+        claim: Claim | None = None,
     ) -> bool:
         """Store the value if its stamp holds.
 
         :param stamp: the part of the value's stamp that is compared with the tenant's own
             versions; by default the whole stamp.
+        :param claim: the claim of who has computed it.
         :return: True if it was stored.
         :raises StoreUnreachable: if the tier can't be reached.
         """
 
-    def mutex(self, schema: str, key: str, stamp: Stamp) -> RunMutex:
-        """Return the lock under which a value with this stamp is computed.
+    def claim(self, schema: str, key: str, stamp: Stamp, elsewhere: Stamp) -> Claim:
+        """Return a claim to compute a value with this stamp.
 
-        Runs for other versions have other locks: a caller does not wait for a value that it
-        may not use. The lock only saves work, and raises no error of Redis.
+        Runs for other versions have other claims: a caller does not wait for a value that it
+        may not use.
 
         :param stamp: the versions of the value's tags, as far as they are known before the run.
+        :param elsewhere: the versions that the caller knows of tags of other places.
         """
 
     def region(self, schema: str) -> CacheRegion:
@@ -118,6 +135,7 @@ class MemoryTier:
         # dogpile keeps the bytes of a value, with its metadata before them
         self._regions: BoundedCache[bytes] = BoundedCache(size, lambda v: OVERHEAD + len(v))
         self._locks = named_locks()
+        self._crowd = Crowd()
 
     def get(self, schema: str, key: str) -> StoredValue | None:
         return self._values.get(f'{schema}|{key}')
@@ -127,7 +145,12 @@ class MemoryTier:
         return {key: stored for key, stored in found.items() if stored is not None}
 
     def fill(
-        self, schema: str, key: str, stored: StoredValue, stamp: Stamp | None = None
+        self,
+        schema: str,
+        key: str,
+        stored: StoredValue,
+        stamp: Stamp | None = None,
+        claim: Claim | None = None,
     ) -> bool:
         if not self._values.has_room_for(stored):
             return False
@@ -137,9 +160,11 @@ class MemoryTier:
 
         return self._tags.fill(schema, stored.stamp if stamp is None else stamp, store)
 
-    def mutex(self, schema: str, key: str, stamp: Stamp) -> RunMutex:
-        name = f'{schema}|{key}|{_digest(stamp)}'
-        return ThreadMutex(self._locks.get(name), self._lock_timeout)
+    def claim(self, schema: str, key: str, stamp: Stamp, elsewhere: Stamp) -> Claim:
+        lock = self._locks.get(f'{schema}|{key}|{_digest(stamp)}')
+        return MemoryClaim(
+            lock, self._lock_timeout, self._crowd, lambda: self.get(schema, key)
+        )
 
     def region(self, schema: str) -> CacheRegion:
         arguments = {
@@ -173,6 +198,8 @@ class RedisTier:
         self._namespace = namespace
         self._ttl = ttl
         self._lock_timeout = lock_timeout
+        self._locks = named_locks()
+        self._crowd = Crowd()
 
     def get(self, schema: str, key: str) -> StoredValue | None:
         data: Any = ask(lambda: self._tags.client.get(self._name(schema, key)))
@@ -185,16 +212,34 @@ class RedisTier:
         return {key: stored for key, stored in found.items() if stored is not None}
 
     def fill(
-        self, schema: str, key: str, stored: StoredValue, stamp: Stamp | None = None
+        self,
+        schema: str,
+        key: str,
+        stored: StoredValue,
+        stamp: Stamp | None = None,
+        claim: Claim | None = None,
     ) -> bool:
         holds = stored.stamp if stamp is None else stamp
-        return self._tags.fill(
-            schema, holds, self._name(schema, key), _pack(stored), self._ttl
-        )
+        arguments = schema, holds, self._name(schema, key), _pack(stored), self._ttl
+        if not (isinstance(claim, RedisClaim) and claim.is_held):
+            return self._tags.fill(*arguments)
+        is_stored = self._tags.fill(*arguments, claim.lock)
+        claim.given_back()
+        return is_stored
 
-    def mutex(self, schema: str, key: str, stamp: Stamp) -> RunMutex:
+    def claim(self, schema: str, key: str, stamp: Stamp, elsewhere: Stamp) -> Claim:
         name = f'{hash_tag(self._namespace, schema)}:lock:{key}:{_digest(stamp)}'
-        return RedisMutex(self._tags.client, name, self._lock_timeout)
+        return RedisClaim(
+            self._locks.get(name),
+            self._lock_timeout,
+            self._crowd,
+            self._tags,
+            schema,
+            self._name(schema, key),
+            name,
+            elsewhere,
+            _unpack,
+        )
 
     def region(self, schema: str) -> CacheRegion:
         arguments = {'client': self._tags.client, 'lock_timeout': self._lock_timeout}

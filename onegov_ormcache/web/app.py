@@ -94,13 +94,18 @@ class OrmCacheApp(ConfiguredApp):
 
     def _as_host(self) -> dict[str, Any]:
         """Return what the scopes of a host must know of it."""
-        provided = {name for name, each in HOST.items() if each.is_provided(self)}
         own: Any = self
         return {
-            'session': (lambda: own.session()) if 'session' in provided else None,
-            'schema': (lambda: own.schema) if 'schema' in provided else None,
-            'shown': (lambda: own.request_cache) if 'request_cache' in provided else None,
+            'session': (lambda: own.session()) if HOST['session'].is_provided(self) else None,
+            'schema': (lambda: own.schema) if HOST['schema'].is_provided(self) else None,
+            'shown': self._shown(),
         }
+
+    def _shown(self) -> Callable[[], MutableMapping[Any, Any]] | None:
+        """Return what gives the host's mapping that is shown the values; None if it has none."""
+        own: Any = self
+        is_provided = HOST['request_cache'].is_provided(self)
+        return (lambda: own.request_cache) if is_provided else None
 
     def close_orm_cache(self) -> None:
         """Close all connections. The app can be set up again afterwards.
@@ -218,7 +223,7 @@ class OrmCacheApp(ConfiguredApp):
         """
         cache = self.ensure_orm_cache()
 
-        return cache.open_scope(schema, create=create, shown=self._as_host()['shown'])
+        return cache.open_scope(schema, create=create, shown=self._shown())
 
     # scopes of a host that has sessions of its own
 

@@ -21,6 +21,8 @@ BOUNDS = {
     'Redis commands of a warm request': 1,
     'SQL statements of a warm request': 0,
     'Redis commands of a commit': 2,
+    'waits for Redis in a commit': 1,
+    'Redis commands of a cold value': 3,
     'SQL statements that a writing transaction has more than without a cache': 0,
     'creator runs of a cold herd': 1,
     'bytes that an idle tenant leaves in the process': 1023,
@@ -119,6 +121,49 @@ def test_sql_of_a_transaction(
         'SQL statements that a writing transaction has more than without a cache',
         cached - without,
     )
+
+
+@pytest.mark.parametrize('objects', [1, 100, 1000])
+def test_waits_of_a_commit(
+    filled: str,
+    postgres_dsn: str,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    objects: int,
+) -> None:
+    """A commit waits for one reply of Redis, however many objects it changes."""
+    contestant = OrmCache(postgres_dsn, redis_url, filled)
+    try:
+        contestant.change(1)  # the first one loads the scripts into the server
+        connection_class = contestant.app.orm_cache.tags.client.connection_pool.connection_class
+        read_response = connection_class.read_response
+        waits: list[object] = []
+
+        def wait(connection: Any, *arguments: Any, **options: Any) -> Any:
+            waits.append(connection)
+            return read_response(connection, *arguments, **options)
+
+        with contestant.app.request_scope(filled) as scope:
+            scope.session().connection()
+            monkeypatch.setattr(connection_class, 'read_response', wait)
+            changed(scope.session(), objects)
+        check('waits for Redis in a commit', len(waits))
+    finally:
+        contestant.close()
+
+
+def test_cold_value(
+    filled: str, postgres_dsn: str, redis_url: str, redis_commands: CountRedis
+) -> None:
+    """A value that no tier has takes the command of the snapshot, and two of its own."""
+    with application(postgres_dsn, redis_url, filled, 2) as app:
+        read(app, filled, 1)
+        while app.orm_cache.snapshot(filled).quarantine is not None:
+            read(app, filled, 1)
+        with app.request_scope(filled) as scope, redis_commands() as redis:
+            assert scope.schema == filled
+            assert len(app.p1) == tables.ITEMS // tables.CATEGORIES
+        check('Redis commands of a cold value', redis.count)
 
 
 def test_cold_herd(filled: str, postgres_dsn: str, redis_url: str, file_runs: FileRuns) -> None:

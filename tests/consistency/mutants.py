@@ -99,8 +99,12 @@ def without_lock_of_the_writer() -> AbstractContextManager[Any]:
 
 
 def without_check_on_fill() -> AbstractContextManager[Any]:
-    def fill(self: Any, schema: str, stamp: Stamp, key: str, value: bytes, ttl: Any) -> bool:
+    def fill(
+        self: Any, schema: str, stamp: Stamp, key: str, value: bytes, ttl: Any, lock: Any = None
+    ) -> bool:
         self.client.set(key, value)
+        if lock:
+            self.unclaim(schema, lock)
         return True
 
     return patch.object(RedisTagStore, 'fill', fill)

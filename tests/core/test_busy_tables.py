@@ -208,6 +208,45 @@ def test_side_by_side_beside_a_doubt(
     assert value(app, tenant, lambda app: getattr(app, name)) == ['new', 'old']
 
 
+@pytest.mark.parametrize('has_connection', [True, False])
+def test_the_only_connection(
+    on_servers: Applications, tenant: str, crowd: Crowd, has_connection: bool
+) -> None:
+    """A reader that has the pool's only connection does not wait for one who waits for it; those
+    who have none wait for the value, and take no connection to do so."""
+    app: App = on_servers.start(App, engine_options={'pool_size': 1, 'max_overflow': 0})
+    change(app, tenant, User(name='old'))
+    with app.request_scope(tenant) as scope:
+        if has_connection:
+            scope.session().connection()
+        reads = [crowd.read(app, 'named') for _ in range(3)]
+        until(lambda: crowd.count(Step.WAIT) == 2, LONG)
+        assert app.named == ['old']
+    assert [read.result(LONG) for read in reads] == [['old']] * 3
+
+
+@pytest.mark.parametrize('name', ['named', 'auto'])
+def test_commands_of_a_crowd(
+    on_servers: Applications,
+    tenant: str,
+    crowd: Crowd,
+    redis_commands: Callable[[], Any],
+    name: str,
+) -> None:
+    """Of the callers of a process one looks and fills; the others find the value in its process
+    tier, and begin no transaction."""
+    app = started(on_servers, tenant)
+    transactions = crowd.count(Step.VIEW)
+    with (
+        each_run(lambda: until(lambda: crowd.count(Step.WAIT) == READERS - 1, LONG)),
+        redis_commands() as redis,
+    ):
+        reads = [crowd.read(app, name) for _ in range(READERS)]
+        assert [read.result(LONG) for read in reads] == [['old']] * READERS
+    assert redis.count == READERS + 2
+    assert crowd.count(Step.VIEW) == transactions + 1
+
+
 def test_a_creator_that_fails(applications: Applications, tenant: str, crowd: Crowd) -> None:
     """If the run for which others wait ends with an error, each of them computes the value."""
     app = started(applications, tenant)

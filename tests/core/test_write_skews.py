@@ -12,6 +12,7 @@ import pytest
 from onegov_ormcache import OrmCacheApp, orm_cached
 from onegov_ormcache.core.scope import RequestScope
 from onegov_ormcache.errors import SnapshotConflict, StoreUnreachable
+from onegov_ormcache.tiers.claims import RedisClaim
 from tests.support.applications import Applications, change, value
 from tests.support.models import Document, User
 from tests.support.outside import outside
@@ -304,7 +305,7 @@ def test_a_value_that_changed_in_an_outage(
         assert app.documents == 0
         assert scope.returned
         with monkeypatch.context() as patched:
-            patched.setattr(app.orm_cache.shared_tier, 'get', unreachable)
+            patched.setattr(RedisClaim, 'look', unreachable)
             assert app.users == 1
         assert not scope.snapshot().reachable
         change(other, tenant, Document(kind='document', title='new'))

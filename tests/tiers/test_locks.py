@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import redis
+from dogpile.cache.api import CacheMutex
 
 from onegov_ormcache.redis_client import connect
 from onegov_ormcache.tiers import locks
@@ -25,7 +25,7 @@ from onegov_ormcache.tiers.locks import (
     SHORT,
     RedisMutex,
     Renewer,
-    RunMutex,
+    ThreadLock,
     ThreadMutex,
     named_locks,
 )
@@ -46,7 +46,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(params=['thread', 'redis'])
-def make(request: pytest.FixtureRequest, namespace: str) -> Callable[[float], RunMutex]:
+def make(request: pytest.FixtureRequest, namespace: str) -> Callable[[float], CacheMutex]:
     """Makes mutexes of one name, each with its own timeout."""
     if request.param == 'thread':
         locks = named_locks()
@@ -56,7 +56,7 @@ def make(request: pytest.FixtureRequest, namespace: str) -> Callable[[float], Ru
     return lambda timeout: RedisMutex(client, f'{namespace}:lock', timeout)
 
 
-def test_one_holder(make: Callable[[float], RunMutex]) -> None:
+def test_one_holder(make: Callable[[float], CacheMutex]) -> None:
     """A lock has one holder at a time, until it is released."""
     first, second = make(LONG), make(LONG)
     assert not first.locked()
@@ -71,7 +71,7 @@ def test_one_holder(make: Callable[[float], RunMutex]) -> None:
     second.release()
 
 
-def test_releasing_what_is_not_held(make: Callable[[float], RunMutex]) -> None:
+def test_releasing_what_is_not_held(make: Callable[[float], CacheMutex]) -> None:
     """Releasing a lock that is not held does nothing, also if another mutex holds it."""
     first, second = make(LONG), make(LONG)
     first.release()
@@ -86,7 +86,7 @@ def test_releasing_what_is_not_held(make: Callable[[float], RunMutex]) -> None:
     second.release()
 
 
-def test_nobody_waits_for_ever(make: Callable[[float], RunMutex]) -> None:
+def test_nobody_waits_for_ever(make: Callable[[float], CacheMutex]) -> None:
     """A caller goes on without the lock after its timeout, and its release then does nothing."""
     first, second = make(LONG), make(0.02)
     assert first.acquire()
@@ -96,7 +96,7 @@ def test_nobody_waits_for_ever(make: Callable[[float], RunMutex]) -> None:
     first.release()
 
 
-def test_one_holder_over_threads(make: Callable[[float], RunMutex]) -> None:
+def test_one_holder_over_threads(make: Callable[[float], CacheMutex]) -> None:
     """One of many threads at a time holds the lock, and each has its turn."""
     holders: list[int] = []
     most: list[int] = []
@@ -297,7 +297,6 @@ def test_unreachable_server(own_redis: RedisServer) -> None:
         held.release()
         assert not other.acquire()
         assert not other.acquire(wait=False)
-        other.wait_for_holder()
         assert not other.locked()
         other.release()
 
@@ -329,53 +328,47 @@ def test_named_locks_live_while_used() -> None:
 # waiting for the holder
 
 
-def test_waiting_for_the_holder(make: Callable[[float], RunMutex]) -> None:
+def test_waiting_for_the_holder() -> None:
     """Those who wait for the holder go on when it has released the lock; they don't acquire it."""
-    first, waiting = make(LONG), [make(LONG) for _ in range(4)]
-    assert first.acquire()
+    lock = ThreadLock()
+    assert lock.acquire(0)
     with ThreadPoolExecutor(4) as pool:
-        waits = [pool.submit(mutex.wait_for_holder) for mutex in waiting]
-        first.release()
+        waits = [pool.submit(lock.wait_for_holder, LONG) for _ in range(4)]
+        lock.release()
         for wait in waits:
             wait.result(30)
-    assert not first.locked()
+    assert not lock.locked()
 
 
-def test_waiting_for_one_holder(make: Callable[[float], RunMutex]) -> None:
+def test_waiting_for_one_holder() -> None:
     """Who waits for a holder does not wait for the next one, which has acquired the lock since."""
-    first, second, waiting = make(LONG), make(LONG), make(LONG)
-    assert first.acquire()
+    lock, asked = ThreadLock(), threading.Event()
+    assert lock.acquire(0)
+
+    def ask() -> bool:
+        asked.set()
+        return False
+
     with ThreadPoolExecutor(1) as pool:
-        wait = pool.submit(waiting.wait_for_holder)
-        until(has_seen_its_holder, 30)
-        first.release()
-        assert second.acquire(wait=False)
+        wait = pool.submit(lock.wait_for_holder, LONG, ask)
+        assert asked.wait(30), 'it knows its holder'
+        lock.release()
+        assert lock.acquire(0)
         wait.result(30)
-    assert second.locked()
-    second.release()
+    assert lock.locked()
 
 
-def has_seen_its_holder() -> bool:
-    """Return whether a thread waits for a holder that it knows."""
-    return any(
-        frame.f_locals.get('holder') is not None
-        for top in sys._current_frames().values()
-        for frame, _ in traceback.walk_stack(top)
-        if frame.f_code.co_name == 'wait_for_holder'
-    )
-
-
-def test_nobody_holds_the_lock(make: Callable[[float], RunMutex]) -> None:
+def test_nobody_holds_the_lock() -> None:
     """Without a holder there is nothing to wait for."""
-    mutex = make(LONG)
-    mutex.wait_for_holder()
-    assert not mutex.locked()
+    lock = ThreadLock()
+    lock.wait_for_holder(LONG)
+    assert not lock.locked()
 
 
-def test_waiting_ends_after_the_timeout(make: Callable[[float], RunMutex]) -> None:
-    """Nobody waits for a holder longer than the timeout."""
-    first, second = make(LONG), make(0.02)
-    assert first.acquire()
-    second.wait_for_holder()
-    assert first.locked()
-    first.release()
+def test_waiting_ends() -> None:
+    """Nobody waits for a holder longer than the timeout, or than may be."""
+    lock = ThreadLock()
+    assert lock.acquire(0)
+    lock.wait_for_holder(0.02)
+    lock.wait_for_holder(LONG, lambda: True)
+    assert lock.locked()

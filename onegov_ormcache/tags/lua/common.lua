@@ -85,3 +85,10 @@ local function broken(stamp, writer, outlasting)
     end
     return nil
 end
+
+-- Gives a lock back, if it is still that of the caller with this token.
+local function release(lock, holder)
+    if redis.call('GET', lock) == holder then
+        redis.call('DEL', lock)
+    end
+end
