@@ -77,8 +77,7 @@ def unreachable(error: redis.RedisError) -> StoreUnreachable:
 class Reply:
     """The reply to a command that was sent; nobody has waited for it yet.
 
-    Made by :func:`send`. It keeps the connection until :meth:`result` or :meth:`leave` is called,
-    or until nobody refers to it.
+    Made by :func:`send`. It keeps the connection until :meth:`result` or :meth:`leave` is called.
     """
 
     def __init__(self, client: redis.Redis, connection: Any) -> None:
@@ -111,7 +110,9 @@ class Reply:
             self._client.connection_pool.release(connection)
 
     def __del__(self) -> None:
-        self.leave('a command was interrupted')
+        # only after an interrupt; the pool can't be asked, because its lock may be held just now
+        if self._connection is not None:
+            self._connection.disconnect()
 
 
 def send(client: redis.Redis, *command: str | bytes | int) -> Reply:

@@ -8,7 +8,8 @@ one. This module does not know which tags these are, nor when a transaction ends
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from ..errors import SnapshotConflict, StoreUnreachable
@@ -58,10 +59,11 @@ class Doubts:
             return
         about_to(Step.DOUBT)
         self.leave()
-        self._answer = self._store.doubt(
-            self._schema, self._writer, own.tags, own.known, key, own.read, own.computed
-        )
         self._sent = own
+        with self._reachable():
+            self._answer = self._store.doubt(
+                self._schema, self._writer, own.tags, own.known, key, own.read, own.computed
+            )
 
     def put(self, own: OwnDoubt, key: str) -> None:
         """Send the doubt, unless the same was sent, and wait for the answer.
@@ -73,7 +75,8 @@ class Doubts:
         about_to(Step.ANSWER)
         answer, self._answer = self._answer, None
         assert answer is not None
-        self.tags = answer.result()
+        with self._reachable():
+            self.tags = answer.result()
 
     def put_elsewhere(self, place: str, tags: Collection[str], key: str) -> None:
         """Put tags of another tenant in doubt, and wait for the answer.
@@ -115,6 +118,18 @@ class Doubts:
         answer, self._answer = self._answer, None
         if answer is not None:
             answer.leave()
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """Take a doubt that may not have been put for one that was not.
+
+        If it was, who meets it settles it; so a store that stalls is not waited for twice.
+        """
+        try:
+            yield
+        except StoreUnreachable:
+            self._sent = None
+            raise
 
     def _writer_at(self, place: str) -> str:
         """Return the writer's id for the doubt at another place than its own schema."""

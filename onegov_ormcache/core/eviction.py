@@ -355,6 +355,8 @@ class WritePath:
             return
         if self._may_have_hidden_changes or self._write_skews.must_ask:
             return
+        if not self._scope.snapshot().reachable:
+            return
         try:
             own = self._own_doubt(self._write_skews.required(), self._definitions())
             self._doubts.send(own, inquiry.key)

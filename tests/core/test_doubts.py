@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from onegov_ormcache import OrmCacheApp, orm_cached, steps
 from onegov_ormcache.core.scope import RequestScope
-from onegov_ormcache.errors import SnapshotConflict
+from onegov_ormcache.errors import SnapshotConflict, StoreUnreachable
 from onegov_ormcache.steps import Step
 from tests.support.applications import Applications, change, committed, value
 from tests.support.counting import RedisCommands, Runs
@@ -43,6 +43,10 @@ class AppWithFunction(App):
 
 def names(app: App) -> list[str]:
     return app.names
+
+
+def doubts_of(app: App, tenant: str) -> object:
+    return app.orm_cache.snapshot(tenant).doubts
 
 
 @pytest.fixture
@@ -212,7 +216,7 @@ def test_rolled_back_after_the_doubt(app: App, tenant: str, when: str) -> None:
         finally:
             event.remove(target, name, refuse)
         scope.session().rollback()
-    assert app.orm_cache.snapshot(tenant).doubts == {}
+    assert not doubts_of(app, tenant)
     assert value(app, tenant, names) == ['Ada']
     assert App.runs.total == 0
 
@@ -244,7 +248,7 @@ def test_a_conflict_is_one_of_the_commit(on_servers: Applications, tenant: str) 
             with pytest.raises(SnapshotConflict):
                 scope.session().commit()
             scope.session().rollback()
-        assert app.orm_cache.snapshot(tenant).doubts == {}
+        assert not doubts_of(app, tenant)
         with committed(other, tenant) as scope:
             scope.session().query(Group).filter_by(name='b').delete()
         assert value(app, tenant, lambda app: app.groups) == ['a']
@@ -306,3 +310,22 @@ def test_the_next_request_after_a_commit(
             assert len(value(reader, tenant, names)) == number + 2
         if not elsewhere:
             assert App.runs.total == 1
+
+
+def test_a_store_that_stalls_in_a_commit(
+    on_servers: Applications, own_redis: RedisServer, tenant: str
+) -> None:
+    """A commit that is refused, because the doubt is not answered, waits for it once."""
+    app: App = on_servers.start(App, redis_url=own_redis.url, redis_timeout=0.3)
+    change(app, tenant, User(name='Ada'))
+    with app.request_scope(tenant) as scope, noted(scope.session()) as seen:
+        scope.session().connection()
+        event.listen(scope.session(), 'before_flush', lambda *_: own_redis.pause(), once=True)
+        scope.session().add(User(name='Bob'))
+        with pytest.raises(StoreUnreachable):
+            scope.session().commit()
+        scope.session().rollback()
+    own_redis.resume()
+    assert seen == ['doubt', 'flushed', 'answer']
+    # the doubt was put when the server went on, and is settled by those who read
+    until(lambda: value(app, tenant, names) == ['Ada'] and not doubts_of(app, tenant), 30)
