@@ -243,7 +243,8 @@ def test_commands_of_a_crowd(
     ):
         reads = [crowd.read(app, name) for _ in range(READERS)]
         assert [read.result(LONG) for read in reads] == [['old']] * READERS
-    assert redis.count == READERS + 2
+    # on a busy machine the lock may be renewed meanwhile
+    assert sum('_extend_' not in command[1] for command in redis.commands) == READERS + 2
     assert crowd.count(Step.VIEW) == transactions + 1
 
 
