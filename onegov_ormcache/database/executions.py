@@ -151,9 +151,12 @@ def _changed_rows(context: Any, cursor: Any) -> int | None:
     if context is None or not (context.isinsert or context.isupdate or context.isdelete):
         return None
     rows = int(cursor.rowcount)
-    # a statement within it may have changed rows that the driver does not count
-    has_others = rows == 0 and bool(context.compiled.ctes)
-    return None if rows < 0 or has_others else rows
+    if rows < 1:
+        # a statement within it may have changed rows that the driver does not count, and SQLite
+        # counts the changes of one that returns rows when these are fetched
+        compiled = context.compiled
+        return None if rows < 0 or compiled.ctes or compiled.effective_returning else 0
+    return rows
 
 
 def _is_internal(context: ExecutionContext | None) -> bool:

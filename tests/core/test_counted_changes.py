@@ -62,8 +62,17 @@ def changed_after_a_failure(session: Session) -> None:
     session.execute(delete(User).where(User.name == 'Bob'))
 
 
+def changed_with_rows_returned(session: Session) -> None:
+    session.execute(delete(User).where(User.name == 'Bob').returning(User.id))
+
+
+def changed_by_objects(session: Session) -> None:
+    session.delete(session.scalars(select(User).where(User.name == 'Bob')).one())
+
+
 CHANGES: list[Callable[[Session], None]] = [
-    changed_by_a_select, changed_by_a_part, changed_before_a_failure, changed_after_a_failure
+    changed_by_a_select, changed_by_a_part, changed_before_a_failure, changed_after_a_failure,
+    changed_with_rows_returned, changed_by_objects,
 ]  # fmt: skip
 
 
@@ -78,6 +87,12 @@ def test_changes_that_nobody_counts(
     with committed(app, tenant) as scope:
         execute(scope.session())
     assert value(app, tenant, lambda app: app.names) == ['Ada']
+
+
+def test_objects_whose_keys_are_returned(app: App, tenant: str) -> None:
+    """New objects evict, although SQLite counts them late: their keys come from RETURNING."""
+    change(app, tenant, *(User(name=name) for name in ('x', 'y', 'z')))
+    assert value(app, tenant, lambda app: app.names) == ['Ada', 'Bob', 'x', 'y', 'z']
 
 
 def test_statements_that_change_no_row(
