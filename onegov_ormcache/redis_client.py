@@ -74,6 +74,10 @@ def unreachable(error: redis.RedisError) -> StoreUnreachable:
     )
 
 
+#: Connections that nobody has given back to their pools.
+ABANDONED: deque[tuple[Any, Any]] = deque()
+
+
 class Reply:
     """The reply to a command that was sent; nobody has waited for it yet.
 
@@ -110,9 +114,11 @@ class Reply:
             self._client.connection_pool.release(connection)
 
     def __del__(self) -> None:
-        # only after an interrupt; the pool can't be asked, because its lock may be held just now
+        # only after an interrupt; the pool's lock may be held just now, so the next caller of
+        # `send()` gives the connection back
         if self._connection is not None:
             self._connection.disconnect()
+            ABANDONED.append((self._client.connection_pool, self._connection))
 
 
 def send(client: redis.Redis, *command: str | bytes | int) -> Reply:
@@ -121,6 +127,9 @@ def send(client: redis.Redis, *command: str | bytes | int) -> Reply:
     :param client: made by :func:`connect`.
     :raises redis.RedisError: if it can't be sent.
     """
+    while ABANDONED:
+        owner, abandoned = ABANDONED.popleft()
+        owner.release(abandoned)
     pool = client.connection_pool
     connection: Any = pool.get_connection()
     try:

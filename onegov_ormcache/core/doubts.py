@@ -24,6 +24,9 @@ class OwnDoubt(NamedTuple):
     known: frozenset[str]
     read: Stamp
     computed: Stamp
+    #: The number of statements that have changed a table which was not locked before. Each may
+    #: have met other definitions than the one before.
+    statements: int
 
 
 class Doubts:

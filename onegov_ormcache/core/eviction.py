@@ -70,6 +70,10 @@ class WritePath:
         # True if an understood statement has changed something, so the transaction has an id;
         # None if that is not known
         self._has_changed: bool | None = False
+        # the tables that its statements have changed, and which are locked since; and the number
+        # of statements that have changed others
+        self._locked: set[str] = set()
+        self._steps = 0
         # True if the definitions are not those that the process knows
         self._redefines = False
         #: The tags that the transaction has changed so far.
@@ -141,6 +145,9 @@ class WritePath:
         tables = statement.changes
         self._is_changing = bool(tables or statement.writes_elsewhere)
         if self._is_changing:
+            if statement.writes_elsewhere or not tables <= self._locked:
+                self._steps += 1
+                self._locked |= statement.writes
             self._collect(tables, statement.writes_elsewhere)
             flushed_tables = scope.flushed_on(self._open_connection())
             if flushed_tables is None or not statement.of_objects:
@@ -284,6 +291,7 @@ class WritePath:
 
     def savepoint_lost(self) -> None:
         about_to(Step.SAVEPOINT)
+        self._locked.clear()
         # values that were computed since the savepoint may show what is rolled back; the tags
         # stay collected, because one eviction too many is harmless
         self._scope.drop(self.tags)
@@ -382,6 +390,7 @@ class WritePath:
             self._asked_functions,
             {**required.read, **known},
             required.computed,
+            self._steps,
         )
 
     @property

@@ -57,8 +57,12 @@ def mark_changed(scope: RequestScope, session: Session, tables: Iterable[TableNa
     # a quarantine awaits only transactions that have an id
     observer.database.assign_id(connection)
     affected = frozenset().union(*map(observer.reached_from, named))
+    tags = table_tags(affected) | scope.cache.registry.function_tags
     for path in scope.transactions:
-        path.marked(table_tags(affected) | scope.cache.registry.function_tags)
+        if path.works_on((connection,)):
+            path.marked(tags)
+        else:
+            path.changed(tags)
     if observer.on_table_change.receivers:
         observer.on_table_change.send(scope.schema, tables=affected)
 

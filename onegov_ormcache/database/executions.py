@@ -102,7 +102,8 @@ class Executions:
         dbapi_connection = connection.connection.dbapi_connection
         if statement := self._dialect.executed(connection, context):
             listener.executing(statement)
-        listener.executed(_changed_rows(context, cursor))
+        rows = _changed_rows(context, cursor)
+        listener.executed(rows if rows or self._dialect.counts_all else None)
         if self._dialect.lost_savepoint(dbapi_connection) and not _is_savepoint(context):
             listener.savepoint_lost()
         if self._dialect.has_ended(dbapi_connection):
@@ -151,12 +152,9 @@ def _changed_rows(context: Any, cursor: Any) -> int | None:
     if context is None or not (context.isinsert or context.isupdate or context.isdelete):
         return None
     rows = int(cursor.rowcount)
-    if rows < 1:
-        # a statement within it may have changed rows that the driver does not count, and SQLite
-        # counts the changes of one that returns rows when these are fetched
-        compiled = context.compiled
-        return None if rows < 0 or compiled.ctes or compiled.effective_returning else 0
-    return rows
+    # a statement within it may have changed rows that the driver does not count
+    has_others = rows == 0 and bool(context.compiled.ctes)
+    return None if rows < 0 or has_others else rows
 
 
 def _is_internal(context: ExecutionContext | None) -> bool:

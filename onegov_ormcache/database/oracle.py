@@ -63,8 +63,15 @@ WHERE NOT pg_visible_in_snapshot(CAST(id AS xid8), pg_current_snapshot())
 AND pg_xact_status(CAST(id AS xid8)) <> 'aborted'
 """
 
-#: True if nobody holds the lock of a transaction's key.
-HAS_ENDED = 'SELECT pg_try_advisory_xact_lock_shared(CAST(:key AS bigint))'
+#: True if nobody holds the lock of a transaction's key. A session gets a lock that it holds
+#: itself, so the lock alone would take the asking transaction for one that has ended.
+HAS_ENDED = """
+SELECT CASE WHEN EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND mode = 'ExclusiveLock'
+    AND (classid::bigint << 32 | objid::bigint) = CAST(:key AS bigint) AND objsubid = 1
+) THEN false ELSE pg_try_advisory_xact_lock_shared(CAST(:key AS bigint)) END
+"""
 
 HAS_COMMITTED = """
 SELECT EXISTS (

@@ -100,6 +100,7 @@ class Postgres:
     """
 
     has_transaction_ids = True
+    counts_all = True
 
     #: The questions about its transactions.
     probes = OF_PACKAGE

@@ -235,6 +235,10 @@ class Scope(Protocol):
 class Dialect(Protocol):
     """The part of a database that a :class:`Watch` uses; see ``postgres.py``, ``sqlite.py``."""
 
+    #: True if an understood statement that has changed no row, as the driver counts, has changed
+    #: nothing at all. SQLite does not count what triggers change, nor rows that were not fetched.
+    counts_all: bool
+
     def in_transaction(self, dbapi_connection: Any) -> bool:
         """Return whether the driver says that its connection is in a transaction."""
 

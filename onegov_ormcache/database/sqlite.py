@@ -62,6 +62,7 @@ class SQLiteDialect:
     """What is the same for all SQLite files; see :class:`~.protocols.Dialect`."""
 
     has_transaction_ids = False
+    counts_all = False
 
     #: The tables that statements may name.
     tables = Tables(list)

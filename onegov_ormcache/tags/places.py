@@ -62,9 +62,10 @@ class PlacedDoubt:
     def _ending_on_error(self) -> Iterator[None]:
         try:
             yield
-        except OrmCacheError:
+        except BaseException as error:
             self.leave()
-            self._end()
+            if isinstance(error, OrmCacheError):
+                self._end()
             raise
 
 

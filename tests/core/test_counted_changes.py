@@ -9,14 +9,26 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import (
+    Column,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    delete,
+    event,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from onegov_ormcache import OrmCacheApp, orm_cached
 from tests.support.applications import Applications, change, committed, value
 from tests.support.counting import RedisCommands, SqlStatements
-from tests.support.models import User
+from tests.support.models import Group, User
 
 
 class App(OrmCacheApp):
@@ -131,3 +143,47 @@ def test_understood_changes_ask_nothing(
             session.commit()
         assert sql.count == 0
     assert len(value(app, tenant, lambda app: app.names)) == objects + 1
+
+
+SQLITE_TRIGGERS = {
+    'instead of the row': (
+        'CREATE VIEW people AS SELECT id, name FROM users',
+        ('CREATE TRIGGER t INSTEAD OF INSERT ON people '
+        'BEGIN INSERT INTO users (name) VALUES (new.name); END'),
+    ),
+    'before a row that is ignored': (
+        'CREATE TABLE people (id int, name text)',
+        ('CREATE TRIGGER t BEFORE INSERT ON people '
+        'BEGIN INSERT INTO users (name) VALUES (new.name); SELECT RAISE(IGNORE); END'),
+    ),
+}
+
+PEOPLE = Table('people', MetaData(), Column('id', Integer), Column('name', String))
+
+
+@pytest.mark.parametrize('case', SQLITE_TRIGGERS)
+def test_what_sqlite_does_not_count(embedded: Applications, tenant: str, case: str) -> None:
+    """SQLite counts no row although a trigger has changed one."""
+    app: App = embedded.start(App)
+    with committed(app, tenant) as scope:
+        for command in SQLITE_TRIGGERS[case]:
+            scope.session().execute(text(command))
+    assert value(app, tenant, lambda app: app.names) == []
+    with committed(app, tenant) as scope:
+        scope.session().execute(insert(PEOPLE).values(name='Eve'))
+    assert value(app, tenant, lambda app: app.names) == ['Eve']
+
+
+def test_a_listener_that_changes_nothing(app: App, tenant: str) -> None:
+    """A statement that a listener executes within another one takes nothing from its count."""
+
+    def execute(connection: Any, cursor: object, sql: str, *more: object) -> None:
+        if sql.startswith('UPDATE'):
+            connection.execute(delete(Group).where(Group.name == 'nobody'))
+
+    with app.request_scope(tenant) as scope:
+        engine = scope.session().get_bind()
+        event.listen(engine, 'after_cursor_execute', execute)
+        scope.session().execute(update(User).where(User.name == 'Ada').values(name='Eve'))
+        scope.session().commit()
+    assert value(app, tenant, lambda app: app.names) == ['Bob', 'Eve']

@@ -8,7 +8,7 @@ from contextvars import Context
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, select, update
+from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from onegov_ormcache import OrmCacheApp, orm_cached, steps
@@ -35,6 +35,15 @@ class App(OrmCacheApp):
         return list(self.session().scalars(select(Group.name).order_by(Group.name)))
 
 
+    @orm_cached(policy=User)
+    def counted(self) -> int:
+        return len(list(self.session().scalars(select(User.name))))
+
+    @orm_cached(policy=Document)
+    def titles(self) -> list[str]:
+        return list(self.session().scalars(select(Document.title)))
+
+
 class AppWithFunction(App):
     @orm_cached(policy=lambda session_manager, schema, obj: isinstance(obj, User))
     def by_function(self) -> int:
@@ -43,6 +52,10 @@ class AppWithFunction(App):
 
 def names(app: App) -> list[str]:
     return app.names
+
+
+def titles(app: App) -> list[str]:
+    return app.titles
 
 
 def doubts_of(app: App, tenant: str) -> object:
@@ -252,6 +265,56 @@ def test_a_conflict_is_one_of_the_commit(on_servers: Applications, tenant: str) 
         with committed(other, tenant) as scope:
             scope.session().query(Group).filter_by(name='b').delete()
         assert value(app, tenant, lambda app: app.groups) == ['a']
+
+
+def test_a_read_beside_the_own_doubt(app: App, tenant: str) -> None:
+    """A listener that reads what is in the own doubt neither settles it nor takes it for another's
+    change."""
+    found = []
+    with app.request_scope(tenant) as scope:
+        scope.torn_pages.are_refused = True  # as the tween does
+        assert app.names == ['Ada']
+
+        def read(session: Session, context: object) -> None:
+            scope.session_ended()
+            found.append(app.counted)
+
+        event.listen(scope.session(), 'after_flush_postexec', read)
+        scope.session().add(User(name='Bob'))
+        scope.session().commit()
+    assert found == [2]
+    assert value(app, tenant, names) == ['Ada', 'Bob']
+
+
+def test_definitions_that_change_after_the_doubt(
+    app: App, on_servers: Applications, tenant: str
+) -> None:
+    """What a statement meets after the doubt was sent is checked as if it had come before."""
+    other = on_servers.elsewhere(app)
+    assert value(other, tenant, titles) == value(app, tenant, titles) == []
+    trigger = (
+        ('CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN '
+        "INSERT INTO documents (kind, title, state) VALUES ('document', new.name, 'DRAFT'); "
+        'RETURN new; END $$'),
+        'CREATE TRIGGER note AFTER INSERT ON groups FOR EACH ROW EXECUTE FUNCTION note()',
+    )
+
+    def redefine() -> None:
+        with committed(other, tenant) as scope:
+            for command in trigger:
+                scope.session().execute(text(command))
+        for _ in range(3):
+            assert value(other, tenant, titles) == []
+
+    def insert_group(session: Session, context: object) -> None:
+        Context().run(redefine)
+        session.execute(insert(Group).values(name='noted'))
+
+    with committed(app, tenant) as scope:
+        app.mark_changed(Group)
+        event.listen(scope.session(), 'after_flush_postexec', insert_group, once=True)
+        scope.session().add(User(name='Bob'))
+    assert value(app, tenant, titles) == value(other, tenant, titles) == ['noted']
 
 
 # what is waited for

@@ -165,6 +165,18 @@ def test_a_question_that_fails(
     assert oracle.is_open(key)
 
 
+def test_asked_by_itself(
+    writer: Connection, postgres_scope: FakeScope, asking: Connection, oracle: PostgresOracle
+) -> None:
+    """A transaction knows that it has not ended itself, although it would get its own lock."""
+    writer.execute(text('SELECT 1'))
+    key = key_of(postgres_scope)
+    own = PostgresOracle(writer)
+    assert [own.is_open(key), oracle.is_open(key), own.is_open(key)] == [True] * 3
+    writer.rollback()
+    assert not own.is_open(key)
+
+
 def test_lost_while_asked(
     writer: Connection, asking: Connection, oracle: PostgresOracle, postgres_dsn: str
 ) -> None:
