@@ -208,6 +208,11 @@ class TransactionalScope:
         :raises SnapshotConflict: if a cached value of such a tag was already returned.
         """
         first = self.snapshot()
+        if not first.usable and self.returned:
+            raise SnapshotConflict(
+                f'{self.schema}: the tag store was lost between a cached value that was read and '
+                'the begin of the database transaction, so they may not belong to one moment'
+            )
         if not first.usable:
             return
         about_to(Step.SECOND_SNAPSHOT)

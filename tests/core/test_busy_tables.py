@@ -208,21 +208,30 @@ def test_side_by_side_beside_a_doubt(
     assert value(app, tenant, lambda app: getattr(app, name)) == ['new', 'old']
 
 
-@pytest.mark.parametrize('has_connection', [True, False])
-def test_the_only_connection(
-    on_servers: Applications, tenant: str, crowd: Crowd, has_connection: bool
-) -> None:
-    """A reader that has the pool's only connection does not wait for one who waits for it; those
-    who have none wait for the value, and take no connection to do so."""
-    app: App = on_servers.start(App, engine_options={'pool_size': 1, 'max_overflow': 0})
+ONE_CONNECTION = {'pool_size': 1, 'max_overflow': 0, 'pool_timeout': LONG}
+
+
+def test_the_only_connection(on_servers: Applications, tenant: str, crowd: Crowd) -> None:
+    """A reader that has the pool's only connection does not wait for one who waits for it."""
+    app: App = on_servers.start(App, engine_options=ONE_CONNECTION)
     change(app, tenant, User(name='old'))
     with app.request_scope(tenant) as scope:
-        if has_connection:
-            scope.session().connection()
+        scope.session().connection()
         reads = [crowd.read(app, 'named') for _ in range(3)]
         until(lambda: crowd.count(Step.WAIT) == 2, LONG)
         assert app.named == ['old']
     assert [read.result(LONG) for read in reads] == [['old']] * 3
+
+
+def test_who_waits_needs_no_connection(
+    on_servers: Applications, tenant: str, crowd: Crowd
+) -> None:
+    """The creator has the pool's only connection while all others wait for its value."""
+    app: App = on_servers.start(App, engine_options=ONE_CONNECTION)
+    change(app, tenant, User(name='old'))
+    with each_run(lambda: until(lambda: crowd.count(Step.WAIT) == READERS - 1, LONG)):
+        reads = [crowd.read(app, 'named') for _ in range(READERS)]
+        assert [read.result(LONG) for read in reads] == [['old']] * READERS
 
 
 @pytest.mark.parametrize('name', ['named', 'auto'])
