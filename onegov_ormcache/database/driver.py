@@ -147,6 +147,8 @@ class ReportingCursor:
     #: True while a statement is executed that looks like SET or SHOW; None if the server says that
     #: it was something else.
     is_setting: bool | None = False
+    #: True while one statement is executed many times, so that it can't commit and begin again.
+    is_many = False
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
         setting = None if self.announced else getattr(self.connection, 'setting', None)
@@ -167,7 +169,11 @@ class ReportingCursor:
 
     def executemany(self, *arguments: Any, **options: Any) -> Any:
         self._report()
-        return super().executemany(*arguments, **options)  # type: ignore[misc]
+        self.is_many = True
+        try:
+            return super().executemany(*arguments, **options)  # type: ignore[misc]
+        finally:
+            self.is_many = False
 
     def stream(self, *arguments: Any, **options: Any) -> Any:
         self._report()
@@ -186,6 +192,9 @@ class ReportingCursor:
     def _check_results(self, results: Any) -> None:
         # psycopg calls this with the results of all statements of a text, before it raises the
         # error of the last one
+        if self.is_many:
+            super()._check_results(results)  # type: ignore[misc]
+            return
         committed = any(result.command_status == b'COMMIT' for result in results)
         if committed and not getattr(self.connection, 'may_end', True):
             self.connection.has_committed = True

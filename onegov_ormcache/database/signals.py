@@ -105,7 +105,7 @@ def related_tables(states: Iterable[InstanceState[Any]]) -> set[str]:
     for state in states:
         cls: Any = state.class_
         relationships = relationships_of(cls)
-        if relationships.keys() & state.committed_state.keys():
+        if relationships and relationships.keys() & state.committed_state.keys():
             found.update(mapped_tables(cls))
             for key in relationships.keys() & state.committed_state.keys():
                 found |= relationships[key]
