@@ -286,10 +286,11 @@ class Reading(Lookup):
         with claim.connecting():
             scope.connection()
         # the transaction may have begun just now, which can block tags
-        snapshot = scope.snapshot()
-        if snapshot.quarantine is not None or scope.blocks(self.prop.tags | self.unusable):
-            claim.leave()
-        self.claim = claim if claim.is_held else None
+        is_blocked = scope.blocks(self.prop.tags | self.unusable)
+        if is_blocked or scope.snapshot().quarantine is not None or not claim.is_held:
+            claim.leave()  # nobody needs to wait for a value that can't be stored
+        else:
+            self.claim = claim
         return self.compute()
 
     def compute(self) -> TierEntry:

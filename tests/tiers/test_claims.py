@@ -18,7 +18,7 @@ from onegov_ormcache.tags.memory import MemoryTagStore
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tiers import claims
 from onegov_ormcache.tiers.claims import Claim, Crowd, RedisClaim
-from onegov_ormcache.tiers.locks import SHORT, ThreadLock
+from onegov_ormcache.tiers.locks import RENEWER, SHORT, ThreadLock
 from onegov_ormcache.tiers.process import StoredValue
 from onegov_ormcache.tiers.serializer import Encoded, Serializer
 from onegov_ormcache.tiers.shared import MemoryTier, RedisTier
@@ -29,6 +29,13 @@ from tests.tags.conformance import PAGES, USERS, put_in_doubt
 
 #: Seconds that no test lasts.
 LONG = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Each test leaves its claims: others would go on to be renewed."""
+    yield
+    assert not [lock for lock in RENEWER._held if isinstance(lock, RedisClaim)]
 
 
 class Process:
@@ -274,7 +281,10 @@ def test_one_command_each(one: Process, redis_url: str) -> None:
         claim.leave()
     own = [command for command in seen.commands if 'key' in str(command)]
     assert len(own) == 2
-    assert one.claim().look() is None, 'the lock was given back, although nothing was stored'
+    again = one.claim()
+    assert again.look() is None
+    assert again.is_held, 'the lock was given back, although nothing was stored'
+    again.leave()
 
 
 # the lock on Redis
