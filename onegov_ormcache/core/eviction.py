@@ -4,10 +4,11 @@ One :class:`WritePath` accompanies each database transaction:
 
 1. its statements, and the session manager's signals, give the changed tags; if a statement
    is unclear, the database is asked, at the latest before step 2;
-2. directly before COMMIT these tags are put in doubt;
+2. before COMMIT these tags are put in doubt: the doubt is sent while the last flush goes on, if
+   that tells all of them, and answered before COMMIT is sent (:mod:`.doubts`);
 3. the database commits;
-4. if COMMIT returned, the tags get new versions and the doubt ends; if the server refused
-   COMMIT, only the doubt ends; if the outcome is not known, the doubt stays;
+4. if COMMIT returned, the tags get new versions and the doubt ends, for which nobody waits; if
+   the server refused COMMIT, only the doubt ends; if the outcome is not known, the doubt stays;
 5. the next reader that meets a doubt that stays settles it (``tags/settling.py``).
 
 For the reasons see Ports et al., "Transactional Consistency and Automatic Management in an

@@ -2,9 +2,9 @@
 
 Each table of a tenant gets a trigger. After each statement that changes the table, the trigger
 calls a function in the tenant's schema (``sql/notify.sql``). In a transaction of the package,
-the function notes the table in a setting, which the package reads before COMMIT, together with
-the transaction's id. In all other transactions, it sends a notification on the channel
-:data:`~.names.CHANNEL`. This module does not know who listens there.
+the function notes the table in a setting, which the package reads before COMMIT. In all other
+transactions, it sends a notification on the channel :data:`~.names.CHANNEL`. This module does not
+know who listens there.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 The next reader that meets a doubt settles it: it asks the database whether the writer's
 transaction has ended. No other process is needed for that, and it is harmless to settle a
-doubt twice, or while its writer is alive. This module decides when to ask and what follows
-from the answer. It has no connection to the database: the caller passes an :class:`Oracle`.
+doubt twice, or while its writer, which has ended, is about to publish. This module decides when
+to ask and what follows from the answer. It has no connection to the database: the
+caller passes an :class:`Oracle`.
 """
 
 from __future__ import annotations

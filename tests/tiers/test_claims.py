@@ -127,7 +127,8 @@ def test_one_caller_looks(either: Process) -> None:
 
 
 def test_other_versions_and_keys_are_apart(either: Process) -> None:
-    """A caller waits for nobody who computes another value, or for other versions."""
+    """A caller waits for nobody who computes another value, or for other versions: each enters,
+    which `claim` asserts."""
     either.claim()
     either.claim('other key').leave()
     put_in_doubt(either.tags, 'main', 'w', USERS)
