@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 
+from onegov_ormcache.redis_client import client
 from tests.support.applications import Applications
 from tests.support.backends import Backend
 from tests.support.counting import (
@@ -26,6 +27,7 @@ from tests.support.counting import (
     redis_ops,
     sql_statements,
 )
+from tests.support.outages import RegisteredBreaker
 from tests.support.servers import RedisServer, drop_schemas, postgres_server, redis_server
 
 # The same examples on each run, so that a failure is the work of a change; `random` looks
@@ -34,6 +36,8 @@ settings.register_profile('repeatable', derandomize=True, deadline=None)
 settings.register_profile('random', deadline=None, print_blob=True)
 settings.register_profile('long', parent=settings.get_profile('random'), max_examples=2000)
 settings.load_profile('repeatable')
+
+client.Breaker = RegisteredBreaker  # type: ignore[attr-defined]
 
 # Some tests run pytest itself
 pytest_plugins = ['pytester']

@@ -15,7 +15,7 @@ from threading import Lock
 from ..database.hosts import HostObserver
 from ..database.observer import Observer
 from ..errors import RetryableConflict, SecondProcessError
-from ..redis_client import connect
+from ..redis_client.client import connect
 from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
 from ..tags.settling import Settler

@@ -12,11 +12,10 @@ from collections.abc import Collection
 from threading import Lock
 from typing import Any
 
-import redis
 from cachetools import LRUCache
 
 from ..errors import SnapshotConflict, StoreUnreachable
-from ..redis_client import ask, hash_tag
+from ..redis_client.client import Client, hash_tag
 from .scripts import Running, Scripts
 from .snapshot import NO_VERSIONS, Doubt, Snapshot, Stamp, same_schema
 
@@ -45,7 +44,7 @@ class RedisTagStore:
 
     See :class:`~onegov_ormcache.tags.snapshot.TagStore`.
 
-    :param client: made by :func:`onegov_ormcache.redis_client.connect`.
+    :param client: made by :func:`onegov_ormcache.redis_client.client.connect`.
     :param namespace: separates applications that share a Redis.
     :param quarantined: True if a birth begins a quarantine, in which nothing is filled.
         A caller that can ask the database must then end it, by :meth:`quarantine`.
@@ -53,7 +52,7 @@ class RedisTagStore:
 
     single_process = False
 
-    def __init__(self, client: redis.Redis, namespace: str, quarantined: bool) -> None:
+    def __init__(self, client: Client, namespace: str, quarantined: bool) -> None:
         self.client = client
         self._namespace = namespace
         self._quarantined = '1' if quarantined else '0'
@@ -65,14 +64,14 @@ class RedisTagStore:
         self._known: dict[str, tuple[str, str]] = {}
 
     def check(self) -> None:
-        ask(self.client.ping)
+        self.client.ask(self.client.ping)
 
     def identity(self, schema: str) -> str | None:
         known = self._known.get(schema)
         return known[0] if known else None
 
     def unidentified(self, schema: str) -> Snapshot:
-        token: Any = ask(lambda: self.client.hget(self._list_key(schema), 'token'))
+        token: Any = self.client.ask(lambda: self.client.hget(self._list_key(schema), 'token'))
         return Snapshot.unidentified(token.decode() if token else '')
 
     def identify(self, schema: str, identity: str, identities: str) -> None:
@@ -90,7 +89,7 @@ class RedisTagStore:
             self._know(schema, identity, token)
 
     def follow(self, schema: str, identity: str, identities: str) -> None:
-        listed: Any = ask(lambda: self.client.hgetall(self._list_key(schema)))
+        listed: Any = self.client.ask(lambda: self.client.hgetall(self._list_key(schema)))
         since = {
             field[2:].decode(): float(value)
             for field, value in listed.items()
@@ -213,7 +212,7 @@ class RedisTagStore:
 
     def holder(self, lock: tuple[str, str]) -> bytes | None:
         """Return the token of the lock's present holder; None if there is none."""
-        found: Any = ask(lambda: self.client.get(lock[0]))
+        found: Any = self.client.ask(lambda: self.client.get(lock[0]))
         return None if found is None else bytes(found)
 
     def _run(

@@ -21,7 +21,8 @@ from typing import Any
 
 import redis
 
-from ..redis_client import Reply, ask, send, unreachable
+from ..redis_client.client import Client
+from ..redis_client.replies import Reply
 from .snapshot import new_token
 
 log = logging.getLogger('onegov_ormcache')
@@ -52,12 +53,12 @@ def script(name: str) -> str:
 class Scripts:
     """The scripts on one Redis; made by a tag store, lives as long.
 
-    :param client: made by :func:`onegov_ormcache.redis_client.connect`.
+    :param client: made by :func:`onegov_ormcache.redis_client.client.connect`.
     :param names: the names of the scripts.
     """
 
-    def __init__(self, client: redis.Redis, names: Collection[str]) -> None:
-        self._client = client
+    def __init__(self, client: Client, names: Collection[str]) -> None:
+        self.client = client
         bodies = {name: script(name) for name in names}
         digest = blake2b('\n'.join(bodies.values()).encode(), digest_size=8).hexdigest()
         # the name says what is in it, so that releases with other scripts can use the same server
@@ -75,11 +76,11 @@ class Scripts:
     def run(self, name: str, keys: tuple[str, ...], *arguments: str | bytes) -> Any:
         """Run a script and return its reply.
 
-        Each attempt gets a new token as its first argument; see :func:`.redis_client.connect`.
+        Each attempt gets a new token as its first argument; see :func:`.client.connect`.
 
         :raises StoreUnreachable: for any failure.
         """
-        return ask(lambda: self._run(name, keys, (new_token(), *arguments)))
+        return self.client.ask(lambda: self._run(name, keys, (new_token(), *arguments)))
 
     def send(self, name: str, keys: tuple[str, ...], *arguments: str | bytes) -> Running:
         """Send the command that runs a script, and do not wait for its reply.
@@ -93,19 +94,19 @@ class Scripts:
                 head = 'FCALL', self._functions[name]
             else:
                 head = 'EVALSHA', self._scripts[name].sha
-            return send(self._client, *head, len(keys), *keys, *given)
+            return self.client.send(*head, len(keys), *keys, *given)
 
-        return Running(self, ask(sent), name, keys, arguments)
+        return Running(self, self.client.ask(sent), name, keys, arguments)
 
     def _run(self, name: str, keys: tuple[str, ...], arguments: tuple[str | bytes, ...]) -> Any:
         if self.has_functions:
             function = self._functions[name]
             try:
-                return self._client.fcall(function, len(keys), *keys, *arguments)
+                return self.client.fcall(function, len(keys), *keys, *arguments)
             except redis.ResponseError as error:
                 self.mend(error)
             if self.has_functions:
-                return self._client.fcall(function, len(keys), *keys, *arguments)
+                return self.client.fcall(function, len(keys), *keys, *arguments)
         return self._scripts[name](keys, arguments)
 
     def mend(self, error: redis.ResponseError) -> None:
@@ -115,7 +116,7 @@ class Scripts:
             return
         if 'function not found' in str(error).lower():
             try:
-                self._client.function_load(self._library)
+                self.client.function_load(self._library)
                 return
             except redis.ResponseError as failure:
                 if 'already exists' in str(failure):  # another process was faster
@@ -130,7 +131,7 @@ class Scripts:
     def _load_scripts(self) -> None:
         # all of them, also those whose replies nobody waits for
         for each in self._scripts.values():
-            self._client.script_load(each.script)
+            self.client.script_load(each.script)
 
 
 class Running:
@@ -155,16 +156,18 @@ class Running:
         :raises StoreUnreachable: for any failure.
         """
         try:
-            return self._reply.result()
+            answer = self._reply.result()
+            self._scripts.client.breaker.succeeded()
+            return answer
         except redis.ConnectionError:
             pass
         except redis.ResponseError as error:
             try:
                 self._scripts.mend(error)
             except redis.RedisError as failure:
-                raise unreachable(failure) from failure
+                raise self._scripts.client.unreachable(failure) from failure
         except redis.RedisError as error:
-            raise unreachable(error) from error
+            raise self._scripts.client.unreachable(error) from error
         return self._again()
 
     def leave(self, what: str) -> None:

@@ -13,14 +13,13 @@ from hashlib import blake2b
 from typing import Any, Protocol
 
 import ormsgpack
-import redis
 from dogpile.cache import CacheRegion, make_region, register_backend
 from dogpile.cache.api import CacheMutex, CantDeserializeException
 from dogpile.cache.backends.memory import MemoryBackend
 from dogpile.cache.backends.redis import RedisBackend
 
 from ..errors import UndecodableValue
-from ..redis_client import ask, hash_tag
+from ..redis_client.client import Client, hash_tag
 from .bounded import BoundedCache
 from .claims import Claim, Crowd, MemoryClaim, RedisClaim, RedisClaims
 from .locks import RedisMutex, ThreadMutex, named_locks
@@ -41,7 +40,7 @@ class MemoryFills(Protocol):
 class RedisFills(RedisClaims, Protocol):
     """The part of a tag store on Redis that stores values."""
 
-    client: redis.Redis
+    client: Client
 
     def fill(
         self,
@@ -202,12 +201,12 @@ class RedisTier:
         self._crowd = Crowd()
 
     def get(self, schema: str, key: str) -> StoredValue | None:
-        data: Any = ask(lambda: self._tags.client.get(self._name(schema, key)))
+        data: Any = self._tags.client.ask(lambda: self._tags.client.get(self._name(schema, key)))
         return None if data is None else _unpack(data)
 
     def get_many(self, schema: str, keys: Sequence[str]) -> dict[str, StoredValue]:
         names = [self._name(schema, key) for key in keys]
-        datas: Any = ask(lambda: self._tags.client.mget(names))
+        datas: Any = self._tags.client.ask(lambda: self._tags.client.mget(names))
         found = {key: _unpack(data) for key, data in zip(keys, datas, strict=True) if data}
         return {key: stored for key, stored in found.items() if stored is not None}
 

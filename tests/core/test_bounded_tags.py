@@ -12,7 +12,7 @@ import redis
 
 from onegov_ormcache.core import versions as versions_module
 from onegov_ormcache.core.versions import FOREIGN_TAGS, Versions
-from onegov_ormcache.redis_client import connect
+from onegov_ormcache.redis_client.client import connect
 from onegov_ormcache.tags.memory import MemoryTagStore
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.snapshot import TagStore

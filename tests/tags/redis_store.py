@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onegov_ormcache.redis_client import hash_tag
+from onegov_ormcache.redis_client.client import hash_tag
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.snapshot import Snapshot, Stamp
 from tests.tags.conformance import put_in_doubt

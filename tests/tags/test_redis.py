@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from onegov_ormcache.redis_client import connect, hash_tag
+from onegov_ormcache.redis_client.client import connect, hash_tag
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.snapshot import Stamp
 from tests.support.counting import RedisCommands

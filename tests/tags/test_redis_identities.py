@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 import redis
 
+from onegov_ormcache.redis_client.client import connect
 from onegov_ormcache.tags import redis as redis_tags
 from onegov_ormcache.tags.redis import RedisTagStore
 from tests.support.servers import RedisServer
@@ -79,7 +80,7 @@ def test_list_of_an_older_dump(store: RedisTagStore, own_redis: RedisServer) -> 
     """A list that a dump brings back is not trusted: it may lack an identity."""
     found(store, 'main', ONE)
     own_redis.save()
-    with closing(own_redis.client()) as client:
+    with closing(connect(own_redis.url, 10)) as client:
         found(RedisTagStore(client, NAMESPACE, quarantined=False), 'main', TWO)
     own_redis.kill()
     own_redis.start()

@@ -8,8 +8,8 @@ from contextlib import closing
 import pytest
 import redis
 
-from onegov_ormcache.errors import StoreUnreachable
-from onegov_ormcache.redis_client import connect
+from onegov_ormcache.errors import ConfigurationError, StoreUnreachable
+from onegov_ormcache.redis_client.client import connect
 from onegov_ormcache.tags.redis import RedisTagStore
 from tests.support.servers import RedisServer
 from tests.tags.conformance import USERS, put_in_doubt
@@ -81,13 +81,13 @@ def test_forgotten_scripts(store: RedisTagStore, client: redis.Redis) -> None:
 )
 def test_wrong_url(url: str) -> None:
     """A URL of no known kind is refused before anything connects to it."""
-    with pytest.raises(StoreUnreachable, match='redis_url'):
+    with pytest.raises(ConfigurationError, match='redis_url'):
         connect(url, 1)
 
 
 def test_wrong_url_keeps_its_password() -> None:
     """The error about a wrong URL can be logged, as it does not show the password."""
-    with pytest.raises(StoreUnreachable) as raised:
+    with pytest.raises(ConfigurationError) as raised:
         connect('http://user:secret@localhost', 1)
     assert 'secret' not in str(raised.value)
 

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from onegov_ormcache.errors import StoreUnreachable
-from onegov_ormcache.redis_client import connect
+from onegov_ormcache.redis_client.client import connect
 from onegov_ormcache.tags import scripts
 from onegov_ormcache.tags.redis import RedisTagStore
 from tests.support.counting import RedisCommands

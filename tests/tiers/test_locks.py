@@ -18,7 +18,7 @@ import pytest
 import redis
 from dogpile.cache.api import CacheMutex
 
-from onegov_ormcache.redis_client import connect
+from onegov_ormcache.redis_client.client import connect
 from onegov_ormcache.tiers import locks
 from onegov_ormcache.tiers.locks import (
     RENEWER,

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onegov_ormcache.errors import StoreUnreachable, ValueNotCacheable
-from onegov_ormcache.redis_client import connect
+from onegov_ormcache.redis_client.client import connect
 from onegov_ormcache.tags.memory import MemoryTagStore
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tiers.process import StoredValue

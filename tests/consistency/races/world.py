@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from onegov_ormcache import OrmCacheApp, orm_cached, request_cached
-from onegov_ormcache.redis_client import connect
+from onegov_ormcache.redis_client.client import connect
 from onegov_ormcache.tags.redis import RedisTagStore
 from tests.support.applications import Applications, change, value
 from tests.support.counting import Runs

@@ -1,7 +1,4 @@
-"""The connection to Redis, and the prefix of all keys there.
-
-The tag store and the shared tier use one server through one client. Neither knows the
-other, so this module has what both need. It does not know what they store.
+"""Replies of Redis that nobody has waited for yet.
 
 A command can be sent without waiting for its reply: the caller reads that later
 (:meth:`Reply.result`), or leaves it to the next command on the same connection
@@ -12,67 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
-from .errors import StoreUnreachable
 
 log = logging.getLogger('onegov_ormcache')
-
-T = TypeVar('T')
-
-
-def connect(url: str, timeout: float) -> redis.Redis:
-    """Return a client that never sends a command a second time by itself.
-
-    A retry needs a new token. If a script ran twice with the same token, and another writer
-    gave the tag a newer version in between, the second run would bring the old version back.
-
-    :param url: the setting ``redis_url``.
-    :param timeout: seconds to wait for the connection, and for each answer.
-    :raises StoreUnreachable: if the URL is of no kind that redis-py knows.
-    """
-    try:
-        client = redis.Redis.from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError as error:
-        raise StoreUnreachable(f'redis_url {_without_password(url)!r}: {error}') from error
-    pool = client.connection_pool
-    pool.connection_class = reading_later(pool.connection_class)
-    return client
-
-
-def ask(question: Callable[[], T]) -> T:
-    """Return the answer of Redis; ask a second time if the connection was lost.
-
-    :param question: sends one command. It may be called twice, so a script that it runs
-        needs a new token in each call; see :func:`connect`.
-    :raises StoreUnreachable: for any failure.
-    """
-    try:
-        try:
-            return question()
-        except redis.ConnectionError:
-            return question()
-    except redis.RedisError as error:
-        raise unreachable(error) from error
-
-
-def unreachable(error: redis.RedisError) -> StoreUnreachable:
-    """Return the package's own error for one of redis-py's."""
-    return StoreUnreachable(
-        f'Redis (setting redis_url): {error}; is the server up, and may we talk to it?'
-    )
-
 
 #: Connections that nobody has given back to their pools.
 ABANDONED: deque[tuple[Any, Any]] = deque()
@@ -81,11 +23,11 @@ ABANDONED: deque[tuple[Any, Any]] = deque()
 class Reply:
     """The reply to a command that was sent; nobody has waited for it yet.
 
-    Made by :func:`send`. It keeps the connection until :meth:`result` or :meth:`leave` is called.
+    Made by :meth:`.Client.send`. It keeps the connection until :meth:`result` or :meth:`leave`.
     """
 
-    def __init__(self, client: redis.Redis, connection: Any) -> None:
-        self._client = client
+    def __init__(self, pool: Any, connection: Any) -> None:
+        self._pool = pool
         self._connection = connection
 
     def result(self) -> Any:
@@ -100,7 +42,7 @@ class Reply:
         try:
             return connection.read_response()
         finally:
-            self._client.connection_pool.release(connection)
+            self._pool.release(connection)
 
     def leave(self, what: str) -> None:
         """Leave the reply to the next command on this connection. If it is an error, that is
@@ -111,33 +53,14 @@ class Reply:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.read_later(what)
-            self._client.connection_pool.release(connection)
+            self._pool.release(connection)
 
     def __del__(self) -> None:
         # only after an interrupt; the pool's lock may be held just now, so the next caller of
         # `send()` gives the connection back
         if self._connection is not None:
             self._connection.disconnect()
-            ABANDONED.append((self._client.connection_pool, self._connection))
-
-
-def send(client: redis.Redis, *command: str | bytes | int) -> Reply:
-    """Send a command without waiting for its reply.
-
-    :param client: made by :func:`connect`.
-    :raises redis.RedisError: if it can't be sent.
-    """
-    while ABANDONED:
-        owner, abandoned = ABANDONED.popleft()
-        owner.release(abandoned)
-    pool = client.connection_pool
-    connection: Any = pool.get_connection()
-    try:
-        connection.send_command(*command)
-    except BaseException:
-        pool.release(connection)
-        raise
-    return Reply(client, connection)
+            ABANDONED.append((self._pool, self._connection))
 
 
 @cache
@@ -186,15 +109,3 @@ def reading_later(connection_class: Any) -> type:
                 raise
 
     return ReadingLater
-
-
-def hash_tag(namespace: str, schema: str) -> str:
-    """Return the prefix of all keys of a tenant.
-
-    It is a hash tag: on a Redis Cluster, these keys are on one node.
-    """
-    return f'{{{namespace}:{schema}}}'
-
-
-def _without_password(url: str) -> str:
-    return url.split('@')[-1] if '@' in url else url
