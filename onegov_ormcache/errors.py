@@ -71,9 +71,17 @@ class MissingExtraError(OrmCacheError, ImportError):
 class DatabaseUnreachable(OrmCacheError):
     """The database of the setting ``dsn`` can't be reached, or is of no supported kind."""
 
+    #: True if it may be reachable later.
+    is_temporary = False
+
 
 class StoreUnreachable(OrmCacheError):
-    """Redis (the setting ``redis_url``), with tag store and shared tier, can't be reached."""
+    """Redis (the setting ``redis_url``), with tag store and shared tier, can't be reached, and a
+    commit that needs it is refused."""
+
+
+class StoreFull(StoreUnreachable):
+    """Redis stores nothing more, because its memory is full."""
 
 
 class SecondProcessError(OrmCacheError):

@@ -23,7 +23,7 @@ from ..database.hosts import HostObserver
 from ..database.names import NOWHERE
 from ..database.sessions import ScopedSession, TenantSession, observed
 from ..database.transactions import current_scope
-from ..errors import ConfigurationError, StoreUnreachable
+from ..errors import ConfigurationError
 from .ambient_scope import AmbientScope
 from .lending import finder
 from .protocols import ScopeCache
@@ -133,13 +133,8 @@ class AmbientScopes:
             if len(scopes) >= KEPT_SCOPES:
                 self._drop_idle()
             found = scopes[schema] = AmbientScope(self, here, schema, self._shown)
-        if not self.cache.is_reached and not found.is_store_lost:
-            try:
-                self.cache.reach_servers()
-            except StoreUnreachable:
-                # no reason for the host to fail: as if it were lost later, see `on_outage`
-                log.warning('The tag store can not be reached yet', exc_info=True)
-                found.store_lost()
+        if not self.cache.is_reached:
+            self.cache.reach_servers()
         return found
 
     def is_present(self, scope: AmbientScope) -> bool:

@@ -21,7 +21,6 @@ from ..database.protocols import Inquiry, View
 from ..database.sessions import ScopedSession, TenantSession, flushing
 from ..database.signals import pending_in
 from ..errors import ConfigurationError, OutsideScopeError, UnknownSchemaError
-from ..tags.snapshot import UNREACHABLE
 from .lending import lend
 from .properties import Property
 from .protocols import ScopeCache, Transaction
@@ -176,11 +175,6 @@ class AmbientScope(RequestScope):
         if self._scopes.is_closed:
             self.is_closed = True
         super().check_open()
-
-    @property
-    def is_store_lost(self) -> bool:
-        """True until the end of a snapshot for which the tag store could not be reached."""
-        return self._snapshot is UNREACHABLE
 
     # the sessions
 

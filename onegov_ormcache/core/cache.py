@@ -98,7 +98,7 @@ class OrmCache(CacheParts):
         self.ambient: AmbientScopes | None = None
         try:
             if not settings.lazy:
-                self.reach_servers()
+                self.start()
         except BaseException:
             if is_own:  # else the claim on the database may be that of another cache
                 self.session_manager.dispose()
@@ -146,6 +146,8 @@ class OrmCache(CacheParts):
         self._is_closed = True
         if self.outside is not None:
             self.outside.close()
+        if self.recovery is not None:
+            self.recovery.close()
         self.observer.on_schema_created.disconnect(self._schema_created)
         self.registry.disconnect()
         if self.ambient is not None:

@@ -58,7 +58,9 @@ class WritePath:
         # kept as it is now: a function policy that is bound later was not asked about earlier
         # changes, so the transaction evicts it like one that this process does not have
         self._asked_functions = self._cache.registry.function_tags
-        self._must_renew = False
+        # True if the tags could not be put in doubt: its places must get a new birth, or the tags
+        # lie in the outbox
+        self._must_renew = self._has_left = False
         self._connection: ref[Connection] | None = None
         self._view: View | None = None
         self._inquiry: Inquiry | None = None
@@ -312,8 +314,7 @@ class WritePath:
         except StoreUnreachable:
             if self._cache.settings.on_outage == 'refuse':
                 raise
-            log.warning('%s: committing while the tag store is unreachable', self._scope.schema)
-            self._must_renew = True
+            self._go_without_store(self._inquiry)
 
     def _has_written(self, inquiry: Inquiry) -> bool:
         """Return whether the transaction has changed anything that a tag stands for.
@@ -352,6 +353,29 @@ class WritePath:
         for place, changed in self._tags_elsewhere.items():
             self._identify(place, inquiry.identity(place))
             self._doubts.put_elsewhere(place, changed, inquiry.key)
+
+    def _go_without_store(self, inquiry: Inquiry) -> None:
+        """Let the transaction commit although its tags can't be put in doubt.
+
+        :raises SnapshotConflict: if what it has read from the cache would have to be checked.
+        :raises StoreUnreachable: if the tags can't be left in the outbox.
+        """
+        self._write_skews.refuse_unchecked()
+        connection, recovery = self._open_connection(), self._cache.recovery
+        assert connection is not None
+        assert recovery is not None
+        outbox = self._cache.observer.database.outbox_at(connection)
+        if self._cache.settings.on_outage == 'outbox' and outbox is not None:
+            # the store would have told whether the definitions are still those that the
+            # statements were understood by
+            self._learn(inquiry.last_changes(is_unclear=True))
+            places = self._cache.by_place(self._scope.schema, self.tags)
+            for place, tags in self._tags_elsewhere.items():
+                places.setdefault(place, []).extend(tags)
+            recovery.leave(connection, outbox, places, self._asked_functions)
+            self._has_left = True
+        else:
+            self._must_renew = True
 
     def last_flush_ended(self) -> None:
         """Send the doubt: what the session has flushed is all that it commits.
@@ -421,7 +445,7 @@ class WritePath:
             except StoreUnreachable:
                 # the doubt stays, and the next reader that meets it settles it
                 log.warning('%s: committed, but the tag store is lost', schema)
-        self._renew_later()
+        self._recover_later()
         self._end()
 
     def rolled_back(self) -> None:
@@ -441,7 +465,7 @@ class WritePath:
             self.committed()
         else:
             about_to(Step.LEAVE_DOUBT)
-            self._renew_later()
+            self._recover_later()
             self._end()
 
     def ended_unseen(self) -> None:
@@ -457,8 +481,10 @@ class WritePath:
         self._cache.renew_later(*places)
         self._end()
 
-    def _renew_later(self) -> None:
-        """Give all places a new birth, if their tags could not be put in doubt."""
+    def _recover_later(self) -> None:
+        """Evict as soon as possible what could not be put in doubt."""
+        if self._has_left and self._cache.recovery is not None:
+            self._cache.recovery.left()
         if self._must_renew:
             places = self._cache.places(self._scope.schema)
             self._cache.renew_later(*places, *self._tags_elsewhere)

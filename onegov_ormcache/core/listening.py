@@ -20,13 +20,14 @@ import selectors
 import socket
 import threading
 from collections import defaultdict
+from functools import partial
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
 from ..database.identity import identity_parameters, identity_query
 from ..database.inquiries import parse_change
-from ..database.names import CHANNEL
+from ..database.names import CHANNEL, OUTBOX_CHANNEL
 from ..database.notes import Relation
 from ..database.observer import Observer
 from ..database.postgres import Postgres
@@ -35,7 +36,9 @@ from ..errors import ConfigurationError
 from ..tags.snapshot import PROPERTY_TAG, TagStore, new_token
 from .policies import table_tags
 from .protocols import PropertyRegistry
+from .recovery import Recovery
 from .settings import OrmCacheSettings
+from .versions import identify
 
 if TYPE_CHECKING:
     from psycopg import Connection, Notify
@@ -84,6 +87,10 @@ class ListeningCache(Protocol):
     @property
     def registry(self) -> PropertyRegistry:
         """The cache's properties."""
+
+    @property
+    def recovery(self) -> Recovery | None:
+        """What must be done after an outage; None if nothing can be lost."""
 
 
 class OutsideChanges:
@@ -198,6 +205,8 @@ class Listening:
         connection.autocommit = True
         connection.add_notify_handler(self._hear)
         connection.execute(SETTINGS)
+        if cache.recovery is not None:
+            connection.execute(f'LISTEN {OUTBOX_CHANNEL}')
         give_up_on_silence(connection.fileno())
 
     def look(self) -> bool:
@@ -218,6 +227,8 @@ class Listening:
                 self._cache.tags.renew(schema)
             self._is_active = True
             log.info('Changes from outside are heard')
+        else:
+            self._read_on()
         return self._is_active
 
     def _is_free(self) -> bool:
@@ -228,7 +239,7 @@ class Listening:
         return answer.fetchone() == (True,)
 
     def _hear(self, notify: Notify) -> None:
-        self._heard.add(notify.payload)
+        self._take(notify.channel, notify.payload)
 
     def _read_on(self) -> None:
         """Take the notifications that arrived together with an answer.
@@ -236,7 +247,13 @@ class Listening:
         They are read already, so the connection's file does not become readable for them.
         """
         while notify := self._connection.pgconn.notifies():
-            self._heard.add(notify.extra.decode())
+            self._take(notify.relname.decode(), notify.extra.decode())
+
+    def _take(self, channel: str, payload: str) -> None:
+        if channel == CHANNEL:
+            self._heard.add(payload)
+        elif payload == self._cache.settings.namespace and self._cache.recovery is not None:
+            self._cache.recovery.hear()
 
     def _evict(self) -> None:
         heard, self._heard = self._heard, set()
@@ -256,11 +273,7 @@ class Listening:
 
     def _identify(self, schema: str) -> None:
         """Make sure that this process evicts the versions of the database that it listens to."""
-        tags = self._cache.tags
-        if tags.identity(schema) != self._ask_identity(schema):
-            # the token of the list of identities must be older than the answer
-            before = tags.unidentified(schema).of_place(schema)
-            tags.identify(schema, self._ask_identity(schema), before.identities)
+        identify(self._cache.tags, schema, partial(self._ask_identity, schema))
 
     def _ask_identity(self, schema: str) -> str:
         row = self._connection.execute(identity_query(), identity_parameters([schema])).fetchone()

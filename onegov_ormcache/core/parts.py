@@ -9,12 +9,17 @@ import logging
 import os
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from threading import Lock
 
 from ..database.hosts import HostObserver
 from ..database.observer import Observer
-from ..errors import RetryableConflict, SecondProcessError
+from ..errors import (
+    DatabaseUnreachable,
+    RetryableConflict,
+    SecondProcessError,
+    StoreUnreachable,
+)
 from ..redis_client.client import connect
 from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
@@ -26,6 +31,7 @@ from ..tiers.serializer import Serializer
 from ..tiers.shared import MemoryTier, RedisTier, SharedTier
 from .policies import table_tags
 from .recording import CacheEvent, Recordings
+from .recovery import Recovery
 from .registry import Registry
 from .settings import OrmCacheSettings
 from .versions import Versions
@@ -41,7 +47,9 @@ class CacheParts:
     observer: Observer
 
     def _make_parts(self) -> None:
-        settings = self.settings
+        database = self.observer.database
+        outboxes = database.outboxes()
+        settings = self.settings = self.settings.on(database.address, has_outbox=bool(outboxes))
         self.serializer = Serializer(
             settings.types,
             ChainMap(*(metadata.tables for metadata in self.observer.metadatas)),
@@ -58,6 +66,13 @@ class CacheParts:
             lambda: self.registry.function_tags,
             lambda: table_tags(self.observer.tables) | self.registry.function_tags,
         )
+        #: What must be done after an outage; None if nothing can be lost.
+        self.recovery: Recovery | None = None
+        if not tags.single_process:
+            has_outbox = settings.on_outage == 'outbox'
+            self.recovery = self.versions.recovery = Recovery(
+                self.versions, outboxes if has_outbox else (), settings.namespace
+            )
         self.settler = Settler(self.tags, settings.lease)
         self._recordings = Recordings()
         self._pid = os.getpid()
@@ -71,14 +86,34 @@ class CacheParts:
         """True once the servers were reached."""
         return self._is_reached
 
+    def start(self) -> None:
+        """Connect to the servers when the cache is made. If they can't be reached, that is tried
+        again before the first scope, unless the setting ``require_servers`` is on.
+
+        :raises ConfigurationError: if Redis can be reached, and the setting is wrong.
+        :raises DatabaseUnreachable: if the database can't be reached, and must be; or if it does
+            not let us in.
+        :raises StoreUnreachable: if Redis can't be reached, and must be.
+        :raises SecondProcessError: see :meth:`reach_servers`.
+        """
+        must = self.settings.require_servers
+        self.tags.inspect()
+        if must:
+            self.tags.check()
+        try:
+            self.reach_servers()
+        except DatabaseUnreachable as error:
+            if must or not error.is_temporary:
+                raise
+            log.warning('The database can not be reached yet: %s', error)
+
     def reach_servers(self) -> None:
         """Connect to the servers, if that was not done yet.
 
-        With the setting ``lazy`` this is called before the first scope, and otherwise when the
-        cache is made.
+        With the setting ``lazy``, and if the database could not be reached at the start, this is
+        called before each scope. A Redis that can't be reached is an outage, see ``on_outage``.
 
         :raises DatabaseUnreachable: if the database can't be reached.
-        :raises StoreUnreachable: if Redis can't be reached.
         :raises SecondProcessError: if another process uses the database without Redis.
         """
         if not self._is_reached:
@@ -90,7 +125,10 @@ class CacheParts:
     def _reach_servers(self) -> None:
         database = self.observer.database
         database.check()
-        self.tags.check()
+        with suppress(StoreUnreachable):  # the breaker has logged it
+            self.tags.check()
+            if self.recovery is not None:
+                self.recovery.look()
         if self.tags.single_process and not database.claim():
             raise SecondProcessError(
                 f'Another process or application uses {database.address!r} without '
@@ -161,6 +199,10 @@ class CacheParts:
         """Return the places of a tenant's tags: the schemas that their versions belong to."""
         return self.versions.places(schema)
 
+    def by_place(self, schema: str, tags: Collection[str]) -> dict[str, list[str]]:
+        """Return a tenant's tags by their places."""
+        return self.versions.by_place(schema, tags)
+
     def renew_later(self, *schemas: str) -> bool:
         """Give these schemas a new birth, as soon as the tag store can be reached.
 
@@ -217,7 +259,7 @@ def _stores(
     settings: OrmCacheSettings, serializer: Serializer
 ) -> tuple[TagStore, SharedTier]:
     """Return the tag store and the shared tier: both in memory, or both on Redis."""
-    lifetimes = settings.expiration_time, settings.lock_timeout
+    lifetimes = settings.lifetime, settings.lock_timeout
     if settings.redis_url is None:
         memory = MemoryTagStore()
         size = settings.process_cache_size

@@ -29,6 +29,7 @@ from ..tiers.serializer import Serializer
 from ..tiers.shared import SharedTier
 from .properties import Declaration, Property
 from .recording import CacheEvent
+from .recovery import Recovery
 from .runs import Run
 from .settings import OrmCacheSettings
 
@@ -108,8 +109,15 @@ class WritingCache(AnyCache, Protocol):
     def tags(self) -> TagStore:
         """The tag store, which keeps versions and doubts."""
 
+    @property
+    def recovery(self) -> Recovery | None:
+        """What must be done after an outage; None if nothing can be lost."""
+
     def places(self, schema: str) -> tuple[str, ...]:
         """Return the places of a tenant's tags: the schemas that their versions belong to."""
+
+    def by_place(self, schema: str, tags: Collection[str]) -> dict[str, list[str]]:
+        """Return a tenant's tags by their places."""
 
     def renew_later(self, *schemas: str) -> bool:
         """Give these schemas a new birth, as soon as the tag store can be reached."""

@@ -186,7 +186,7 @@ class Lookup:
         It may if the value has not expired, its stamp has all tags of the property and agrees
         with the snapshot, and the scope blocks none of its tags.
         """
-        lifetime = self.scope.cache.settings.expiration_time
+        lifetime = self.scope.cache.settings.lifetime
         if lifetime is not None and now() - stored.created > lifetime:
             return False
         return (

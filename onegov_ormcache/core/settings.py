@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self, TypeAlias, TypedDict
 
 from ..errors import ConfigurationError
@@ -21,10 +21,17 @@ Rule: TypeAlias = tuple[str, Callable[[Any], bool], str]
 SECTION = 'orm_cache'
 
 #: The values of ``on_outage``, for the time when the tag store can't be reached. Reads are
-#: answered from the database. ``refuse`` refuses commits that change tables, so that nothing
-#: is ever stale. ``continue`` commits all the same; other processes may read stale values
-#: until the store can be reached again and the tenant has got a new birth.
-OUTAGE_POLICIES = ('refuse', 'continue')
+#: answered from the database.
+#:
+#: ``outbox`` leaves what a transaction has changed in a table of the tenant's schema, as a part of
+#: the transaction. A process that reaches the store delivers it within a second; until then, it
+#: may read stale values. PostgreSQL only.
+#: ``refuse`` refuses commits that change tables, so that nothing is ever stale.
+#: ``continue`` commits all the same. Other processes may read stale values until the process that
+#: has committed reaches the store again, and gives the tenant a new birth; for ever, if it ends
+#: before.
+#: ``expire`` is ``continue``, and no value lives for longer than ``lease``.
+OUTAGE_POLICIES = ('outbox', 'refuse', 'continue', 'expire')
 
 #: The values of ``audit``, for tables that a creator reads and its policy does not mention, and
 #: for what it reads of a request and its value does not vary by: nothing is done, a warning is
@@ -50,8 +57,8 @@ class OrmCacheSettings:
     process_cache_size: int = 64 * 1024 * 1024
     #: Part of every value's key: two releases never read each other's values.
     release: str = ''
-    #: One of :data:`OUTAGE_POLICIES`.
-    on_outage: str = 'refuse'
+    #: One of :data:`OUTAGE_POLICIES`; None: ``outbox`` on PostgreSQL, else ``expire``.
+    on_outage: str | None = None
     #: Seconds to wait for an answer of Redis.
     redis_timeout: float = 0.5
     #: Seconds after which nobody waits any longer for another caller's run of a creator: the
@@ -66,9 +73,11 @@ class OrmCacheSettings:
     #: One of :data:`AUDITS`: the reaction to a creator that reads a table which its policy
     #: does not mention, or something of a request which its value does not vary by.
     audit: str = 'warn'
-    #: Connect to Redis and the database before the first scope, and not when the cache is made. In
-    #: a host, a Redis that can't be reached then counts as an outage, see ``on_outage``.
+    #: Connect to Redis and the database before the first scope, and not when the cache is made.
     lazy: bool = False
+    #: Refuse to start while Redis or the database can't be reached. Otherwise that is one line in
+    #: the log. Settings that are wrong are an error at the start in any case.
+    require_servers: bool = False
     #: Listen for changes from outside, which triggers report; PostgreSQL with psycopg only.
     listen: bool = False
     #: SQLAlchemy URL for listening, if ``dsn`` goes through a connection pooler; else None.
@@ -77,6 +86,27 @@ class OrmCacheSettings:
     types: Iterable[type] = ()
     #: Keyword arguments of ``sqlalchemy.create_engine``.
     engine_options: Mapping[str, Any] | None = None
+
+    def on(self, address: str, *, has_outbox: bool) -> Self:
+        """Return the settings for a cache on this database, with :attr:`on_outage` decided.
+
+        :raises ConfigurationError: if it is ``outbox``, and the database has none.
+        """
+        decided = self.on_outage or ('outbox' if has_outbox else 'expire')
+        if decided == 'outbox' and not has_outbox:
+            raise ConfigurationError(
+                f"setting {SECTION}.on_outage is 'outbox', and {address!r} has no outbox, which "
+                "needs PostgreSQL; choose 'refuse', 'continue' or 'expire'"
+            )
+        return replace(self, on_outage=decided)
+
+    @property
+    def lifetime(self) -> float | None:
+        """Seconds that a value lives at most; None: as long as nothing has changed."""
+        bounds = [self.expiration_time]
+        if self.on_outage == 'expire' and self.redis_url is not None:
+            bounds.append(self.lease)
+        return min((bound for bound in bounds if bound is not None), default=None)
 
     @classmethod
     def rules(cls) -> tuple[Rule, ...]:
@@ -118,13 +148,14 @@ class SettingsValues(TypedDict, total=False):
     expiration_time: float | None
     process_cache_size: int
     release: str
-    on_outage: str
+    on_outage: str | None
     redis_timeout: float
     lock_timeout: float
     lease: float
     check_write_skew: bool
     audit: str
     lazy: bool
+    require_servers: bool
     listen: bool
     listen_dsn: str | None
     types: Iterable[type]
@@ -158,13 +189,18 @@ RULES: tuple[Rule, ...] = (
     ('expiration_time', lambda v: v is None or _is_positive(v), 'seconds above 0, or None'),
     ('process_cache_size', lambda v: is_whole(v) and v >= 0, 'a number of bytes'),
     ('release', lambda v: isinstance(v, str), 'a string'),
-    ('on_outage', lambda v: v in OUTAGE_POLICIES, f'one of {", ".join(OUTAGE_POLICIES)}'),
+    (
+        'on_outage',
+        lambda v: v is None or v in OUTAGE_POLICIES,
+        f'one of {", ".join(OUTAGE_POLICIES)}, or None',
+    ),
     ('redis_timeout', _is_positive, 'seconds above 0'),
     ('lock_timeout', _is_positive, 'seconds above 0'),
     ('lease', _is_positive, 'seconds above 0'),
     ('check_write_skew', lambda v: isinstance(v, bool), 'True or False'),
     ('audit', lambda v: v in AUDITS, f'one of {", ".join(AUDITS)}'),
     ('lazy', lambda v: isinstance(v, bool), 'True or False'),
+    ('require_servers', lambda v: isinstance(v, bool), 'True or False'),
     ('listen', lambda v: isinstance(v, bool), 'True or False'),
     (
         'listen_dsn',

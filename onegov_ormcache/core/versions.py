@@ -5,8 +5,9 @@ This module knows schemas and tags. It does not know properties, values or trans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from threading import Lock
+from typing import Protocol
 
 from cachetools import TTLCache
 
@@ -21,6 +22,16 @@ FOREIGN_TAGS = 256
 
 #: The least number of seconds after which a tenant's versions are forgotten again.
 FORGET_INTERVAL = 600.0
+
+
+class Gate(Protocol):
+    """Tells whether an outage is over, for the tenants of these places."""
+
+    def is_done(self, places: Collection[str]) -> bool:
+        """Return whether cached values of these places may be used.
+
+        :raises StoreUnreachable: if the store can't be reached.
+        """
 
 
 class Versions:
@@ -54,6 +65,8 @@ class Versions:
         # it found, and not that of a later call
         self._pending_renewals: dict[str, object] = {}
         self._lock = Lock()
+        #: What must be done after an outage; None if the store is in this process's memory.
+        self.recovery: Gate | None = None
 
     def places(self, schema: str) -> tuple[str, ...]:
         """Return the places of a tenant's tags: the schemas that their versions belong to."""
@@ -67,6 +80,9 @@ class Versions:
         lacks.
         """
         try:
+            if self.recovery is not None and not self.recovery.is_done(self.places(schema)):
+                self.tags.missed()
+                return UNREACHABLE
             if not self._is_identified(schema):
                 return self.tags.unidentified(schema)
             self._renew_pending(self.places(schema))
@@ -82,6 +98,7 @@ class Versions:
                 snapshot = self.tags.snapshot(schema)
             return snapshot
         except StoreUnreachable:
+            self.tags.missed()
             return UNREACHABLE
 
     def identify(
@@ -122,6 +139,11 @@ class Versions:
         """
         return stamp if self._placed is None else self._placed.own_part(schema, stamp)
 
+    def by_place(self, schema: str, tags: Iterable[str]) -> dict[str, list[str]]:
+        """Return a tenant's tags by their places."""
+        placed = self._placed
+        return {schema: list(tags)} if placed is None else placed.by_place(schema, tags)
+
     def renew_later(self, *schemas: str) -> bool:
         """Give these schemas a new birth, at once or as soon as the store can be reached.
 
@@ -137,6 +159,13 @@ class Versions:
         except StoreUnreachable:
             pass  # the next snapshot tries again
         return self._pending_renewals.keys().isdisjoint(schemas)
+
+    def renew_pending(self) -> None:
+        """Make all renewals that are pending.
+
+        :raises StoreUnreachable: if the store can't be reached.
+        """
+        self._renew_pending(list(self._pending_renewals))
 
     def _renew_pending(self, schemas: Iterable[str]) -> None:
         for schema in schemas if self._pending_renewals else ():
@@ -172,3 +201,15 @@ class Versions:
                 self.tags.forget(place, FORGET_INTERVAL)
                 is_crowded = True
         return is_crowded
+
+
+def identify(tags: TagStore, schema: str, ask: Callable[[], str]) -> None:
+    """Work with the versions of the identity that a schema's database has now.
+
+    :param ask: asks the database.
+    :raises StoreUnreachable: if the store can't be reached.
+    """
+    if tags.identity(schema) != ask():
+        # the token of the list of identities must be older than the answer
+        before = tags.unidentified(schema).of_place(schema)
+        tags.identify(schema, ask(), before.identities)

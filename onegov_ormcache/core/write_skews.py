@@ -93,6 +93,19 @@ class WriteSkewCheck:
             )
         return Required({**scope.returned, **self._held}, scope.computed)
 
+    def refuse_unchecked(self) -> None:
+        """Let the transaction be tried again, if it has read from the cache and the tag store can
+        not be asked whether that still holds. The next attempt reads all from the database, which
+        then finds conflicts itself.
+
+        :raises SnapshotConflict: if so.
+        """
+        if self._is_on and (self._scope.returned or self._held):
+            raise SnapshotConflict(
+                f'{self._scope.schema}: the tag store was lost between a cached value that was '
+                'read and the commit, so nobody can tell whether the value still holds'
+            )
+
     def _awaited(self) -> Collection[str] | None:
         """Return the ids of the writers that the quarantine of the snapshot waits for.
 

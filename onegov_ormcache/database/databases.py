@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from ..errors import ConfigurationError
 from .oracle import PostgresOracle
+from .outbox import Outbox
 from .protocols import Dialect, Inquiry, Scope, View
 from .tables import Tables
 
@@ -79,6 +80,12 @@ class Database(Protocol):
 
     def list_schemas(self) -> list[str]:
         """Return all schemas, sorted."""
+
+    def outboxes(self) -> Sequence[Outbox]:
+        """Return the outboxes of all tenants, by database; none if it has no outboxes."""
+
+    def outbox_at(self, connection: Connection) -> Outbox | None:
+        """Return the outboxes of the tenants of a connection; None if it has none."""
 
 
 class Databases:
@@ -184,6 +191,12 @@ class Databases:
 
     def is_conflict(self, error: BaseException) -> bool:
         return any(each.is_conflict(error) for each in self._databases)
+
+    def outboxes(self) -> Sequence[Outbox]:
+        return [outbox for each in self._databases for outbox in each.outboxes()]
+
+    def outbox_at(self, connection: Connection) -> Outbox | None:
+        return self.at(connection).outbox_at(connection)
 
     def list_schemas(self) -> list[str]:
         return sorted({schema for each in self._databases for schema in each.list_schemas()})

@@ -44,5 +44,16 @@ BODY_QUOTE = '$orm_cache$'
 #: memory; see ``Postgres.claim()``.
 CLAIM_LOCK = int.from_bytes(b'ormcache')
 
+#: The table of a schema in which transactions leave messages; see ``outbox.py``.
+OUTBOX = 'orm_cache_outbox'
+
+#: The channel on which a transaction that leaves messages says so. The payload is their namespace.
+OUTBOX_CHANNEL = 'orm_cache_outbox'
+
 #: Stands for the tenant of connections that have none.
 NOWHERE = ''
+
+
+def quote(name: str) -> str:
+    """Return a name as a quoted identifier of SQL."""
+    return '"' + name.replace('"', '""') + '"'

@@ -5,6 +5,7 @@ It knows SQL and the driver, and nothing of what is done with the answers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -35,9 +36,11 @@ from .names import (
     MARKER_SETTING,
     NOTIFY_FUNCTION,
     OWN_SETTING,
+    quote,
 )
 from .notes import take_notes
 from .oracle import PostgresOracle, new_key
+from .outbox import Outbox
 from .prepared import ANY_TENANT, keep_apart
 from .probes import OF_PACKAGE, SURROUNDINGS
 from .protocols import Dialect, Scope, Statement
@@ -49,6 +52,12 @@ EXTENSIONS = 'extensions'
 
 #: SQLSTATE classes, and one SQLSTATE, of errors at COMMIT that leave its outcome unknown.
 OPEN_OUTCOMES = ('08', '57', '40003')
+
+#: How the server says that waiting will not help. It gives no SQLSTATE to who may not connect.
+WRONG_SETTING = re.compile(
+    r'authentication failed|does not exist|no pg_hba\.conf entry|not permitted to log in|'
+    r'no password supplied|permission denied'
+)
 
 #: Binds a transaction to a tenant's search path and takes the transaction's view. It also takes
 #: the lock of the transaction's key, see :mod:`.oracle`. In schemas with triggers,
@@ -111,6 +120,8 @@ class Postgres:
         watch_driver(engine)
         #: The schemas of tables that tenants share.
         self.shared_schemas: Collection[str] = ()
+        #: Its outboxes.
+        self.outbox = Outbox(self)
         self._claim: Any = None
         # the settings with which the first transaction began, apart from search path and role
         self._settings: str | None = None
@@ -147,11 +158,8 @@ class Postgres:
         """
         try:
             self._ask('SELECT 1')
-        except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
-            reason = ' '.join(str(getattr(error, 'orig', None) or error).split())
-            raise DatabaseUnreachable(
-                f'dsn {self.address!r}: {reason}; is the server up, and may we connect to it?'
-            ) from error
+        except (SQLAlchemyError, self.error) as error:
+            raise self._unreachable(error) from error
 
     @property
     def driver(self) -> str:
@@ -170,10 +178,25 @@ class Postgres:
         # the engine's pool has the only function that knows all the engine's arguments
         return engine.pool._invoke_creator(None)  # type: ignore[arg-type]
 
+    def _unreachable(self, error: Exception) -> DatabaseUnreachable:
+        """Return the package's own error for one of the driver's."""
+        reason = ' '.join(str(getattr(error, 'orig', None) or error).split())
+        unreachable = DatabaseUnreachable(
+            f'dsn {self.address!r}: {reason}; is the server up, and may we connect to it?'
+        )
+        unreachable.is_temporary = WRONG_SETTING.search(reason) is None
+        return unreachable
+
     @contextmanager
     def _own(self) -> Iterator[Any]:
-        """Yield a connection of the driver, in AUTOCOMMIT, and close it after the block."""
-        connection = self.own_connection()
+        """Yield a connection of the driver, in AUTOCOMMIT, and close it after the block.
+
+        :raises DatabaseUnreachable: if there can be none.
+        """
+        try:
+            connection = self.own_connection()
+        except self.error as error:
+            raise self._unreachable(error) from error
         try:
             connection.autocommit = True
             yield connection
@@ -326,7 +349,7 @@ class Postgres:
         """
         # a view that lasts would be taken before the lock is granted, and be too old then
         level = {'isolation_level': 'READ COMMITTED'}
-        with self._connect().execution_options(**level) as connection, connection.begin():
+        with self.connect().execution_options(**level) as connection, connection.begin():
             # CREATE SCHEMA and create_all can fail if two transactions run them at once
             connection.execute(
                 text('SELECT pg_advisory_xact_lock(hashtext(:name))'), {'name': f'schema {schema}'}
@@ -390,8 +413,22 @@ class Postgres:
             return False
         return getattr(error.orig, 'sqlstate', None) in RETRYABLE
 
-    def _connect(self) -> Connection:
+    def connect(self) -> Connection:
+        """Return a connection of the pool, for questions of the package."""
         return self._engine.connect().execution_options(**INTERNAL)
+
+    @property
+    def error(self) -> type[Exception]:
+        """The class of the driver's errors."""
+        return self._engine.dialect.loaded_dbapi.Error
+
+    def outboxes(self) -> list[Outbox]:
+        """Return the outboxes of its tenants."""
+        return [self.outbox]
+
+    def outbox_at(self, connection: Connection) -> Outbox:
+        """Return the outboxes of the tenants of a connection."""
+        return self.outbox
 
 
 @cache
@@ -410,8 +447,3 @@ def search_path(schema: str) -> str:
     """Return the search path of a tenant's transactions."""
     # pg_temp last, or a temporary table would hide the tenant's
     return f'{quote(schema)}, {EXTENSIONS}, pg_temp'
-
-
-def quote(name: str) -> str:
-    """Return a name as a quoted identifier of SQL."""
-    return '"' + name.replace('"', '""') + '"'

@@ -31,6 +31,7 @@ from .authorizer import (
 from .identity import file_identity
 from .names import INTERNAL
 from .notes import Relation, is_of_objects, notes_of, take_notes
+from .outbox import Outbox
 from .protocols import Dialect, Scope, Statement
 from .statements import refuse_control
 from .tables import Tables
@@ -162,6 +163,14 @@ class SQLiteDialect:
 
     def oracle(self, connection: Connection) -> None:
         """Return None: SQLite has no transaction ids to ask about."""
+        return
+
+    def outboxes(self) -> Sequence[Outbox]:
+        """Return nothing: SQLite has no outboxes."""
+        return ()
+
+    def outbox_at(self, connection: Connection) -> None:
+        """Return None: SQLite has no outboxes."""
         return
 
     def is_replica(self, connection: Connection) -> bool:

@@ -20,8 +20,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import TriggerError
-from .names import BODY_QUOTE, CHANNEL, NOTIFY_FUNCTION
-from .postgres import quote
+from .names import BODY_QUOTE, CHANNEL, NOTIFY_FUNCTION, quote
 
 #: Name of the trigger on each table.
 TRIGGER = NOTIFY_FUNCTION

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable
 from threading import Lock
@@ -20,6 +21,12 @@ from threading import Lock
 import redis
 
 log = logging.getLogger('onegov_ormcache')
+
+#: A number in a reason.
+NUMBER = re.compile(r'\d+')
+
+#: The number of different reasons of one loss that are logged at most.
+MOST_REASONS = 5
 
 #: Seconds between two trials: the first time, and at most.
 PAUSES = 1.0, 2.0
@@ -48,6 +55,8 @@ class Breaker:
         self._lost_at = 0.0
         self._missed = 0
         self._reason = ''
+        # the different reasons of the present loss
+        self._reasons: set[str] = set()
         #: True while Redis counts as lost.
         self.is_open = False
         #: The number of times that Redis was lost.
@@ -74,8 +83,14 @@ class Breaker:
         """Take notice that a command has failed: Redis is lost."""
         with self._lock:
             self._reason = reason
+            # the numbers of ports and the like do not make another reason
+            kind = NUMBER.sub('', reason)
+            is_new, self._reasons = kind not in self._reasons, self._reasons | {kind}
             if self.is_open:
+                if is_new and len(self._reasons) < MOST_REASONS:
+                    log.warning('Redis is still lost: %s', reason)
                 return
+            self._reasons = {kind}
             self.is_open = True
             self.losses += 1
             self._missed = 0

@@ -18,11 +18,12 @@ from redis.exceptions import (
     MaxConnectionsError,
     MovedError,
     NoPermissionError,
+    OutOfMemoryError,
     ReadOnlyError,
 )
 from redis.retry import Retry
 
-from ..errors import ConfigurationError, StoreUnreachable
+from ..errors import ConfigurationError, StoreFull, StoreUnreachable
 from .breaker import Breaker
 from .replies import ABANDONED, Reply, reading_later
 
@@ -40,6 +41,18 @@ LOST = (
 LOST_CODES = 'MISCONF', 'NOREPLICAS'
 
 
+OF_CLUSTER = (
+    'it is a node of a cluster, which refuses the keys of others: give redis+cluster://HOST:PORT'
+)
+
+#: What an error means, if its own text does not say so to everybody.
+MEANINGS = {
+    MovedError: OF_CLUSTER,
+    AskError: OF_CLUSTER,
+    ReadOnlyError: 'it is a replica, which may only be read',
+}
+
+
 class Client(redis.Redis):
     """A client that never sends a command a second time by itself.
 
@@ -47,20 +60,26 @@ class Client(redis.Redis):
     """
 
     breaker: Breaker
+    #: True if it finds the node of each key.
+    is_cluster = False
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
         self.breaker.enter()
         try:
             answer = super().execute_command(*command, **options)  # type: ignore[no-untyped-call]
         except redis.TimeoutError as error:
-            self.breaker.failed(str(error))
+            self.breaker.failed(reason(error))
             raise
         except redis.ResponseError as error:
-            if not is_lost(error):
-                self.breaker.succeeded()
+            self.answered(error)
             raise
-        self.breaker.succeeded()
+        self.answered(None)
         return answer
+
+    def answered(self, error: redis.ResponseError | None) -> None:
+        """Take notice that the server has answered, by an error or otherwise."""
+        if error is None or not is_lost(error):
+            self.breaker.succeeded()
 
     def ask(self, question: Callable[[], T]) -> T:
         """Return the answer of Redis; ask a second time if the connection was lost.
@@ -99,9 +118,10 @@ class Client(redis.Redis):
         """Return the package's own error for one of redis-py's, and open the breaker if it says
         that the server can't be used."""
         if is_lost(error):
-            self.breaker.failed(str(error))
-        return StoreUnreachable(
-            f'Redis (setting redis_url): {error}; is the server up, and may we talk to it?'
+            self.breaker.failed(reason(error))
+        kind = StoreFull if isinstance(error, OutOfMemoryError) else StoreUnreachable
+        return kind(
+            f'Redis (setting redis_url): {reason(error)}; is the server up, and may we talk to it?'
         )
 
 
@@ -129,6 +149,12 @@ def connect(url: str, timeout: float) -> Client:
     pool.connection_class = reading_later(pool.connection_class)
     assert isinstance(client, Client)
     return client
+
+
+def reason(error: redis.RedisError) -> str:
+    """Return what an error means, for people."""
+    meaning = MEANINGS.get(type(error))
+    return str(error) if meaning is None else f'{meaning} ({error})'
 
 
 def is_lost(error: redis.RedisError) -> bool:

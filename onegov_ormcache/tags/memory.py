@@ -84,6 +84,8 @@ class MemoryTagStore:
     """
 
     single_process = True
+    losses = 0
+    is_lost = False
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -91,6 +93,12 @@ class MemoryTagStore:
         self._tenants: dict[str, dict[str, Tenant]] = {}
         # by schema, the identity that its database has
         self._known: dict[str, str] = {}
+
+    def inspect(self) -> None:
+        """Do nothing: there are no settings."""
+
+    def missed(self) -> None:
+        """Do nothing: the store is never lost."""
 
     def check(self) -> None:
         pass

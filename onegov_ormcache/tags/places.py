@@ -93,8 +93,22 @@ class PlacedTagStore:
         # by tenant, the snapshot that was merged last
         self._merged: LRUCache[str, Snapshot] = LRUCache(10_000)
 
+    @property
+    def losses(self) -> int:
+        return self.store.losses
+
+    @property
+    def is_lost(self) -> bool:
+        return self.store.is_lost
+
+    def missed(self) -> None:
+        self.store.missed()
+
     def check(self) -> None:
         self.store.check()
+
+    def inspect(self) -> None:
+        self.store.inspect()
 
     def identity(self, schema: str) -> str | None:
         return self.store.identity(schema)
@@ -132,7 +146,7 @@ class PlacedTagStore:
         read: Stamp,
         computed: Stamp = NO_VERSIONS,
     ) -> PlacedDoubt:
-        changed = self._by_place(schema, tags)
+        changed = self.by_place(schema, tags)
         stamps, computed_stamps = self._stamps(schema, read), self._stamps(schema, computed)
         checked = sorted(stamps.keys() | computed_stamps.keys())
         places = sorted(changed.keys() | set(checked))
@@ -159,7 +173,7 @@ class PlacedTagStore:
         return PlacedDoubt(first, then, end) if first else PlacedDoubt(then, [], end)
 
     def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
-        changed = self._by_place(schema, tags)
+        changed = self.by_place(schema, tags)
         for place in self._pop(writer, changed):
             self.store.publish(place, writer, changed.get(place, ()))
 
@@ -225,7 +239,7 @@ class PlacedTagStore:
             identified=all(part.identified for _, part in parts),
         )
 
-    def _by_place(self, schema: str, tags: Iterable[str]) -> dict[str, list[str]]:
+    def by_place(self, schema: str, tags: Iterable[str]) -> dict[str, list[str]]:
         """Return a tenant's tags by their places."""
         places: dict[str, list[str]] = {}
         for tag in tags:
@@ -233,7 +247,7 @@ class PlacedTagStore:
         return places
 
     def _stamps(self, schema: str, stamp: Stamp) -> dict[str, dict[str, str]]:
-        places = self._by_place(schema, stamp)
+        places = self.by_place(schema, stamp)
         return {place: {tag: stamp[tag] for tag in tags} for place, tags in places.items()}
 
     def _pop(self, writer: str, otherwise: Iterable[str]) -> list[str]:

@@ -8,16 +8,21 @@ A second hash per tenant lists the identities that its database had, see ``lua/i
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
 from cachetools import LRUCache
 
-from ..errors import SnapshotConflict, StoreUnreachable
+from ..errors import ConfigurationError, SnapshotConflict, StoreFull, StoreUnreachable
 from ..redis_client.client import Client, hash_tag
+from ..redis_client.inspection import faults
 from .scripts import Running, Scripts
 from .snapshot import NO_VERSIONS, Doubt, Snapshot, Stamp, same_schema
+
+log = logging.getLogger('onegov_ormcache')
 
 #: The names of the scripts.
 SCRIPTS = (
@@ -57,14 +62,40 @@ class RedisTagStore:
         self._namespace = namespace
         self._quarantined = '1' if quarantined else '0'
         self.scripts = Scripts(client, SCRIPTS)
+        self._is_inspected = False
+        # True since a value could not be stored, because Redis is full
+        self._is_full = False
         self._lock = Lock()
         self._last: LRUCache[str, Snapshot] = LRUCache(REMEMBERED_TENANTS)
         # by tenant, the identity that its database has, and the token of the list of identities
         # that this was found out with
         self._known: dict[str, tuple[str, str]] = {}
 
+    @property
+    def losses(self) -> int:
+        return self.client.breaker.losses
+
+    @property
+    def is_lost(self) -> bool:
+        return self.client.breaker.is_open
+
+    def missed(self) -> None:
+        self.client.breaker.missed()
+
     def check(self) -> None:
-        self.client.ask(self.client.ping)
+        # a replica answers a PING, and can't be used all the same
+        name = hash_tag(self._namespace, '') + ':check'
+        with suppress(StoreFull):
+            self.client.ask(lambda: self.client.set(name, '', px=1000))
+        if not self._is_inspected:
+            self._is_inspected = True
+            for fault in faults(self.client):
+                log.error('Redis (setting redis_url) can not be used as it is: %s', fault.text)
+
+    def inspect(self) -> None:
+        for fault in faults(self.client):
+            if fault.is_wrong_setting:
+                raise ConfigurationError(f'Redis (setting redis_url): {fault.text}')
 
     def identity(self, schema: str) -> str | None:
         known = self._known.get(schema)
@@ -180,7 +211,15 @@ class RedisTagStore:
         name, token = lock or ('', '')
         keys = (key, name) if lock else (key,)
         arguments = (json.dumps(dict(stamp)), value, milliseconds, token)
-        return bool(self._run('fill', schema, *arguments, more_keys=keys))
+        try:
+            is_stored = bool(self._run('fill', schema, *arguments, more_keys=keys))
+        except StoreFull as error:
+            if not self._is_full:
+                log.warning('Values are not stored: %s', error)
+            self._is_full = True
+            return False
+        self._is_full = self._is_full and not is_stored
+        return is_stored
 
     def claim(
         self,

@@ -155,19 +155,21 @@ class Running:
 
         :raises StoreUnreachable: for any failure.
         """
+        client = self._scripts.client
         try:
             answer = self._reply.result()
-            self._scripts.client.breaker.succeeded()
+            client.answered(None)
             return answer
         except redis.ConnectionError:
             pass
         except redis.ResponseError as error:
+            client.answered(error)
             try:
                 self._scripts.mend(error)
             except redis.RedisError as failure:
-                raise self._scripts.client.unreachable(failure) from failure
+                raise client.unreachable(failure) from failure
         except redis.RedisError as error:
-            raise self._scripts.client.unreachable(error) from error
+            raise client.unreachable(error) from error
         return self._again()
 
     def leave(self, what: str) -> None:

@@ -201,10 +201,29 @@ class TagStore(Protocol):
     #: True if the versions live in this process alone.
     single_process: bool
 
+    @property
+    def losses(self) -> int:
+        """The number of times that this process has lost the store."""
+
+    @property
+    def is_lost(self) -> bool:
+        """True while the store is only tried now and then, because it could not be reached."""
+
+    def missed(self) -> None:
+        """Count a transaction that does without the store, for the log."""
+
     def check(self) -> None:
         """Check that the store can be reached.
 
+        When it is first reached, what it can't be used for is logged.
+
         :raises StoreUnreachable: if it can't be reached; all other methods raise it, too.
+        """
+
+    def inspect(self) -> None:
+        """Check that the settings are right, as far as a store that can be reached tells.
+
+        :raises ConfigurationError: if one is wrong.
         """
 
     def identity(self, schema: str) -> str | None:

@@ -8,13 +8,15 @@ hand. It knows nothing of properties and policies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, Protocol
 
 import ormsgpack
+import redis
 from dogpile.cache import CacheRegion, make_region, register_backend
-from dogpile.cache.api import CacheMutex, CantDeserializeException
+from dogpile.cache.api import NO_VALUE, CacheMutex, CantDeserializeException
 from dogpile.cache.backends.memory import MemoryBackend
 from dogpile.cache.backends.redis import RedisBackend
 
@@ -315,13 +317,43 @@ class TenantRedisBackend(RedisBackend):
     """dogpile's Redis back end, with the tag store's client and this package's locks."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
-        self._client = arguments['client']
+        self._client: Client = arguments['client']
         super().__init__(  # type: ignore[no-untyped-call]
             {'lock_timeout': arguments['lock_timeout']}
         )
 
     def _create_client(self) -> None:
         self.writer_client = self.reader_client = self._client
+
+    # a Redis that is lost costs a value, and not the request
+
+    def get_serialized(self, key: str) -> Any:
+        try:
+            return super().get_serialized(key)  # type: ignore[no-untyped-call]
+        except redis.RedisError:
+            return NO_VALUE
+
+    def get_serialized_multi(self, keys: Any) -> Any:
+        try:
+            return super().get_serialized_multi(keys)  # type: ignore[no-untyped-call]
+        except redis.RedisError:
+            return [NO_VALUE] * len(keys)
+
+    def set_serialized(self, key: str, value: bytes) -> None:
+        with suppress(redis.RedisError):
+            super().set_serialized(key, value)  # type: ignore[no-untyped-call]
+
+    def set_serialized_multi(self, mapping: Mapping[str, bytes]) -> None:
+        with suppress(redis.RedisError):
+            super().set_serialized_multi(mapping)  # type: ignore[no-untyped-call]
+
+    # what must not be found any more is another matter
+
+    def delete(self, key: str) -> None:
+        self._client.ask(lambda: self._client.delete(key))
+
+    def delete_multi(self, keys: Iterable[str]) -> None:
+        self._client.ask(lambda: self._client.delete(*keys))
 
     def get_mutex(self, key: str) -> CacheMutex:
         assert self.lock_timeout is not None

@@ -379,7 +379,9 @@ def test_a_store_that_stalls_in_a_commit(
     on_servers: Applications, own_redis: RedisServer, tenant: str
 ) -> None:
     """A commit that is refused, because the doubt is not answered, waits for it once."""
-    app: App = on_servers.start(App, redis_url=own_redis.url, redis_timeout=0.3)
+    app: App = on_servers.start(
+        App, redis_url=own_redis.url, redis_timeout=0.3, on_outage='refuse'
+    )
     change(app, tenant, User(name='Ada'))
     with app.request_scope(tenant) as scope, noted(scope.session()) as seen:
         scope.session().connection()

@@ -101,12 +101,13 @@ def test_shared_tables_on_sqlite(tmp_path: Path) -> None:
     ],
 )
 def test_unreachable_or_wrong_dsn(dsn: str) -> None:
-    """A database that can't be reached is an error at the start, without the password."""
+    """A database that must be reached and can not be, or of no known kind, is an error at the
+    start, without the password."""
 
     class Wrong(OrmCacheApp):
         pass
 
-    configured(Wrong, dsn=dsn)
+    configured(Wrong, dsn=dsn, require_servers=True)
     with pytest.raises(e.DatabaseUnreachable) as raised:
         OrmCacheMiddleware(Wrong(), schema='main')
     assert 'secret' not in str(raised.value)
@@ -117,14 +118,15 @@ def test_unreachable_or_wrong_dsn(dsn: str) -> None:
     ['redis://:secret@127.0.0.1:1/0', 'unix:///nonexistent', 'http://localhost', 'redis://a:b:c'],
 )
 def test_unreachable_or_wrong_redis_url(url: str, tmp_path: Path) -> None:
-    """A Redis that can't be reached is an error at the start, without the password."""
+    """A Redis that must be reached and can't be, or whose URL is of no known kind, is an error at
+    the start, without the password."""
 
     class Wrong(OrmCacheApp):
         pass
 
-    configured(Wrong, redis_url=url, dsn=f'sqlite:///{tmp_path}/tenants')
+    configured(Wrong, redis_url=url, dsn=f'sqlite:///{tmp_path}/tenants', require_servers=True)
     app = Wrong()
-    with pytest.raises(e.StoreUnreachable) as raised:
+    with pytest.raises((e.StoreUnreachable, e.ConfigurationError)) as raised:
         OrmCacheMiddleware(app, schema='main')
     assert 'secret' not in str(raised.value)
     assert not app.is_orm_cache_setup

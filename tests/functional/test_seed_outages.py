@@ -22,7 +22,7 @@ def test_reads_go_on_without_redis(
 ) -> None:
     """Without Redis, reads come from the database, and a commit that changes tables is
     refused; when it is back, all is as before."""
-    app = on_servers.start(Library, redis_url=own_redis.url)
+    app = on_servers.start(Library, redis_url=own_redis.url, on_outage='refuse')
     change(app, tenant, User(name='a'))
     assert value(app, tenant, names) == ['a']
     own_redis.kill()

@@ -225,7 +225,9 @@ def test_redis_is_down_at_the_start(make_host: Callable[..., Host]) -> None:
     """A lazy host works without Redis as in any outage, and begins to cache when it is there."""
     with RedisServer() as redis:
         redis.stop()
-        host = make_host(redis_url=redis.url, cache_options={'lazy': True})
+        host = make_host(
+            redis_url=redis.url, cache_options={'lazy': True, 'on_outage': 'refuse'}
+        )
         for _ in range(2):
             host.session().execute(text('SELECT 1'))
             assert host.board.names == host.board.names == []

@@ -245,9 +245,12 @@ class RedisServer:
 
     Entering the context starts it, leaving the context stops it and removes its
     folder. It keeps its address over restarts, and saves to disk only when told to.
+
+    :param options: further options of its command line.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        self._options = options
         self.folder = short_folder('ormcache-redis-')
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -366,6 +369,7 @@ class RedisServer:
                     *('--bind', '127.0.0.1', '--port', str(self.port)),
                     *('--dir', str(self.folder), '--save', '', '--appendonly', 'no'),
                     *('--enable-debug-command', 'local'),
+                    *self._options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -1,0 +1,267 @@
+"""Brings the tag store up to date after an outage, in which transactions went on without it.
+
+A transaction that can't put its tags in doubt leaves them in the outbox of its schema, a table of
+the same database (the setting ``on_outage='outbox'``). Any process that reaches the store delivers
+what it finds there:
+
+- before it uses a cached value, if it was cut off itself, or has left something;
+- within a second, if it was not: a thread looks while the process is in use;
+- at once, if it hears of it (the setting ``listen``).
+
+A delivery is a doubt that is settled at once: the tags get new versions. To deliver twice is an
+eviction too many, which is harmless.
+
+The thread also makes the renewals that are pending (``'continue'`` and ``'expire'``), and is the
+first to notice that the store is back. This module does not know transactions or properties.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from threading import Event, Lock, Thread
+from typing import NamedTuple
+from weakref import finalize, ref
+
+from sqlalchemy import Connection
+
+from ..database.outbox import Outbox
+from ..errors import StoreUnreachable
+from ..tags.snapshot import new_token
+from .versions import Versions, identify
+
+log = logging.getLogger('onegov_ormcache')
+
+#: Seconds between two looks into the outboxes.
+INTERVAL = 1.0
+
+#: Seconds that a transaction waits at most for another thread that delivers. Then it does without
+#: cached values.
+PATIENCE = 0.5
+
+
+class Progress(NamedTuple):
+    """What must have happened before cached values may be used again."""
+
+    #: How often the store was lost.
+    losses: int
+    #: How often transactions of this process have left tags in an outbox, or the thread has found
+    #: some.
+    left: int
+
+
+class Recovery:
+    """Delivers tags from outboxes, and makes pending renewals.
+
+    Made by a cache whose store is Redis, and ended with it; used by all threads.
+
+    :param versions: of the cache.
+    :param outboxes: of its databases; none if tags are not left there.
+    :param namespace: only tags of this namespace are delivered.
+    """
+
+    def __init__(self, versions: Versions, outboxes: Sequence[Outbox], namespace: str) -> None:
+        self._versions = versions
+        self._store = versions.tags
+        self._outboxes = outboxes
+        self._namespace = namespace
+        self._left = 0
+        # when the outboxes were last looked into; None: never, so that nothing is lost that a
+        # process has left which is gone
+        self._done: Progress | None = None
+        # the schemas whose outboxes can't be read
+        self._blocked: frozenset[str] = frozenset()
+        self._looking, self._starting, self._counting = Lock(), Lock(), Lock()
+        self._next_attempt = 0.0
+        self._is_used = False
+        self._is_closed = False
+        self._complaints: set[str] = set()
+        self._thread_of: int | None = None
+        self._wake = Event()
+
+    def __repr__(self) -> str:
+        state = 'done' if self._done == self._progress() else 'to do'
+        return f'<Recovery {state} of {self._namespace!r}>'
+
+    def is_done(self, places: Collection[str]) -> bool:
+        """Return whether cached values of these places may be used, as far as outages concern.
+
+        If this process was cut off since it last looked, it looks now.
+
+        :raises StoreUnreachable: if the store can't be reached.
+        """
+        self._is_used = True
+        if self._thread_of != os.getpid():
+            self._start()
+        if self._done != self._progress() and not self._catch_up():
+            return False
+        return not self._blocked or self._blocked.isdisjoint(places)
+
+    def leave(
+        self,
+        connection: Connection,
+        outbox: Outbox,
+        tags: Mapping[str, Collection[str]],
+        known: Collection[str],
+    ) -> None:
+        """Leave changed tags in outboxes, as a part of the transaction that has changed them.
+
+        :param tags: by place.
+        :param known: the property tags whose policies were asked; see :meth:`.TagStore.doubt`.
+        :raises StoreUnreachable: if that is not possible, so the transaction must not commit.
+        """
+        for place, changed in tags.items():
+            message = json.dumps({'tags': sorted(changed), 'known': sorted(known)})
+            try:
+                outbox.leave(connection, place, self._namespace, message)
+            except Exception as error:
+                raise StoreUnreachable(
+                    f'{place}: Redis can not be reached, and what has changed can not be left in '
+                    f'the outbox, so the commit is refused: {error}'
+                ) from error
+
+    def left(self) -> None:
+        """Take notice that a transaction that has left tags may have committed."""
+        self._found()
+        self.hear()
+
+    def _found(self) -> None:
+        with self._counting:
+            self._left += 1
+
+    def hear(self) -> None:
+        """Look into the outboxes as soon as possible, in the thread."""
+        self._is_used = True
+        self._wake.set()
+
+    def tick(self) -> None:
+        """Look, if this process is in use or something is to be done. The thread calls this."""
+        if self._is_used or self._store.is_lost or self._done != self._progress():
+            self._is_used = False
+            self.look()
+
+    def look(self) -> None:
+        """Deliver what is in the outboxes, and make pending renewals; log what goes wrong."""
+        try:
+            if self._store.is_lost:
+                self._store.check()
+            self._versions.renew_pending()
+            if self._blocked or any(each.is_filled(self._namespace) for each in self._outboxes):
+                self._found()
+            if self._done != self._progress():
+                self._catch_up()
+            self._complaints.discard('')
+        except StoreUnreachable:
+            pass  # the breaker has logged it
+        except Exception as error:
+            self._complain('', error)
+
+    def close(self) -> None:
+        """End the thread; make a last attempt at what is still to be done."""
+        self._is_closed = True
+        self._wake.set()
+        if self._thread_of == os.getpid() and self._done != self._progress():
+            self.look()
+            return
+        with suppress(StoreUnreachable):
+            self._versions.renew_pending()
+
+    def _progress(self) -> Progress:
+        return Progress(self._store.losses, self._left)
+
+    def _catch_up(self) -> bool:
+        """Deliver what is in the outboxes, or wait until another thread has; unless that has just
+        failed.
+
+        :return: False if cached values must not be used yet.
+        """
+        if time.monotonic() < self._next_attempt or not self._looking.acquire(timeout=PATIENCE):
+            return False
+        try:
+            if self._done == self._progress():
+                return True
+            if self._store.is_lost:
+                self._store.check()
+            # a loss, or tags that are left, from here on must be looked for again
+            progress = self._progress()
+            blocked: set[str] = set()
+
+            def failed(schema: str, error: Exception) -> None:
+                self._complain(schema, error)
+                blocked.add(schema)
+
+            for outbox in self._outboxes:
+                outbox.deliver(self._namespace, self._evict, failed)
+            self._complaints &= blocked
+            self._blocked = frozenset(blocked)
+            self._done = progress
+            return True
+        except StoreUnreachable:
+            raise
+        except Exception as error:
+            self._next_attempt = time.monotonic() + INTERVAL
+            self._complain('', error)
+            return False
+        finally:
+            self._looking.release()
+
+    def _evict(
+        self, place: str, ask_identity: Callable[[], str], messages: Collection[str] | None
+    ) -> None:
+        """Give the tags in messages new versions; all tags, if the messages can't be read."""
+        identify(self._store, place, ask_identity)
+        try:
+            if messages is None:
+                raise ValueError('too many')
+            changes = [json.loads(message) for message in messages]
+            tags = frozenset(str(tag) for change in changes for tag in change['tags'])
+            known = frozenset.intersection(*(frozenset(change['known']) for change in changes))
+        except (ValueError, TypeError, KeyError) as error:
+            log.warning('%s: all is evicted, because the outbox can not be read: %r', place, error)
+            self._store.renew(place)
+            return
+        writer = new_token()
+        self._store.doubt(place, writer, tags, known, '', {}).result()
+        self._store.settle(place, writer, None)
+
+    def _complain(self, schema: str, error: Exception) -> None:
+        """Log what goes wrong, once until it goes well again."""
+        if schema not in self._complaints:
+            self._complaints.add(schema)
+            log.warning(
+                'The outboxes%s can not be read, so cached values are not used after an outage '
+                'until they can: %s', f' of {schema!r}' if schema else '', error,
+            )  # fmt: skip
+
+    # the thread
+
+    def _start(self) -> None:
+        """Start the thread of this process; a forked child has none of its parent's."""
+        process = os.getpid()
+        if self._thread_of is not None:
+            # other threads of the parent may have held these
+            self._looking, self._starting, self._counting = Lock(), Lock(), Lock()
+            self._wake = Event()
+        with self._starting:
+            if self._thread_of != process and not self._is_closed:
+                self._thread_of = process
+                name = 'onegov_ormcache: recovery'
+                arguments = ref(self), self._wake
+                Thread(target=_watch, args=arguments, name=name, daemon=True).start()
+                finalize(self, self._wake.set)
+
+
+def _watch(recovery: Callable[[], Recovery | None], wake: Event) -> None:
+    """Let a recovery look again and again, until it is closed or nobody has it any more."""
+    while True:
+        wake.wait(INTERVAL)
+        wake.clear()
+        found = recovery()
+        if found is None or found._is_closed:
+            return
+        found.tick()
+        del found
