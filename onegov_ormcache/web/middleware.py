@@ -5,6 +5,7 @@ It commits nothing: :mod:`.tween` does.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,12 @@ from webob.exc import HTTPNotFound
 from ..core.scope import RequestScope
 from ..errors import ConfigurationError
 from .app import HOST, OrmCacheApp
+from .unavailable import UNREACHABLE, unavailable
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+log = logging.getLogger('onegov_ormcache')
 
 SchemaOfRequest = Callable[[dict[str, Any]], 'str | None']
 
@@ -60,7 +64,11 @@ class OrmCacheMiddleware:
     ) -> Iterable[bytes]:
         """Answer a request. The returned body closes the request's scope when the server
         closes the body."""
-        scope = self._open(environ)
+        try:
+            scope = self._open(environ)
+        except UNREACHABLE as error:
+            log.error('%s', error)
+            return unavailable()(environ, start_response)
         if scope is None:
             return HTTPNotFound()(environ, start_response)
         try:

@@ -16,6 +16,7 @@ from webob.exc import HTTPOk, HTTPRedirection
 from ..core.scope import RequestScope, innermost_scope
 from .app import OrmCacheApp
 from .cache import ROOT_ATTRIBUTE, AppCache
+from .unavailable import UNREACHABLE, unavailable
 
 Handler = Callable[[Any], Any]
 
@@ -99,9 +100,13 @@ class Attempts:
             )
             try:
                 return self.attempt()
+            except UNREACHABLE as error:
+                raise unavailable() from error
             except Exception as error:
-                if is_last or not self.cache.is_conflict(error):
+                if not self.cache.is_conflict(error):
                     raise
+                if is_last:
+                    raise unavailable() from error
             finally:
                 self.scope.torn_pages.are_refused = False
             vars(self.request).clear()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
-from webob.exc import HTTPBadRequest, HTTPCreated, HTTPFound
+from webob.exc import HTTPBadRequest, HTTPCreated, HTTPFound, HTTPServiceUnavailable
 from webtest import TestApp as Client
 
 from onegov_ormcache import (
@@ -24,6 +24,7 @@ from onegov_ormcache.web import tween
 from tests.support.applications import Applications, change, value
 from tests.support.counting import Runs
 from tests.support.models import Base, Group, User
+from tests.support.servers import RedisServer
 
 
 class Root:
@@ -163,7 +164,7 @@ def test_each_attempt_begins_anew(applications: Applications, tenant: str, runs:
 def test_attempts_end(
     applications: Applications, tenant: str, runs: Runs, attempts: int
 ) -> None:
-    """After `attempts` attempts the conflict is raised, and nothing is committed."""
+    """After `attempts` attempts the answer is 503, and nothing is committed."""
 
     def view(self: Root, request: Any) -> str:
         runs('view')
@@ -171,8 +172,7 @@ def test_attempts_end(
         raise RetryableConflict('again')
 
     client = client_of(applications, tenant, view, attempts=attempts)
-    with pytest.raises(RetryableConflict):
-        client.post('/')
+    assert client.post('/', status=503).headers['Retry-After'] == '1'
     assert runs.count('view') == attempts
     assert client.get('/').text == ''
 
@@ -420,8 +420,44 @@ def test_waits_at_random_before_each_new_attempt(
 
     client = client_of(applications, tenant, view, attempts=8)
     for _ in range(2):
-        with pytest.raises(RetryableConflict):
-            client.post('/')
+        client.post('/', status=503)
     expected = [0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5]
     assert bounds == expected * 2
     assert waits == [bound / 3 for bound in bounds]
+
+
+def test_a_refused_commit(on_servers: Applications, own_redis: RedisServer, tenant: str) -> None:
+    """A commit that is refused, because Redis can't be reached, answers 503."""
+
+    def view(self: Root, request: Any) -> str:
+        request.app.session().add(User(name=request.params['name']))
+        return ''
+
+    client = client_of(on_servers, tenant, view, redis_url=own_redis.url, on_outage='refuse')
+    client.post('/', {'name': 'a'})
+    own_redis.kill()
+    assert client.post('/', {'name': 'b'}, status=503).headers['Retry-After'] == '1'
+    assert client.get('/').text == 'a'
+
+
+def test_a_view_for_what_is_not_available(applications: Applications, tenant: str) -> None:
+    """The application may answer itself, and sees why."""
+
+    class Own(App):
+        pass
+
+    @Own.view(model=Root, request_method='POST')
+    def change(self: Root, request: Any) -> str:
+        raise RetryableConflict('again')
+
+    @Own.view(model=HTTPServiceUnavailable)
+    def busy(self: HTTPServiceUnavailable, request: Any) -> str:
+        @request.after
+        def after(response: Any) -> None:
+            response.status_code = 503
+
+        return f'try later: {self.__cause__}'
+
+    app = applications.start(Own, attempts=1)
+    client = Client(OrmCacheMiddleware(app, schema=tenant))
+    assert client.post('/', status=503).text == 'try later: again'
