@@ -230,7 +230,7 @@ class Recovery:
 
     def _complain(self, schema: str, error: Exception) -> None:
         """Log what goes wrong, once until it goes well again."""
-        if schema not in self._complaints:
+        if not self._is_closed and schema not in self._complaints:
             self._complaints.add(schema)
             log.warning(
                 'The outboxes%s can not be read, so cached values are not used after an outage '

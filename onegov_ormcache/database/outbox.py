@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, text
+from sqlalchemy.engine import TwoPhaseTransaction
 
 from .identity import identity_parameters, identity_query
 from .names import INTERNAL, OUTBOX, OUTBOX_CHANNEL, quote
@@ -110,9 +111,11 @@ class Outbox:
                 {'namespace': namespace, 'message': message},
                 execution_options=INTERNAL,
             )
-            connection.execute(
-                text(NOTIFY), {'namespace': namespace}, execution_options=INTERNAL
-            )
+            # PostgreSQL prepares no transaction that has sent a notification
+            if not isinstance(connection.get_transaction(), TwoPhaseTransaction):
+                connection.execute(
+                    text(NOTIFY), {'namespace': namespace}, execution_options=INTERNAL
+                )
 
     def is_filled(self, namespace: str) -> bool:
         """Return whether there may be messages of a namespace.
@@ -143,7 +146,9 @@ class Outbox:
         :raises Exception: of the driver, if the database can't be asked; what ``handle`` raises.
         """
         with self._own() as cursor:
-            for schema, _, is_deletable in cursor.execute(FILLED).fetchall():
+            with self._transaction(cursor):
+                filled = cursor.execute(FILLED).fetchall()
+            for schema, _, is_deletable in filled:
                 with self._transaction(cursor):
                     try:
                         messages = self._take(cursor, schema, namespace, is_deletable)

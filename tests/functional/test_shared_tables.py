@@ -14,7 +14,9 @@ from onegov_ormcache.steps import Step
 from tests.consistency.interleaving import Died, before, die
 from tests.support.applications import Applications, change, committed, value
 from tests.support.counting import Runs
+from tests.support.outside import until
 from tests.support.servers import RedisServer
+from tests.support.wires import Wire
 
 
 class World:
@@ -205,3 +207,23 @@ def test_write_skew_over_shared_tables(world: World, first: int) -> None:
     assert refused == 1
     tags = app.orm_cache.tags
     assert not tags.snapshot(world.one).doubts
+
+
+def test_changes_in_an_outage(world: World, own_redis: RedisServer) -> None:
+    """Without Redis, a change is left where its table lies, and reaches all tenants."""
+    with Wire(own_redis.url) as wire:
+        app = world.applications.start(world.app_class, base=world.base, redis_url=wire.url)
+        other = world.applications.start(
+            world.app_class, base=world.base, redis_url=own_redis.url
+        )
+        for tenant in world.one, world.two:
+            assert settled(other, tenant, lambda a: (len(a.countries), a.counted, a.notes)) == (
+                0,
+                0,
+                0,
+            )
+        wire.cut()
+        change(app, world.one, world.country(id=1, name='a'), world.note(id=1))
+        until(lambda: value(other, world.two, lambda a: a.countries) == ['a'], 30)
+        assert value(other, world.two, lambda a: (a.counted, a.notes)) == (1, 0)
+        assert value(other, world.one, lambda a: (a.counted, a.notes)) == (1, 1)

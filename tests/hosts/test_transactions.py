@@ -22,7 +22,9 @@ from onegov_ormcache.errors import (
 from tests.support.backends import Backend
 from tests.support.counting import Runs
 from tests.support.models import Base, Document, User
+from tests.support.outside import until
 from tests.support.servers import RedisServer
+from tests.support.wires import Wire
 
 from .bare import MakeBareHost
 from .host import Board, Host
@@ -367,3 +369,25 @@ def test_block_of_a_thread_without_tenant(make_bare_host: MakeBareHost) -> None:
         assert host.names == []
     with pytest.raises(OutsideScopeError):
         host.names
+
+
+@pytest.mark.parametrize('twophase', [False, True])
+def test_a_host_that_is_cut_off(
+    make_host: Callable[..., Host], own_redis: RedisServer, twophase: bool
+) -> None:
+    """Its transactions commit without Redis, and others are told; also in two phases."""
+    with Wire(own_redis.url) as wire:
+        host = make_host(redis_url=wire.url, session_options={'twophase': twophase})
+        elsewhere = make_host(redis_url=own_redis.url)
+        host.add(User(name='Ada'))
+        assert elsewhere.board.names == ['Ada']
+        elsewhere.session().rollback()
+        wire.cut()
+        host.add(User(name='Bob'))
+        assert host.board.names == ['Ada', 'Bob']
+
+        def is_told() -> bool:
+            elsewhere.session().rollback()
+            return bool(elsewhere.board.names == ['Ada', 'Bob'])
+
+        until(is_told, 30)
