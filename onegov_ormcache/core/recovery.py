@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -38,6 +39,10 @@ log = logging.getLogger('onegov_ormcache')
 
 #: Seconds between two looks into the outboxes.
 INTERVAL = 1.0
+
+#: Seconds between two attempts of the thread to reach a store that is lost: at first, and at most.
+#: A process whose thread is late leaves tags in the outbox that others should have heard of.
+PROBES = 0.05, 0.5
 
 #: Seconds that a transaction waits at most for another thread that delivers. Then it does without
 #: cached values.
@@ -77,6 +82,7 @@ class Recovery:
         self._blocked: frozenset[str] = frozenset()
         self._looking, self._starting, self._counting = Lock(), Lock(), Lock()
         self._next_attempt = 0.0
+        self._probe = PROBES[0]
         self._is_used = False
         self._is_closed = False
         self._complaints: set[str] = set()
@@ -142,7 +148,18 @@ class Recovery:
         """Look, if this process is in use or something is to be done. The thread calls this."""
         if self._is_used or self._store.is_lost or self._done != self._progress():
             self._is_used = False
+            if self._store.is_lost:
+                with suppress(StoreUnreachable):
+                    self._store.check(insists=True)  # nobody waits for this thread
             self.look()
+
+    def pause(self) -> float:
+        """Return the seconds until the thread calls :meth:`tick` again."""
+        if not self._store.is_lost:
+            self._probe = PROBES[0]
+            return INTERVAL
+        pause, self._probe = self._probe, min(self._probe * 1.5, PROBES[1])
+        return pause * random.uniform(0.8, 1.2)
 
     def look(self) -> None:
         """Deliver what is in the outboxes, and make pending renewals; log what goes wrong."""
@@ -257,11 +274,13 @@ class Recovery:
 
 def _watch(recovery: Callable[[], Recovery | None], wake: Event) -> None:
     """Let a recovery look again and again, until it is closed or nobody has it any more."""
+    pause = INTERVAL
     while True:
-        wake.wait(INTERVAL)
+        wake.wait(pause)
         wake.clear()
         found = recovery()
         if found is None or found._is_closed:
             return
         found.tick()
+        pause = found.pause()
         del found

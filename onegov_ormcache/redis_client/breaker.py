@@ -2,7 +2,9 @@
 
 The first command that fails opens it. From then on commands fail at once, but for a trial now and
 then, which closes it when Redis answers. So a server that stalls costs a process one timeout per
-pause, and not one for each command. See "Circuit Breaker" (Nygard, Release It!, 2007).
+pause, and not one for each command. See "Circuit Breaker" (Nygard, Release It!, 2007). A caller
+may insist: a thread whose time costs nobody anything, or a commit of which others should hear,
+which a server that is down refuses at once.
 
 The libraries that were looked at do not serve: pybreaker holds a lock while a call lasts, so
 threads would wait for one another's commands; circuitbreaker and purgatory let all callers make
@@ -13,20 +15,16 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import Enum
 from threading import Lock
 
 import redis
 
 log = logging.getLogger('onegov_ormcache')
-
-#: A number in a reason.
-NUMBER = re.compile(r'\d+')
-
-#: The number of different reasons of one loss that are logged at most.
-MOST_REASONS = 5
 
 #: Seconds between two trials: the first time, and at most.
 PAUSES = 1.0, 2.0
@@ -36,6 +34,29 @@ GROWTH = 1.5
 
 #: A pause is longer or shorter by up to this part, so that processes do not all try at once.
 JITTER = 0.2
+
+
+class Insistence(Enum):
+    """Whether a command is sent although Redis is lost, and no trial is due."""
+
+    NEVER = 'never'
+    #: Only if the last one was refused, which costs no time.
+    UNLESS_STALLED = 'unless stalled'
+    ALWAYS = 'always'
+
+
+#: The insistence of the commands that are sent now.
+INSISTS: ContextVar[Insistence] = ContextVar('insists', default=Insistence.NEVER)
+
+
+@contextmanager
+def insisting(how: Insistence) -> Iterator[None]:
+    """Send the commands of the block with this insistence."""
+    token = INSISTS.set(how)
+    try:
+        yield
+    finally:
+        INSISTS.reset(token)
 
 
 class Breaker:
@@ -55,42 +76,53 @@ class Breaker:
         self._lost_at = 0.0
         self._missed = 0
         self._reason = ''
-        # the different reasons of the present loss
-        self._reasons: set[str] = set()
+        # the different errors of the present loss
+        self._kinds: set[type] = set()
         #: True while Redis counts as lost.
         self.is_open = False
+        #: True if the last command that failed was waited for in vain.
+        self.is_stalled = False
         #: The number of times that Redis was lost.
         self.losses = 0
 
     def __repr__(self) -> str:
         return f'<Breaker {"open" if self.is_open else "closed"}, {self.losses} losses>'
 
-    def enter(self) -> None:
+    def enter(self) -> bool:
         """Let the caller send a command.
 
+        :return: True if it is a trial, whose answer closes the breaker.
         :raises redis.ConnectionError: if Redis is lost, and this is no trial.
         """
         if not self.is_open:
-            return
+            return False
         with self._lock:
-            now = self._clock()
-            if self.is_open and now < self._next_trial:
+            now, insists = self._clock(), INSISTS.get()
+            if self.is_open and now < self._next_trial and not (
+                insists is Insistence.ALWAYS
+                or (insists is Insistence.UNLESS_STALLED and not self.is_stalled)
+            ):
                 raise redis.ConnectionError(self._reason)
             # whoever comes next waits for another pause, however this trial ends
             self._next_trial = now + self._next_pause()
+        return True
 
-    def failed(self, reason: str) -> None:
-        """Take notice that a command has failed: Redis is lost."""
+    def failed(self, error: redis.RedisError, reason: str = '') -> None:
+        """Take notice that a command has failed: Redis is lost.
+
+        :param reason: what the error means; by default its text.
+        """
+        reason = reason or str(error)
         with self._lock:
             self._reason = reason
-            # the numbers of ports and the like do not make another reason
-            kind = NUMBER.sub('', reason)
-            is_new, self._reasons = kind not in self._reasons, self._reasons | {kind}
+            self.is_stalled = isinstance(error, redis.TimeoutError)
+            kind = type(error)
             if self.is_open:
-                if is_new and len(self._reasons) < MOST_REASONS:
+                if kind not in self._kinds:
+                    self._kinds.add(kind)
                     log.warning('Redis is still lost: %s', reason)
                 return
-            self._reasons = {kind}
+            self._kinds = {kind}
             self.is_open = True
             self.losses += 1
             self._missed = 0
@@ -99,13 +131,16 @@ class Breaker:
             self._next_trial = self._lost_at + self._next_pause()
         log.warning('Redis is lost: %s', reason)
 
-    def succeeded(self) -> None:
-        """Take notice that a command was answered. If that was a trial, Redis is back."""
-        if not self.is_open:
+    def succeeded(self, is_trial: bool) -> None:
+        """Take notice that a command was answered. If that was a trial, Redis is back; the answer
+        to a command from before the loss says nothing.
+
+        :param is_trial: what :meth:`enter` has returned.
+        """
+        if not is_trial or not self.is_open:
             return
         with self._lock:
-            # the answer to a command from before the loss says nothing
-            if not self.is_open or self._clock() - self._lost_at < self._shortest * (1 - JITTER):
+            if not self.is_open:
                 return
             self.is_open = False
             seconds = self._clock() - self._lost_at

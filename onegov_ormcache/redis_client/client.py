@@ -64,22 +64,22 @@ class Client(redis.Redis):
     is_cluster = False
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
-        self.breaker.enter()
+        is_trial = self.breaker.enter()
         try:
             answer = super().execute_command(*command, **options)  # type: ignore[no-untyped-call]
         except redis.TimeoutError as error:
-            self.breaker.failed(reason(error))
+            self.breaker.failed(error)
             raise
         except redis.ResponseError as error:
-            self.answered(error)
+            self.answered(error, is_trial)
             raise
-        self.answered(None)
+        self.answered(None, is_trial)
         return answer
 
-    def answered(self, error: redis.ResponseError | None) -> None:
+    def answered(self, error: redis.ResponseError | None, is_trial: bool) -> None:
         """Take notice that the server has answered, by an error or otherwise."""
         if error is None or not is_lost(error):
-            self.breaker.succeeded()
+            self.breaker.succeeded(is_trial)
 
     def ask(self, question: Callable[[], T]) -> T:
         """Return the answer of Redis; ask a second time if the connection was lost.
@@ -101,7 +101,7 @@ class Client(redis.Redis):
 
         :raises redis.RedisError: if it can't be sent.
         """
-        self.breaker.enter()
+        is_trial = self.breaker.enter()
         while ABANDONED:
             owner, abandoned = ABANDONED.popleft()
             owner.release(abandoned)
@@ -112,13 +112,13 @@ class Client(redis.Redis):
         except BaseException:
             pool.release(connection)
             raise
-        return Reply(pool, connection)
+        return Reply(pool, connection, is_trial)
 
     def unreachable(self, error: redis.RedisError) -> StoreUnreachable:
         """Return the package's own error for one of redis-py's, and open the breaker if it says
         that the server can't be used."""
         if is_lost(error):
-            self.breaker.failed(reason(error))
+            self.breaker.failed(error, reason(error))
         kind = StoreFull if isinstance(error, OutOfMemoryError) else StoreUnreachable
         return kind(
             f'Redis (setting redis_url): {reason(error)}; is the server up, and may we talk to it?'

@@ -26,7 +26,9 @@ class Reply:
     Made by :meth:`.Client.send`. It keeps the connection until :meth:`result` or :meth:`leave`.
     """
 
-    def __init__(self, pool: Any, connection: Any) -> None:
+    def __init__(self, pool: Any, connection: Any, is_trial: bool) -> None:
+        #: What :meth:`.Breaker.enter` has returned.
+        self.is_trial = is_trial
         self._pool = pool
         self._connection = connection
 

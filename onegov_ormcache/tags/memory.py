@@ -100,7 +100,7 @@ class MemoryTagStore:
     def missed(self) -> None:
         """Do nothing: the store is never lost."""
 
-    def check(self) -> None:
+    def check(self, *, insists: bool = False) -> None:
         pass
 
     def identity(self, schema: str) -> str | None:

@@ -104,8 +104,8 @@ class PlacedTagStore:
     def missed(self) -> None:
         self.store.missed()
 
-    def check(self) -> None:
-        self.store.check()
+    def check(self, *, insists: bool = False) -> None:
+        self.store.check(insists=insists)
 
     def inspect(self) -> None:
         self.store.inspect()

@@ -17,6 +17,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from ..errors import ConfigurationError, SnapshotConflict, StoreFull, StoreUnreachable
+from ..redis_client.breaker import Insistence, insisting
 from ..redis_client.client import Client, hash_tag
 from ..redis_client.inspection import faults
 from .scripts import Running, Scripts
@@ -82,10 +83,11 @@ class RedisTagStore:
     def missed(self) -> None:
         self.client.breaker.missed()
 
-    def check(self) -> None:
+    def check(self, *, insists: bool = False) -> None:
         # a replica answers a PING, and can't be used all the same
         name = hash_tag(self._namespace, '') + ':check'
-        with suppress(StoreFull):
+        how = Insistence.ALWAYS if insists else Insistence.NEVER
+        with suppress(StoreFull), insisting(how):
             self.client.ask(lambda: self.client.set(name, '', px=1000))
         if not self._is_inspected:
             self._is_inspected = True
@@ -165,7 +167,10 @@ class RedisTagStore:
                 'read': dict(read), 'computed': dict(computed),
             }
         )  # fmt: skip
-        return SentDoubt(schema, self._send('doubt', schema, writer, transaction_key, change))
+        # a commit is asked for even if the server was just lost: another process may have found it
+        # again, and use values that this one is about to change
+        with insisting(Insistence.UNLESS_STALLED):
+            return SentDoubt(schema, self._send('doubt', schema, writer, transaction_key, change))
 
     def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
         sent = self._send('publish', schema, writer, json.dumps(list(tags)))

@@ -21,6 +21,7 @@ from typing import Any
 
 import redis
 
+from ..redis_client.breaker import INSISTS, insisting
 from ..redis_client.client import Client
 from ..redis_client.replies import Reply
 from .snapshot import new_token
@@ -148,6 +149,7 @@ class Running:
         self._scripts = scripts
         self._reply = reply
         self._again: Callable[[], Any] = lambda: scripts.run(name, keys, *arguments)
+        self._insistence = INSISTS.get()
 
     def result(self) -> Any:
         """Wait for the reply and return it; run the script again if it, or the connection, was
@@ -158,19 +160,20 @@ class Running:
         client = self._scripts.client
         try:
             answer = self._reply.result()
-            client.answered(None)
+            client.answered(None, self._reply.is_trial)
             return answer
         except redis.ConnectionError:
             pass
         except redis.ResponseError as error:
-            client.answered(error)
+            client.answered(error, self._reply.is_trial)
             try:
                 self._scripts.mend(error)
             except redis.RedisError as failure:
                 raise client.unreachable(failure) from failure
         except redis.RedisError as error:
             raise client.unreachable(error) from error
-        return self._again()
+        with insisting(self._insistence):
+            return self._again()
 
     def leave(self, what: str) -> None:
         """Do not wait for the reply; see :meth:`.Reply.leave`."""

@@ -212,11 +212,12 @@ class TagStore(Protocol):
     def missed(self) -> None:
         """Count a transaction that does without the store, for the log."""
 
-    def check(self) -> None:
+    def check(self, *, insists: bool = False) -> None:
         """Check that the store can be reached.
 
         When it is first reached, what it can't be used for is logged.
 
+        :param insists: ask it in any case, also if it was just lost.
         :raises StoreUnreachable: if it can't be reached; all other methods raise it, too.
         """
 

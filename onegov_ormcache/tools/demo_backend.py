@@ -5,6 +5,7 @@ All that is made there is removed at the end. This module does not know what is 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -70,15 +71,28 @@ def temporary(dsn: str | None, redis_url: str | None) -> Iterator[Backend]:
             used = f'sqlite:///{folder}'
         else:
             used = dsn
-        settings = {'dsn': used, 'redis_url': redis_url, 'namespace': name}
+        settings = {
+            'dsn': used, 'redis_url': redis_url, 'namespace': name, 'require_servers': True,
+        }  # fmt: skip
         backend = Backend(settings, prefix)
-        with backend.application():
+        with silent(), backend.application():
             pass  # an unreachable server is an error here, before there is anything to remove
         if redis_url is not None:
             stack.callback(remove_keys, redis_url, name)
         if dsn is not None:
             stack.callback(remove_schemas, dsn, prefix)
         yield backend
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Log nothing in the block, whose error says all."""
+    log = logging.getLogger('onegov_ormcache')
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = False
 
 
 def remove_schemas(dsn: str, prefix: str) -> None:

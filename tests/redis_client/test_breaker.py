@@ -13,7 +13,7 @@ import redis
 from redis.exceptions import MaxConnectionsError, NoPermissionError, ReadOnlyError
 
 from onegov_ormcache.errors import StoreUnreachable
-from onegov_ormcache.redis_client.breaker import JITTER, PAUSES, Breaker
+from onegov_ormcache.redis_client.breaker import JITTER, PAUSES, Breaker, Insistence, insisting
 from onegov_ormcache.redis_client.client import Client, is_lost
 from tests.support.servers import RedisServer
 
@@ -68,7 +68,7 @@ def may_enter(breaker: Breaker) -> bool:
 def test_one_trial_per_pause(breaker: Breaker, clock: Clock) -> None:
     """After a failure nobody may ask, then one caller per pause; the pauses grow to a limit."""
     assert may_enter(breaker)
-    breaker.failed('gone')
+    breaker.failed(redis.ConnectionError('gone'))
     trials = []
     for _ in range(2000):
         clock.now += 0.01
@@ -77,7 +77,7 @@ def test_one_trial_per_pause(breaker: Breaker, clock: Clock) -> None:
         assert sum(entered) <= 1
         if any(entered):
             trials.append(clock.now)
-            breaker.failed('still gone')
+            breaker.failed(redis.ConnectionError('still gone'))
     pauses = [after - before for before, after in pairwise(trials)]
     assert min(pauses) >= PAUSES[0] * (1 - JITTER)
     assert max(pauses) <= LONGEST + 0.02
@@ -87,7 +87,7 @@ def test_one_trial_per_pause(breaker: Breaker, clock: Clock) -> None:
 
 def test_a_trial_that_nobody_ends(breaker: Breaker, clock: Clock) -> None:
     """A caller that was interrupted in its trial keeps nobody from the next one."""
-    breaker.failed('gone')
+    breaker.failed(redis.ConnectionError('gone'))
     clock.now += LONGEST
     assert may_enter(breaker)
     assert not may_enter(breaker)
@@ -97,25 +97,34 @@ def test_a_trial_that_nobody_ends(breaker: Breaker, clock: Clock) -> None:
 
 def test_a_late_answer(breaker: Breaker, clock: Clock) -> None:
     """The answer to a command from before the loss does not close the breaker; a trial's does."""
-    breaker.enter()
-    breaker.failed('another command was not answered')
-    clock.now += 0.5
-    breaker.succeeded()
-    assert breaker.is_open
+    is_trial = breaker.enter()
+    breaker.failed(redis.ConnectionError('another command was not answered'))
     clock.now += LONGEST
-    breaker.enter()
-    breaker.succeeded()
+    breaker.succeeded(is_trial)
+    assert breaker.is_open
+    breaker.succeeded(breaker.enter())
     assert not breaker.is_open
+
+
+def test_who_insists(breaker: Breaker) -> None:
+    """A command that insists is sent at once: always, or if the last one was only refused."""
+    breaker.failed(redis.ConnectionError('refused'))
+    with insisting(Insistence.UNLESS_STALLED):
+        assert may_enter(breaker)
+        breaker.failed(redis.TimeoutError('not answered'))
+        assert not may_enter(breaker)
+    with insisting(Insistence.ALWAYS):
+        assert may_enter(breaker)
+    assert not may_enter(breaker)
 
 
 def test_the_pauses_begin_anew(breaker: Breaker, clock: Clock) -> None:
     """The first pause of a second loss is as short as that of the first."""
     for losses in (1, 2):
-        breaker.failed('gone')
+        breaker.failed(redis.ConnectionError('gone'))
         assert breaker.losses == losses
         clock.now += PAUSES[0] * (1 + JITTER)
-        breaker.enter()
-        breaker.succeeded()
+        breaker.succeeded(breaker.enter())
         assert not breaker.is_open
 
 
@@ -124,14 +133,13 @@ def test_two_lines_in_the_log(
 ) -> None:
     """One line when Redis is lost, one when it is back: how long, and who went around it."""
     caplog.set_level(logging.INFO)
-    breaker.failed('Connection refused')
+    breaker.failed(redis.ConnectionError('Connection refused'))
     for _ in range(30):
         breaker.missed()
-        breaker.failed('Connection refused')
+        breaker.failed(redis.ConnectionError('Connection refused'))
     clock.now += 12.34
-    breaker.enter()
-    breaker.succeeded()
-    breaker.succeeded()
+    breaker.succeeded(breaker.enter())
+    breaker.succeeded(breaker.enter())
     assert [record.getMessage() for record in caplog.records] == [
         'Redis is lost: Connection refused',
         'Redis is back after 12.3 s; 30 transactions went around it',
