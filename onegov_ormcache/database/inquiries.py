@@ -28,6 +28,7 @@ from .driver import glance, is_failed
 from .identity import identity_parameters, identity_query
 from .locks import Locks
 from .names import INTERNAL
+from .oracle import key_of
 from .probes import CODE_SCHEMAS, END, WATCH_READS, Probes
 from .protocols import NO_NAMES, Changes, Reads, Scope
 
@@ -173,10 +174,13 @@ class PostgresInquiry:
         return None if present == self._setting() else STRAYED
 
     def identity(self, place: str) -> str:
+        # with a lock by which the transaction is known to concern that schema, too; see `oracle`
+        parameters = {**identity_parameters((place,)), 'key': key_of(place)}
         found = self._connection.exec_driver_sql(
-            identity_query(), identity_parameters((place,)), execution_options=INTERNAL
-        )
-        return str(found.scalar_one())
+            f'{identity_query()}, pg_advisory_xact_lock_shared(%(key)s::bigint)', parameters,
+            execution_options=INTERNAL,
+        )  # fmt: skip
+        return str(found.one()[0])
 
     def changes(self) -> Changes:
         try:

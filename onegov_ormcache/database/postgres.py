@@ -225,7 +225,7 @@ class Postgres:
     ) -> tuple[PostgresView, PostgresInquiry]:
         # set_config() in a SELECT and not SET LOCAL, because only a SELECT takes the view
         # under REPEATABLE READ and SERIALIZABLE; one statement, to save round trips
-        schema, marker, key = scope.schema, new_marker(), new_key()
+        schema, marker, key = scope.schema, new_marker(), new_key(scope.schema)
         watch_connection(connection.connection.dbapi_connection)
         places = dict.fromkeys((schema, *self.shared_schemas))
         parameters = {
@@ -322,7 +322,7 @@ class Postgres:
 
     def oracle(self, connection: Connection) -> PostgresOracle:
         """Return an object that answers questions about transactions by this connection."""
-        return PostgresOracle(connection)
+        return PostgresOracle(connection, self.shared_schemas)
 
     def is_replica(self, connection: Connection) -> bool:
         """Return whether the server is a replica, which may lag behind."""

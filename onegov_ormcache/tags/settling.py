@@ -29,11 +29,9 @@ class Oracle(Protocol):
     def is_open(self, transaction_key: str) -> bool:
         """Return whether the outcome of a doubt's transaction is still open."""
 
-    def in_progress(self, transaction_id: str) -> bool:
-        """Return whether a writing transaction has not ended."""
-
-    def writers_in_progress(self) -> Collection[str]:
-        """Return the ids of all writing transactions that have not ended."""
+    def writers_in_progress(self, schema: str, awaited: Collection[str] = ()) -> Collection[str]:
+        """Return the ids of the writing transactions that have not ended, and may have put tags
+        of this schema in doubt: all others, or those of the awaited ones."""
 
 
 class Settler:
@@ -114,20 +112,19 @@ class Settler:
                 since = self._births.setdefault(snapshot.birth, self._clock())
             waiting: tuple[str, ...] = ('lease',) if self._clock() - since < self._lease else ()
         else:
-            waiting = self._writers(snapshot, oracle)
+            waiting = self._writers(schema, snapshot, oracle)
         if not waiting:
             about_to(Step.END_QUARANTINE)
         if not waiting or tuple(waiting) != snapshot.quarantine:
             self._store.quarantine(schema, snapshot.birth, waiting)
 
-    def _writers(self, snapshot: Snapshot, oracle: Oracle) -> tuple[str, ...]:
+    def _writers(self, schema: str, snapshot: Snapshot, oracle: Oracle) -> tuple[str, ...]:
         """Return the ids of the transactions that a quarantine still waits for.
 
         If nobody has asked for them yet, these are all that are in progress now.
         """
-        if snapshot.quarantine:
-            return tuple(filter(oracle.in_progress, snapshot.quarantine))
-        return tuple(oracle.writers_in_progress())
+        writers = oracle.writers_in_progress(schema, snapshot.quarantine or ())
+        return tuple(each for each in snapshot.quarantine or writers if each in writers)
 
     def _may_ask(self, what: str) -> bool:
         """Return whether nobody has asked this within the last :data:`PATIENCE` seconds.

@@ -106,12 +106,30 @@ def test_a_writer_that_committed_after_the_view(
 def test_a_writer_that_was_rolled_back(
     writer: Connection, connection: Connection, oracle: PostgresOracle, tenant: str
 ) -> None:
-    """A writer that was rolled back has changed nothing."""
+    """A writer that was rolled back has not committed, whether it counts as unseen or not."""
     number = begin(writer)
     change(writer, tenant)
     take_view(connection)
     writer.rollback()
-    assert oracle.unseen_writers([number], [tenant]) == []
+    assert not oracle.has_committed(oracle.unseen_writers([number], [tenant]))
+
+
+@pytest.mark.parametrize('number', ['18446744073709551615', '99999999999', '18446744073709551616'])
+def test_ids_that_the_database_has_not_given(
+    engine: Engine, connection: Connection, oracle: PostgresOracle, tenant: str, number: str
+) -> None:
+    """An id from the future, or a text that is none, fails no question, and hides no writer."""
+    take_view(connection)
+    with engine.connect() as other:
+        real = begin(other)
+        change(other, tenant)
+        numbers = [number, 'nonsense', '', '-1', real]
+        assert real in oracle.unseen_writers(numbers, [tenant])
+        assert not oracle.has_committed(numbers)
+        assert list(oracle.writers_in_progress(tenant, numbers)) == [real]
+        other.commit()
+    assert oracle.has_committed(numbers)
+    assert not oracle.writers_in_progress(tenant, numbers)
 
 
 def test_a_prepared_writer(

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from onegov_ormcache.database.oracle import PostgresOracle
+from onegov_ormcache.database.oracle import PostgresOracle, new_key
 from onegov_ormcache.tags.memory import MemoryTagStore
 from onegov_ormcache.tags.settling import PATIENCE, Settler
 from onegov_ormcache.tags.snapshot import Snapshot
@@ -39,11 +39,9 @@ class FakeOracle:
         self.asked.append(transaction_key)
         return transaction_key in self.open
 
-    in_progress = is_open
-
-    def writers_in_progress(self) -> Collection[str]:
-        self.asked.append('all')
-        return sorted(self.open)
+    def writers_in_progress(self, schema: str, awaited: Collection[str] = ()) -> Collection[str]:
+        self.asked.append(' '.join(awaited) or 'all')
+        return sorted(self.open & set(awaited) if awaited else self.open)
 
 
 class NotedStore(MemoryTagStore):
@@ -204,7 +202,7 @@ def test_quarantine_waits_for_the_writers_of_its_birth(
     oracle.open = {'12'}
     settler.end_quarantine('main', quarantined('7'), oracle)
     assert store.waiting[2:] == [('birth', ())]
-    assert oracle.asked == ['all', '7', '9', '7', '7']
+    assert oracle.asked == ['all', '7 9', '7', '7']
 
 
 def test_quarantine_is_asked_for_every_50_ms(
@@ -231,7 +229,9 @@ def test_callers_wait_for_the_one_that_asks(
     order: list[str] = []
 
     class Asked(FakeOracle):
-        def writers_in_progress(self) -> Collection[str]:
+        def writers_in_progress(
+            self, schema: str, awaited: Collection[str] = ()
+        ) -> Collection[str]:
             second.start()
             second.join(0.2)  # it would end at once if it did not wait
             clock.now += 1
@@ -310,9 +310,8 @@ def terminate(connection: Connection, other: Connection) -> None:
 def test_postgres_knows_open_transactions(writer: Connection, oracle: PostgresOracle) -> None:
     """A transaction of another connection is in progress until it ends."""
     number = transaction_id(writer)
-    assert oracle.in_progress(number) is True
-    assert number in oracle.writers_in_progress()
-    assert oracle.in_progress(number) is True
+    assert number in oracle.writers_in_progress('main')
+    assert list(oracle.writers_in_progress('main', [number, '3'])) == [number]
 
 
 ENDS: dict[str, Callable[[Connection, Connection], None]] = {
@@ -329,8 +328,8 @@ def test_postgres_knows_ended_transactions(
     """A transaction that was committed, rolled back or killed is not in progress any more."""
     number = transaction_id(writer)
     ENDS[end](writer, connection)
-    assert oracle.in_progress(number) is False
-    assert number not in oracle.writers_in_progress()
+    assert number not in oracle.writers_in_progress('main')
+    assert not oracle.writers_in_progress('main', [number])
     writer.invalidate()
 
 
@@ -340,19 +339,22 @@ def test_postgres_knows_prepared_transactions(
     """A prepared transaction is in progress, whoever has prepared it."""
     transaction = writer.begin_twophase(namespace)
     number = transaction_id(writer)
+    writer.execute(text('SELECT pg_advisory_xact_lock(:key)'), {'key': new_key('main')})
     transaction.prepare()
-    assert oracle.in_progress(number) is True
-    assert number in oracle.writers_in_progress()
+    assert number in oracle.writers_in_progress('main')
+    assert list(oracle.writers_in_progress('main', [number])) == [number]
     transaction.rollback()
-    assert oracle.in_progress(number) is False
+    assert not oracle.writers_in_progress('main', [number])
 
 
 def test_postgres_and_readers(writer: Connection, oracle: PostgresOracle) -> None:
-    """A transaction that only reads is not awaited, nor is the one of the asking connection."""
+    """A transaction that only reads is not awaited, nor is the one of the asking connection,
+    unless somebody else awaits it."""
     writer.execute(text('SELECT 1'))
     own = transaction_id(oracle._connection)
-    waiting = list(oracle.writers_in_progress())
+    waiting = list(oracle.writers_in_progress('main'))
     assert own not in waiting
+    assert list(oracle.writers_in_progress('main', [own])) == [own]
     assert writer.scalar(text('SELECT pg_current_xact_id_if_assigned()')) is None
 
 
@@ -365,7 +367,9 @@ def test_postgres_and_unknown_ids(
     The asking connection keeps its transaction.
     """
     connection.execute(text('CREATE TEMPORARY TABLE kept (id int) ON COMMIT DROP'))
-    assert oracle.in_progress(number) is False
+    assert not oracle.writers_in_progress('main', [number])
+    assert not oracle.has_committed([number])
+    assert not oracle.is_open(number)
     assert connection.scalar(text('SELECT count(*) FROM kept')) == 0
 
 
@@ -373,11 +377,10 @@ def test_postgres_lost_while_asked(
     writer: Connection, connection: Connection, oracle: PostgresOracle
 ) -> None:
     """If its connection is lost, the oracle raises an error instead of answering."""
-    number = transaction_id(writer)
-    oracle.in_progress(number)
+    oracle.writers_in_progress('main')
     terminate(writer, connection)
     with pytest.raises(Exception, match=r'terminat|closed|lost') as raised:
-        oracle.in_progress(number)
+        oracle.writers_in_progress('main')
     assert getattr(raised.value, 'connection_invalidated', False)
 
 
