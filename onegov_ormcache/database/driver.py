@@ -21,6 +21,7 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from ..errors import TextualControlError
+from .prepared import prepare_nothing_behind_poolers
 
 #: The name of the driver, as SQLAlchemy has it.
 DRIVER = 'psycopg'
@@ -66,6 +67,8 @@ def watch_connection(connection: Any) -> None:
     """Make a connection of the driver report, if it does not yet."""
     if not getattr(connection, 'is_watched', False):
         # by whatever means it was made, maybe before the engine was watched
+        if status_of(connection) != FAILED:
+            prepare_nothing_behind_poolers(connection)
         cls: Any = type(connection)
         connection.__class__ = watched(cls)
         connection.cursor_factory = reporting(connection.cursor_factory)
