@@ -29,6 +29,7 @@ from ..errors import (
     InvalidSchemaError,
     OutsideScopeError,
 )
+from .checkouts import replace_closed
 from .names import SCOPE_OPTION
 from .observer import Observer
 from .postgres import Postgres
@@ -264,7 +265,9 @@ def _database(dsn: str, options: dict[str, Any]) -> Postgres | SQLite:
         url = make_url(dsn)
         backend = url.get_backend_name()
         if backend == 'postgresql':
-            return Postgres(create_engine(dsn, **options))
+            engine = create_engine(dsn, **options)
+            replace_closed(engine)
+            return Postgres(engine)
         if backend == 'sqlite':
             return SQLite(url, options)
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:

@@ -19,11 +19,12 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
 import psycopg
 import redis
 from fasteners import InterProcessLock
@@ -149,6 +150,28 @@ class PostgresServer:
         """End it as a crash does: every connection is cut, nothing is finished."""
 
         self._run('pg_ctl', '-D', str(self._server.pgdata), '-m', 'immediate', 'stop')
+
+    def kill(self) -> None:
+        """End all its processes at once, as a power cut does: no client is told anything."""
+
+        postmaster = psutil.Process(self._server.get_pid())
+        postmaster.suspend()  # or it would tell the others that one has ended
+        processes = [*postmaster.children(recursive=True), postmaster]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, START_SECONDS)
+
+    def terminate_backends(self) -> None:
+        """End all connections of clients, as an administrator does; the server goes on."""
+
+        with closing(psycopg.connect(libpq_url(self.dsn), autocommit=True)) as connection:
+            connection.execute(
+                f"""
+                SELECT pg_terminate_backend(pid, {START_SECONDS * 1000}) FROM pg_stat_activity
+                WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+                """
+            )
 
     def start(self) -> None:
         """Start it again; it recovers what was committed."""
