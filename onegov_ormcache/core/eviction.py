@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Mapping
 from weakref import ref
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ..database.inquiries import has_failed
 from ..database.notes import Relation
@@ -472,14 +472,20 @@ class WritePath:
         # what it has committed is not known, nor in which schemas
         log.error('%s: a statement has ended the transaction by its text', self._scope.schema)
         observer = self._cache.observer
-        places = {*self._cache.places(self._scope.schema), *observer.list_schemas()}
+        places = {*self._cache.places(self._scope.schema), *self._tags_elsewhere}
         try:
+            places.update(observer.list_schemas())
             for place, identity in observer.database.identities(places).items():
                 self._identify(place, identity)
         except StoreUnreachable:
             pass  # renewed as soon as it can be reached
-        self._cache.renew_later(*places)
-        self._end()
+        except SQLAlchemyError:
+            # the database has refused a connection, or is lost
+            message = '%s: the tenants are not known, so at most %s are evicted'
+            log.exception(message, self._scope.schema, ', '.join(sorted(places)))
+        finally:
+            self._cache.renew_later(*places)
+            self._end()
 
     def _recover_later(self) -> None:
         """Evict as soon as possible what could not be put in doubt."""

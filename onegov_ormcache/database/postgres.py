@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cache
 from typing import Any
 
@@ -44,6 +44,7 @@ from .outbox import Outbox
 from .prepared import ANY_TENANT, keep_apart
 from .probes import OF_PACKAGE, SURROUNDINGS
 from .protocols import Dialect, Scope, Statement
+from .questions import raising
 from .statements import Understanding
 from .tables import Tables
 
@@ -158,7 +159,7 @@ class Postgres:
         """
         try:
             self._ask('SELECT 1')
-        except (SQLAlchemyError, self.error) as error:
+        except SQLAlchemyError as error:
             raise self._unreachable(error) from error
 
     @property
@@ -191,17 +192,11 @@ class Postgres:
     def _own(self) -> Iterator[Any]:
         """Yield a connection of the driver, in AUTOCOMMIT, and close it after the block.
 
-        :raises DatabaseUnreachable: if there can be none.
+        :raises OperationalError: if the server refuses it, or does not answer.
         """
-        try:
-            connection = self.own_connection()
-        except self.error as error:
-            raise self._unreachable(error) from error
-        try:
+        with raising(self._engine.dialect), closing(self.own_connection()) as connection:
             connection.autocommit = True
             yield connection
-        finally:
-            connection.close()
 
     def _ask(self, question: str, parameters: Any = None) -> list[Any]:
         """Return the rows that a connection of its own gives."""
@@ -262,10 +257,11 @@ class Postgres:
 
         :return: False if that is not possible.
         """
-        try:
-            connection.connection.rollback()
-        except connection.dialect.loaded_dbapi.ProgrammingError:
-            return False  # the driver refuses it within a two-phase transaction
+        with raising(connection.dialect, connection):
+            try:
+                connection.connection.rollback()
+            except connection.dialect.loaded_dbapi.ProgrammingError:
+                return False  # the driver refuses it within a two-phase transaction
         return True
 
     def executing(

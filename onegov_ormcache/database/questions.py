@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Dialect
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from .names import INTERNAL, ORACLE_SAVEPOINT
 
@@ -40,3 +40,20 @@ def question(connection: Connection, mark: str = '') -> Iterator[None]:
             execute('RELEASE SAVEPOINT')
         raise
     execute('RELEASE SAVEPOINT')
+
+
+@contextmanager
+def raising(dialect: Dialect, connection: Connection | None = None) -> Iterator[None]:
+    """Raise the errors of the driver, which SQLAlchemy does not see, as SQLAlchemy does.
+
+    :param connection: the connection that the driver uses in the block; an error says that it is
+        lost. None if it belongs to no engine.
+    :raises OperationalError: instead of an error of the driver.
+    """
+    try:
+        yield
+    except dialect.loaded_dbapi.Error as error:
+        if connection is not None:
+            connection.invalidate(error)
+        is_lost = connection is not None
+        raise OperationalError(None, None, error, connection_invalidated=is_lost) from error

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import psycopg
 import pytest
 from sqlalchemy import create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.schema import CreateSchema
 
 from onegov_ormcache import OrmCache, OrmCacheApp, orm_cached
 from onegov_ormcache.errors import SnapshotConflict
 from onegov_ormcache.steps import Step
-from tests.consistency.interleaving import before
+from tests.consistency.interleaving import Died, before, die
 from tests.support.applications import Applications, change, committed, value
 from tests.support.host import Host
 from tests.support.models import Base, User
 from tests.support.outside import libpq_url, until
-from tests.support.servers import PostgresServer
+from tests.support.servers import PostgresServer, RedisServer
 
 #: Settings under which a lock that is left would stop the next reader for good.
 PATIENT: dict[str, Any] = {'lock_timeout': 1000.0}
@@ -173,6 +173,36 @@ def test_in_commit(
     check(server, tenant, *apps)
 
 
+@pytest.mark.parametrize('level', ['READ COMMITTED', 'SERIALIZABLE'])
+@pytest.mark.parametrize('step', [Step.SETTLE, Step.END_QUARANTINE, Step.IDENTIFY])
+def test_while_the_database_is_asked(
+    on_servers: Applications,
+    server: PostgresServer,
+    own_redis: RedisServer,
+    tenant: str,
+    strike: Callable[[], None],
+    step: Step,
+    level: str,
+) -> None:
+    """A reader whose connection is lost while it settles a doubt, ends a quarantine or learns
+    which database it has may fail; the next one goes on with that."""
+    options = {'isolation_level': level}
+    app = on_servers.start(
+        Town, dsn=server.dsn, redis_url=own_redis.url, engine_options=options, **PATIENT
+    )
+    other = on_servers.elsewhere(app)
+    change(app, tenant, User(name='a'))
+    assert value(other, tenant, names) == ['a']
+    if step is Step.SETTLE:
+        with before(Step.PUBLISH, die), pytest.raises(Died):
+            change(app, tenant, User(name='b'))
+    else:
+        own_redis.client().flushall()
+    with before(step, strike), suppress(DBAPIError):
+        assert value(other, tenant, names) == truth(server, tenant)
+    check(server, tenant, other, app)
+
+
 def go_on(app: Town) -> None:
     """Change the table of which a transaction has failed before."""
     app.session().rollback()
@@ -251,3 +281,31 @@ def test_a_host_goes_on(
         assert truth(server, tenant) == ['a', 'b', 'c']
     finally:
         host.close()
+
+
+def test_server_that_is_away(
+    on_servers: Applications, server: PostgresServer, tenant: str
+) -> None:
+    """While the server is away, each request that needs it fails with an error of SQLAlchemy, also
+    where no connection of the pool is used; cached values are served."""
+    app = on_servers.start(Town, dsn=server.dsn, **PATIENT)
+    other = on_servers.elsewhere(app)
+    change(app, tenant, User(name='a'))
+    assert value(app, tenant, names) == ['a']
+    server.kill()
+    try:
+        manager = app.session_manager
+        for _ in range(2):
+            assert value(app, tenant, names) == ['a']
+            for request in (
+                lambda: value(other, tenant, names),
+                lambda: change(app, tenant, User(name='b')),
+                lambda: manager.has_schema('unknown'),
+                lambda: manager.ensure_schema_exists('unknown'),
+                manager.list_schemas,
+            ):
+                with pytest.raises(OperationalError):
+                    request()
+    finally:
+        server.start()
+    check(server, tenant, app, other)

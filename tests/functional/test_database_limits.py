@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from onegov_ormcache import OrmCacheApp, orm_cached
 from onegov_ormcache.database.checkouts import has_something_to_read
+from onegov_ormcache.errors import TextualControlError
 from tests.support.applications import Applications, change, committed, value
 from tests.support.counting import Runs
 from tests.support.models import User
@@ -272,6 +273,25 @@ def test_too_many_connections(on_servers: Applications, limited: str, tenant: st
     assert value(app, tenant, names) == ['a']
     change(app, tenant, User(name='b'))
     assert value(app, tenant, names) == ['a', 'b']
+
+
+def test_no_connection_after_a_textual_commit(
+    on_servers: Applications, limited: str, postgres_dsn: str, tenant: str
+) -> None:
+    """If the text of a statement has committed, the tenant's values are evicted, even if the
+    server has no connection left by which the other tenants could be found."""
+    Town.runs, Town.before = Runs(), []
+    app = on_servers.start(Town, dsn=limited, **PATIENT)
+    change(app, tenant, User(name='a'))
+    other = on_servers.start(Town)
+    assert value(other, tenant, names) == ['a']
+    with app.request_scope(tenant) as scope:
+        scope.session().connection()
+        with outside(postgres_dsn, tenant) as administrator:
+            administrator.execute(f'ALTER ROLE {tenant} CONNECTION LIMIT 0')
+        with pytest.raises(TextualControlError):
+            scope.session().execute(text("INSERT INTO users (name) VALUES ('b'); COMMIT"))
+    assert value(other, tenant, names) == ['a', 'b']
 
 
 def test_crowd_on_a_small_pool(on_servers: Applications, tenant: str) -> None:
