@@ -11,6 +11,9 @@ from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from threading import Lock
+from typing import NoReturn
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..database.hosts import HostObserver
 from ..database.observer import Observer
@@ -24,7 +27,7 @@ from ..redis_client.client import connect
 from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
 from ..tags.settling import Settler
-from ..tags.snapshot import Snapshot, Stamp, TagStore
+from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore
 from ..tiers.claims import Claim
 from ..tiers.process import ProcessTier, StoredValue
 from ..tiers.serializer import Serializer
@@ -130,13 +133,39 @@ class CacheParts:
             if self.recovery is not None:
                 self.recovery.look()
         if self.tags.single_process and not database.claim():
-            raise SecondProcessError(
-                f'Another process or application uses {database.address!r} without '
-                'Redis, and versions would live in its memory alone: set redis_url in the '
-                'settings section orm_cache, or end the other one'
-            )
+            self._refuse_second()
         if isinstance(self.observer, HostObserver):
             self.observer.unattended.report_to(self._renew_unattended)
+
+    def _refuse_second(self) -> NoReturn:
+        raise SecondProcessError(
+            f'Another process or application uses {self.observer.database.address!r} without '
+            'Redis, and versions would live in its memory alone: set redis_url in the '
+            'settings section orm_cache, or end the other one'
+        )
+
+    def _keep_claim(self) -> bool:
+        """Claim the database again, if it has given the claim up; return False if it can't be
+        asked.
+
+        Another process may have had the claim meanwhile, so all tenants get a new birth.
+
+        :raises SecondProcessError: if another process has it.
+        """
+        observer = self.observer
+        if not observer.database.has_lost_claim():
+            return True
+        with self._reaching:
+            try:
+                if observer.database.has_lost_claim():
+                    schemas = {*observer.list_schemas(), *observer.shared_schemas}
+                    if not observer.database.claim_again():
+                        self._refuse_second()
+                    self.renew_later(*filter(observer.is_place, schemas))
+            except SQLAlchemyError:
+                log.warning('%s: the claim was lost', observer.database.address, exc_info=True)
+                return False
+        return True
 
     def _renew_unattended(self, schemas: Collection[str | None]) -> bool:
         """Give a new birth to schemas that a host has changed before the cache was set up, or in
@@ -192,7 +221,12 @@ class CacheParts:
 
     def snapshot(self, schema: str) -> Snapshot:
         """Return the tenant's present snapshot; one that is not ``reachable`` if the tag store
-        can't be reached."""
+        can't be reached.
+
+        :raises SecondProcessError: if another process now uses the database without Redis.
+        """
+        if self.tags.single_process and not self._keep_claim():
+            return UNREACHABLE
         return self.versions.snapshot(schema)
 
     def places(self, schema: str) -> tuple[str, ...]:

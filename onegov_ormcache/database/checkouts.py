@@ -40,6 +40,19 @@ def replace_closed(engine: Engine) -> None:
     event.listen(engine, 'checkout', checked_out)
 
 
+def is_closed(connection: Any, error_class: type[Exception]) -> bool:
+    """Return whether a connection in AUTOCOMMIT that waits was closed, by server or client.
+
+    :param error_class: of the errors of its driver.
+    """
+    try:
+        if has_something_to_read(connection):
+            connection.execute('SELECT 1')
+    except error_class:
+        return True
+    return False
+
+
 def has_something_to_read(connection: Any) -> bool:
     """Return whether the server has sent something that was not read yet, or has closed the
     connection.

@@ -49,6 +49,13 @@ class Database(Protocol):
     def claim(self) -> bool:
         """Claim it for this process alone; return False if it is claimed already."""
 
+    def has_lost_claim(self) -> bool:
+        """Return whether another process may have claimed it since :meth:`claim`, because the
+        database has given the claim up."""
+
+    def claim_again(self) -> bool:
+        """Claim again what was lost; return False if another process has claimed it."""
+
     def dispose(self, close: bool = True) -> None:
         """End what the package has opened, and give the claim up.
 
@@ -160,6 +167,12 @@ class Databases:
                 return False
             claimed.append(each)
         return True
+
+    def has_lost_claim(self) -> bool:
+        return any(each.has_lost_claim() for each in self._databases)
+
+    def claim_again(self) -> bool:
+        return all(each.claim_again() for each in self._databases)
 
     def dispose(self, close: bool = True) -> None:
         for each in self._databases:

@@ -192,6 +192,14 @@ class HostSQLite(SQLiteDialect):
         self._claim = lock
         return True
 
+    def has_lost_claim(self) -> bool:
+        """Return False: the lock lasts as long as this process."""
+        return False
+
+    def claim_again(self) -> bool:
+        """Return True: nothing was lost."""
+        return True
+
     def dispose(self, close: bool = True) -> None:
         """Give the claim up, and leave the host's connections alone."""
         if self._claim is not None and close:

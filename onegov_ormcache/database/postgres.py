@@ -19,6 +19,7 @@ from sqlalchemy.schema import CreateSchema
 
 from ..errors import DatabaseUnreachable
 from .catalog import Catalogs, Definition
+from .checkouts import is_closed
 from .driver import (
     IDLE,
     ending,
@@ -382,15 +383,27 @@ class Postgres:
         :return: False if it is claimed already.
         """
         # the lock lasts as long as this connection
-        connection = self.own_connection()
-        connection.autocommit = True
-        question = f'SELECT pg_try_advisory_lock({CLAIM_LOCK})'
-        (taken,) = connection.cursor().execute(question).fetchone()
+        with raising(self._engine.dialect):
+            connection = self.own_connection()
+            connection.autocommit = True
+            question = f'SELECT pg_try_advisory_lock({CLAIM_LOCK})'
+            (taken,) = connection.cursor().execute(question).fetchone()
         if not taken:
             connection.close()
             return False
+        if self._claim is not None:
+            self._claim.close()
         self._claim = connection
         return True
+
+    def has_lost_claim(self) -> bool:
+        """Return whether the server has closed the connection that had the claim."""
+        error_class = self._engine.dialect.loaded_dbapi.Error
+        return self._claim is not None and is_closed(self._claim, error_class)
+
+    def claim_again(self) -> bool:
+        """Claim the database again, if the claim was lost; return False if it can't be had."""
+        return not self.has_lost_claim() or self.claim()
 
     def dispose(self, close: bool = True) -> None:
         """Close all connections and give the claim up.

@@ -291,6 +291,14 @@ class SQLite(SQLiteDialect):
         self._claim = lock
         return True
 
+    def has_lost_claim(self) -> bool:
+        """Return False: the lock lasts as long as this process."""
+        return False
+
+    def claim_again(self) -> bool:
+        """Return True: nothing was lost."""
+        return True
+
     def dispose(self, close: bool = True) -> None:
         """Close all connections and give the claim up.
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from onegov_ormcache import errors as e
 from tests.functional.plain import Plain, configured
 from tests.support.applications import Applications, change, value
 from tests.support.models import User
+from tests.support.outside import outside
+from tests.support.servers import PostgresServer
 
 SECOND = """
 import sys
@@ -53,6 +57,69 @@ def test_second_process_without_redis(
     finally:
         app.close_orm_cache()
     assert second() == 'set up'
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server whose connections the test may end."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.mark.parametrize('is_first', [True, False])
+def test_second_process_after_a_fault(own_postgres: PostgresServer, is_first: bool) -> None:
+    """If the server has closed all connections, the first process that uses the database again
+    keeps the versions, and the other one is refused; nobody is served what it knew before."""
+
+    class App(Plain):
+        pass
+
+    first = configured(App, dsn=own_postgres.dsn)()
+    first.setup_orm_cache()
+    second = configured(App, dsn=own_postgres.dsn)()
+    try:
+        with pytest.raises(e.SecondProcessError):
+            second.setup_orm_cache()
+        change(first, 'town', User(name='a'))
+        assert value(first, 'town', lambda app: app.count) == 1
+        own_postgres.terminate_backends()
+        if is_first:
+            with outside(own_postgres.dsn, 'town') as meanwhile:
+                meanwhile.execute("INSERT INTO users (name) VALUES ('b')")
+            assert value(first, 'town', lambda app: app.count) == 2
+            with pytest.raises(e.SecondProcessError):
+                second.setup_orm_cache()
+        else:
+            second.setup_orm_cache()
+            change(second, 'town', User(name='b'))
+            with pytest.raises(e.SecondProcessError):
+                value(first, 'town', lambda app: app.count)
+            second.close_orm_cache()
+            assert value(first, 'town', lambda app: app.count) == 2
+    finally:
+        first.close_orm_cache()
+
+
+def test_server_that_is_away_without_redis(own_postgres: PostgresServer) -> None:
+    """While nobody can be asked who else uses the database, no value is served from memory; all is
+    as before when the server is back."""
+
+    class App(Plain):
+        pass
+
+    app = configured(App, dsn=own_postgres.dsn)()
+    app.setup_orm_cache()
+    try:
+        change(app, 'town', User(name='a'))
+        assert value(app, 'town', lambda app: app.count) == 1
+        own_postgres.kill()
+        with pytest.raises(DBAPIError):
+            value(app, 'town', lambda app: app.count)
+        own_postgres.start()
+        change(app, 'town', User(name='b'))
+        assert value(app, 'town', lambda app: app.count) == 2
+    finally:
+        app.close_orm_cache()
 
 
 def test_forked_process_without_redis(embedded: Applications, tenant: str) -> None:
