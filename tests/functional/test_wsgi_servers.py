@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from waitress import wasyncore
 from waitress.server import create_server
 
 from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, orm_cached
 from tests.support.applications import Applications, change
 from tests.support.models import Base, User
+from tests.support.servers import PostgresServer
 
 
 class Root:
@@ -59,6 +62,15 @@ def stream(self: Root, request: Any) -> Any:
 
     response.app_iter = body()
     return response
+
+
+@App.view(model=Root, name='lose')
+def lose(self: Root, request: Any) -> str:
+    """End the connection of its own request, after a change."""
+    session = request.app.session()
+    session.add(User(name='lost'))
+    session.flush()
+    return str(session.scalar(text('SELECT pg_terminate_backend(pg_backend_pid())')))
 
 
 def get(url: str) -> str:
@@ -110,6 +122,24 @@ def test_waitress_threads(applications: Applications, tenant: str) -> None:
             assert answers == {f'{os.getpid()} {names}'}
         assert get(f'{url}/stream').split() == names.split(',')
         readers.shutdown()
+
+
+def test_threads_go_on_after_a_fault(on_servers: Applications, tenant: str) -> None:
+    """If PostgreSQL ends all connections, the requests in progress fail, and each thread answers
+    the next one, with what was committed."""
+    with PostgresServer() as server:
+        app = on_servers.start(App, dsn=server.dsn)
+        change(app, tenant, User(name='first'))
+        names = ['first']
+        with served_by_waitress(OrmCacheMiddleware(app, schema=tenant), threads=2) as url:
+            for number in range(4):
+                with pytest.raises(urllib.error.HTTPError, match='500'):
+                    get(f'{url}/lose')
+                assert get(url) == f'{os.getpid()} {",".join(names)}'
+                server.terminate_backends()
+                names.append(f'n{number}')
+                post(url, names[-1])
+                assert get(url) == f'{os.getpid()} {",".join(names)}'
 
 
 @contextmanager
