@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import OperationalError
 from webob.exc import HTTPNotFound
 
 from ..core.scope import RequestScope
@@ -66,7 +67,7 @@ class OrmCacheMiddleware:
         closes the body."""
         try:
             scope = self._open(environ)
-        except UNREACHABLE as error:
+        except (*UNREACHABLE, OperationalError) as error:
             log.error('%s', error)
             return unavailable()(environ, start_response)
         if scope is None:
