@@ -46,6 +46,11 @@ class TransactionalScope:
         self.observer = cache.observer
         self.schema = schema
         self.is_closed = False
+        #: True while the body of the response is sent, when nobody can try the request again. Then
+        #: no :class:`.SnapshotConflict` is raised for a transaction that begins.
+        self.is_streaming = False
+        # True if a streamed body may use cached values only after a transaction has begun
+        self._begins_first = True
         #: True in a child that was forked while this was a current scope.
         self.is_forked = False
         #: The database transactions that are open.
@@ -159,17 +164,18 @@ class TransactionalScope:
         :param view: the view that it has taken.
         :param inquiry: asks the database about it.
         :return: both, with which the transaction goes on.
-        :raises SnapshotConflict: if a cached value of another identity was already returned.
+        :raises SnapshotConflict: if a cached value of another identity was already returned,
+            unless :attr:`is_streaming`.
         """
         for _ in range(IDENTIFY_ATTEMPTS):
             if not self._identify(view):
                 return view, inquiry
             if self.returned:
-                raise SnapshotConflict(
-                    f'{self.schema}: the database is not the one, or not in the state, whose '
-                    'values were read from the cache before: it was replaced, restored or '
-                    'recovered meanwhile'
+                self._refuse_mixture(
+                    'the database is not the one, or not in the state, whose values were read '
+                    'from the cache before: it was replaced, restored or recovered meanwhile'
                 )
+                break
             if self.transactions - {beginning}:
                 break
             self._end_snapshot()
@@ -205,29 +211,40 @@ class TransactionalScope:
         second, are read from the database in this transaction. If the store is lost or the
         tenant has a new birth, these are all tags.
 
-        :raises SnapshotConflict: if a cached value of such a tag was already returned.
+        :raises SnapshotConflict: if a cached value of such a tag was already returned, unless
+            :attr:`is_streaming`.
         """
         first = self.snapshot()
-        if not first.usable and self.returned:
-            raise SnapshotConflict(
-                f'{self.schema}: the tag store was lost between a cached value that was read and '
-                'the begin of the database transaction, so they may not belong to one moment'
-            )
         if not first.usable:
+            if self.returned:
+                self._refuse_mixture(
+                    'the tag store was lost between a cached value that was read and the begin of '
+                    'the database transaction, so they may not belong to one moment'
+                )
             return
         about_to(Step.SECOND_SNAPSHOT)
         second = self.cache.snapshot(self.schema)
         unsettled = second.unsettled(first) if second.usable else None
         broken = self.returned if unsettled is None else self.returned.keys() & unsettled
         if broken:
-            raise SnapshotConflict(
-                f'{self.schema}: {min(broken)} changed between a cached value that was read '
-                'and the begin of the database transaction'
+            self._refuse_mixture(
+                f'{min(broken)} changed between a cached value that was read and the begin of the '
+                'database transaction'
             )
         if unsettled is None:
             self._blocked = None
         elif self._blocked is not None:
             self._blocked |= unsettled
+
+    def _refuse_mixture(self, reason: str) -> None:
+        """Refuse to mix cached values that were read with a later view of the database.
+
+        :raises SnapshotConflict: unless :attr:`is_streaming`. Then the values that were read are
+            sent already, and what is read from now on is of the view.
+        """
+        if not self.is_streaming:
+            raise SnapshotConflict(f'{self.schema}: {reason}')
+        self.drop_all()
 
     def blocks(self, tags: Collection[str]) -> bool:
         """Return whether values with these tags must be read from the database now.
@@ -250,6 +267,9 @@ class TransactionalScope:
         if not (snapshot.identified or self.transactions):
             self.connection()
             snapshot = self.snapshot()
+        elif self.is_streaming and not self.transactions:
+            self._begin_first()
+            snapshot = self.snapshot()
         if not snapshot.usable or self._blocked is None:
             return True
         if not (self._blocked or snapshot.in_doubt or self.transactions):
@@ -259,6 +279,19 @@ class TransactionalScope:
             and snapshot.in_doubt.isdisjoint(tags)
             and all(path.tags.isdisjoint(tags) for path in self.transactions)
         )
+
+    def _begin_first(self) -> None:
+        """Begin a transaction before the first cached value of a streamed body, if its view lasts.
+
+        A transaction that began later would have a view that one of these values may not
+        belong to. If the database can't be reached, values are used without a transaction.
+        """
+        if not self._begins_first or not self.observer.views_last:
+            return
+        try:
+            self.connection()
+        except SQLAlchemyError:
+            self._begins_first = False
 
     def look_again(self, tags: Collection[str]) -> None:
         """Wait a moment and end the snapshot, if one of these tags is in doubt in it.
@@ -355,6 +388,7 @@ class TransactionalScope:
     def transaction_begun(self, transaction: Transaction) -> None:
         """Add a database transaction of this scope, which has taken its view."""
         self.transactions.add(transaction)
+        self.observer.views_last = transaction.keeps_view
 
     def transaction_ended(self, transaction: Transaction) -> None:
         """Remove a database transaction that was committed, rolled back or lost.

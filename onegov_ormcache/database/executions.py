@@ -7,7 +7,7 @@ begins and ends otherwise: :mod:`.transactions` does.
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext, ExecutionContext
@@ -31,6 +31,42 @@ class Watched:
         self.is_understood = False
 
 
+class WatchedTransactions:
+    """The transactions of one engine's connections that are watched, by connection.
+
+    Made with a :class:`~.transactions.Watch`. Each connection itself keeps its transaction. In a
+    weak dictionary, a transaction would keep its connection alive, because it refers to the
+    scope, and the scope to the connection; a scope that nobody closes would never give its
+    connection back.
+    """
+
+    def __init__(self) -> None:
+        # the name differs from that of another watch, whose engine has the same pool
+        self._name = f'_onegov_ormcache_watched_{id(self)}'
+        self._connections: WeakSet[Connection] = WeakSet()
+
+    def get(self, connection: Connection | None) -> Watched | None:
+        """Return the transaction of a connection; None if none is watched."""
+        found: Watched | None = getattr(connection, self._name, None)
+        return found
+
+    def put(self, connection: Connection, watched: Watched) -> None:
+        """Watch the transaction of a connection."""
+        setattr(connection, self._name, watched)
+        self._connections.add(connection)
+
+    def pop(self, connection: Connection | None) -> Watched | None:
+        """Return the transaction of a connection, and do not watch it any longer."""
+        found = self.get(connection)
+        if connection is not None and found is not None:
+            delattr(connection, self._name)
+            self._connections.discard(connection)
+        return found
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+
 class Executions:
     """Listens to the statements of one engine; the base class of :class:`~.transactions.Watch`.
 
@@ -39,7 +75,7 @@ class Executions:
 
     def __init__(self, engine: Engine, dialect: Dialect) -> None:
         self._dialect = dialect
-        self._listeners: WeakKeyDictionary[Connection, Watched] = WeakKeyDictionary()
+        self._listeners = WatchedTransactions()
         # those whose PREPARE is being executed; if it fails, that ends the transaction
         self._preparing: WeakSet[Connection] = WeakSet()
         event.listen(engine, 'before_cursor_execute', self._executing)
@@ -48,12 +84,12 @@ class Executions:
         event.listen(engine, 'rollback_savepoint', self._rollback_savepoint)
 
     def _listener(self, connection: Connection | None) -> Listener | None:
-        found = self._listeners.get(connection) if connection is not None else None
+        found = self._listeners.get(connection)
         return found.listener if found is not None else None
 
     def _pop(self, connection: Connection | None) -> Listener | None:
         """Return the listener of a transaction that ends, and remove it."""
-        found = self._listeners.pop(connection, None) if connection is not None else None
+        found = self._listeners.pop(connection)
         if found is None or connection is None:
             return None
         self._preparing.discard(connection)
@@ -112,7 +148,7 @@ class Executions:
     def _failed(self, context: ExceptionContext) -> None:
         """Notice the end of a transaction by a statement that has failed."""
         connection = context.connection
-        found = self._listeners.get(connection) if connection is not None else None
+        found = self._listeners.get(connection)
         if connection is None or found is None or connection.invalidated:
             return
         listener, found.is_understood = found.listener, False

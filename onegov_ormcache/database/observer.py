@@ -52,6 +52,8 @@ class Observer:
         self.on_delete = self.signals.on_delete
         self.on_table_change = self.signals.on_table_change
         self.on_schema_created = self.signals.on_schema_created
+        #: True if the view of the last transaction lasted; also before the first transaction.
+        self.views_last = True
         self._tables = Tables(metadatas, placeholder)
         self._scope_of = scope_of
         self._muted: ContextVar[bool] = ContextVar('muted', default=False)

@@ -86,7 +86,7 @@ class Watch(Executions):
     def _begin(self, connection: Connection) -> None:
         with _closing_on_error(connection):
             if scope := self._scope(connection):
-                if connection in self._listeners or self._was_left_open(connection):
+                if self._listener(connection) or self._was_left_open(connection):
                     self._abandon(connection)
                 listener = scope.transaction(connection)
                 self._watch(connection, scope, listener)
@@ -120,18 +120,27 @@ class Watch(Executions):
     def _watch(self, connection: Connection, scope: Scope, listener: Listener) -> None:
         about_to(Step.VIEW)
         view, inquiry = self._dialect.begin(connection, scope)
-        self._listeners[connection] = Watched(scope, listener)
+        self._listeners.put(connection, Watched(scope, listener))
         self._checkouts[connection.connection] = ref(connection)
         listener.begun(connection, view, inquiry)
-        if connection not in self._listeners:
+        if self._listener(connection) is None:
             # a question of the listener has failed, which SQLAlchemy took for a failed begin: it
             # has rolled back, also what listeners of the application have set before
             connection.dispatch.begin(connection)
             return
+        # weak, because the pool keeps the driver's connection, which keeps these two
+        transaction = ref(listener)
+
+        def report() -> None:
+            if (present := transaction()) is not None:
+                present.executing(UNSEEN)
+
+        def report_setting(setting: str) -> None:
+            if (present := transaction()) is not None:
+                present.set_by(setting)
+
         self._dialect.report_to(
-            connection.connection.dbapi_connection,
-            lambda: listener.executing(UNSEEN),
-            listener.set_by,
+            connection.connection.dbapi_connection, report, report_setting
         )
 
     def _rollback(self, connection: Connection) -> None:

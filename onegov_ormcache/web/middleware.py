@@ -5,8 +5,11 @@ It commits nothing: :mod:`.tween` does.
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import OperationalError
@@ -94,12 +97,19 @@ class OrmCacheMiddleware:
 class ScopedBody:
     """The body of a response, which keeps the request's scope open.
 
-    The middleware makes it. The server reads it, and closes it, which closes the scope.
+    The middleware makes it. The server reads it, and closes it, which closes the scope. If
+    nobody closes it, the scope closes when the last reference to the body is gone. A body that
+    the garbage collector has to find gives only its connection back.
     """
+
+    #: True once the process has logged that a body was not closed.
+    has_warned = False
 
     def __init__(self, scope: RequestScope, body: Iterable[bytes]) -> None:
         self._scope = scope
         self._body = body
+        self._is_closed = False
+        scope.is_streaming = True
 
     def __iter__(self) -> Iterator[bytes]:
         chunks = iter(self._body)
@@ -114,12 +124,46 @@ class ScopedBody:
 
     def close(self) -> None:
         """Close the body of the app, then the scope."""
+        self._is_closed = True
         try:
             if (close_body := getattr(self._body, 'close', None)) is not None:
                 with self._scope.active():
                     close_body()
         finally:
             close(self._scope)
+
+    def __del__(self) -> None:
+        if self._is_closed or sys.is_finalizing():
+            return
+        if COLLECTION.is_in_progress():
+            # it interrupts this thread anywhere, maybe where it holds a lock that the app's
+            # body or a listener needs, so SQLAlchemy's own finalizer returns the connection
+            return
+        if not ScopedBody.has_warned:
+            ScopedBody.has_warned = True
+            log.warning(
+                'The body of a response was not closed; the WSGI server, or a middleware that '
+                'wraps the body, must call its close(), see PEP 3333'
+            )
+        self.close()
+
+
+class Collection:
+    """Tells whether the garbage collector runs in this thread."""
+
+    def __init__(self) -> None:
+        self._thread: int | None = None
+        gc.callbacks.append(self._note)
+
+    def is_in_progress(self) -> bool:
+        """Return whether this thread is in the middle of a garbage collection."""
+        return self._thread == get_ident()
+
+    def _note(self, phase: str, info: object) -> None:
+        self._thread = get_ident() if phase == 'start' else None
+
+
+COLLECTION = Collection()
 
 
 def close(scope: RequestScope) -> None:

@@ -73,6 +73,26 @@ def lose(self: Root, request: Any) -> str:
     return str(session.scalar(text('SELECT pg_terminate_backend(pg_backend_pid())')))
 
 
+#: More than the sockets and the buffers of a server hold.
+PADDING = b'.' * 2**25 + b'\n'
+
+
+@App.view(model=Root, name='slow')
+def slow(self: Root, request: Any) -> Any:
+    response = request.ResponseClass()
+    app = request.app
+
+    def body() -> Iterator[bytes]:
+        yield f'{len(app.names)}\n'.encode()
+        # a server takes one more chunk than its buffers hold
+        yield PADDING
+        yield PADDING
+        yield f'{app.session().query(User).count()} {len(app.names)}\n'.encode()
+
+    response.app_iter = body()
+    return response
+
+
 def get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=30) as response:
         return str(response.read().decode())
@@ -84,10 +104,10 @@ def post(url: str, name: str) -> None:
 
 
 @contextmanager
-def served_by_waitress(application: Any, threads: int) -> Iterator[str]:
+def served_by_waitress(application: Any, threads: int, **options: Any) -> Iterator[str]:
     sockets: dict[int, Any] = {}
     server: Any = create_server(
-        application, map=sockets, host='127.0.0.1', port=0, threads=threads
+        application, map=sockets, host='127.0.0.1', port=0, threads=threads, **options
     )
     stopping = threading.Event()
 
@@ -140,6 +160,26 @@ def test_threads_go_on_after_a_fault(on_servers: Applications, tenant: str) -> N
                 names.append(f'n{number}')
                 post(url, names[-1])
                 assert get(url) == f'{os.getpid()} {",".join(names)}'
+
+
+@pytest.mark.parametrize('level', ['REPEATABLE READ', 'SERIALIZABLE'])
+def test_change_while_a_client_is_slow(
+    on_servers: Applications, tenant: str, level: str
+) -> None:
+    """A response that a change overtakes is sent to its end, and shows one moment."""
+    app = on_servers.start(App, engine_options={'isolation_level': level})
+    change(app, tenant, User(name='first'))
+    application = OrmCacheMiddleware(app, schema=tenant)
+    with served_by_waitress(application, threads=2, outbuf_high_watermark=1) as url:
+        assert len(get(url).split(',')) == 1  # caches the names
+        with urllib.request.urlopen(f'{url}/slow', timeout=30) as response:
+            assert response.readline() == b'1\n'
+            post(url, 'second')  # while the server waits for this client
+            assert response.readline() == PADDING
+            assert response.readline() == PADDING
+            assert response.readline() == b'1 1\n'
+            assert response.read() == b''
+        assert get(url).endswith(' first,second')
 
 
 @contextmanager
