@@ -88,6 +88,11 @@ class SecondProcessError(OrmCacheError):
     """A second process uses the embedded default, which keeps versions in one process."""
 
 
+class InheritedTransactionError(OrmCacheError):
+    """A child that was forked within a transaction uses the connection of its parent, on which two
+    processes would read each other's answers."""
+
+
 class AutocommitError(OrmCacheError):
     """A connection is in AUTOCOMMIT mode: without a transaction, neither a doubt nor the
     tenant's search path would last."""

@@ -6,7 +6,6 @@ sessions of creators. Nothing here commits or aborts. This module needs the extr
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +20,7 @@ from .core.ambient import AmbientScopes
 from .core.cache import OrmCache
 from .database.sessions import RunSession
 from .errors import ConfigurationError
+from .forks import OwnLock
 
 #: The events that zope.sqlalchemy listens to: those whose first argument is the session, and those
 #: whose argument has it as an attribute.
@@ -48,7 +48,7 @@ def integrate(
             f'{cache!r} makes its sessions itself; integrate() is for the cache of a host, which '
             'observe() makes known'
         )
-    with _LOCK:
+    with _LOCK.present:
         known = getattr(cache.ambient.on_thread, '__self__', None)
         if isinstance(known, Integration):
             return known
@@ -56,7 +56,7 @@ def integrate(
 
 
 #: Held while a cache is integrated, because several threads may do that at once.
-_LOCK = threading.Lock()
+_LOCK = OwnLock()
 
 
 class Integration:
@@ -71,7 +71,7 @@ class Integration:
         self._manager = manager
         # transaction managers refer weakly to their synchronizers
         self._synchronizers: WeakKeyDictionary[Any, Synchronizer] = WeakKeyDictionary()
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
         scopes.on_thread = self._follow_thread
         scopes.observer.on_write = self._wrote
 
@@ -84,7 +84,7 @@ class Integration:
 
         :param manager: one that this thread alone uses, such as Pyramid's ``request.tm``.
         """
-        with self._lock:
+        with self._lock.present:
             if manager not in self._synchronizers:
                 synchronizer = self._synchronizers[manager] = Synchronizer(self._cache)
                 manager.registerSynch(synchronizer)

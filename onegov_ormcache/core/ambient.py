@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from ..database.names import NOWHERE
 from ..database.sessions import ScopedSession, TenantSession, observed
 from ..database.transactions import current_scope
 from ..errors import ConfigurationError
+from ..forks import check, register
 from .ambient_scope import AmbientScope
 from .lending import finder
 from .protocols import ScopeCache
@@ -100,6 +100,7 @@ class AmbientScopes:
             )
         observer.attendant = self
         _ALL.add(self)
+        register(self)
 
     def close(self) -> None:
         """Let all scopes refuse any further use."""
@@ -109,7 +110,7 @@ class AmbientScopes:
         if isinstance(current, AmbientScope) and current._scopes is self:
             current_scope.set(None)
 
-    def forget(self) -> None:
+    def after_fork(self) -> None:
         """Forget the scopes of the parent; called in a forked child."""
         self._heres = _Heres()
 
@@ -121,6 +122,7 @@ class AmbientScopes:
 
     def scope(self, schema: str) -> AmbientScope:
         """Return this thread's scope of a tenant; make it if it is missing."""
+        check()
         here = self._here
         if here.told is not self.on_thread:
             here.told = self.on_thread
@@ -280,7 +282,7 @@ class AmbientScopes:
             )
 
 
-#: The ambient scopes of all caches of this process, each of which is told of a fork.
+#: The ambient scopes of all caches of this process.
 _ALL: WeakSet[AmbientScopes] = WeakSet()
 
 
@@ -298,12 +300,3 @@ def scopes_of(instance: object) -> AmbientScopes | None:
 def is_any_open() -> bool:
     """Return whether the process has a cache of a host."""
     return any(not scopes.is_closed for scopes in list(_ALL))
-
-
-def _after_fork() -> None:
-    for scopes in list(_ALL):
-        scopes.forget()
-
-
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_after_fork)

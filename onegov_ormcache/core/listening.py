@@ -21,9 +21,8 @@ import socket
 import threading
 from collections import defaultdict
 from functools import partial
-from threading import Lock, Thread
+from threading import Thread
 from typing import TYPE_CHECKING, Protocol
-from weakref import WeakSet
 
 from ..database.identity import identity_parameters, identity_query
 from ..database.inquiries import parse_change
@@ -33,6 +32,7 @@ from ..database.observer import Observer
 from ..database.postgres import Postgres
 from ..database.triggers import WATCHED_SCHEMAS
 from ..errors import ConfigurationError
+from ..forks import check, register
 from ..tags.snapshot import PROPERTY_TAG, TagStore, new_token
 from .policies import table_tags
 from .protocols import PropertyRegistry
@@ -110,7 +110,7 @@ class OutsideChanges:
             )
         self._cache = cache
         self._database = database
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._thread: Thread | None = None
         self._file: int | None = None
         #: True while this is the active process, which evicts.
@@ -120,19 +120,19 @@ class OutsideChanges:
         """Start the thread; do nothing if it runs."""
         with self._lock:
             if self._thread is None:
+                self._process = os.getpid()
                 self._stopping = threading.Event()
                 self._stopper, self._stopped = socket.socketpair()
                 name = 'onegov_ormcache: changes from outside'
                 self._thread = Thread(target=self._run, name=name, daemon=True)
                 self._thread.start()
-                _STARTED.add(self)
+                register(self)
 
     def close(self) -> None:
         """End the thread and its connection; do nothing if it does not run."""
         with self._lock:
             thread, self._thread = self._thread, None
             if thread is not None:
-                _STARTED.discard(self)
                 self._stopping.set()
                 self._stopper.close()
                 thread.join()
@@ -143,13 +143,17 @@ class OutsideChanges:
 
         A child does not listen if versions are kept in the memory of its parent.
         """
+        if self._thread is None:
+            return
+        if self._process == os.getpid():
+            return  # only the locks are of another kind, and the thread uses its own
         if self._file is not None:
             # close the child's copy of the file, without ending the connection, which is the
             # parent's: with a copy open, the server would not notice the parent's death
             os.close(self._file)
         self._stopper.close()
         self._stopped.close()
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._thread = self._file = None
         self.is_active = False
         if not self._cache.tags.single_process:
@@ -158,6 +162,7 @@ class OutsideChanges:
     # in the thread
 
     def _run(self) -> None:
+        check()  # waits until all has forgotten the parent
         delay, longest = BACKOFF
         while not self._stopping.is_set():
             try:
@@ -308,16 +313,3 @@ def give_up_on_silence(file: int) -> None:
     with socket.socket(fileno=os.dup(file)) as connection:
         if connection.family != socket.AF_UNIX and hasattr(socket, 'TCP_USER_TIMEOUT'):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE)
-
-
-#: All listeners that are started in this process; a forked child starts its own.
-_STARTED: WeakSet[OutsideChanges] = WeakSet()
-
-
-def _after_fork() -> None:
-    for each in list(_STARTED):
-        each.after_fork()
-
-
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -10,7 +10,6 @@ import os
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from threading import Lock
 from typing import NoReturn
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,6 +22,7 @@ from ..errors import (
     SecondProcessError,
     StoreUnreachable,
 )
+from ..forks import OwnLock
 from ..redis_client.client import connect
 from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
@@ -80,7 +80,7 @@ class CacheParts:
         self._recordings = Recordings()
         self._pid = os.getpid()
         self._is_reached = False
-        self._reaching = Lock()
+        self._reaching = OwnLock()
 
     # the servers, and the process
 
@@ -120,7 +120,7 @@ class CacheParts:
         :raises SecondProcessError: if another process uses the database without Redis.
         """
         if not self._is_reached:
-            with self._reaching:
+            with self._reaching.present:
                 if not self._is_reached:
                     self._reach_servers()
                     self._is_reached = True
@@ -155,7 +155,7 @@ class CacheParts:
         observer = self.observer
         if not observer.database.has_lost_claim():
             return True
-        with self._reaching:
+        with self._reaching.present:
             try:
                 if observer.database.has_lost_claim():
                     schemas = {*observer.list_schemas(), *observer.shared_schemas}

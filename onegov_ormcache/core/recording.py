@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from threading import Lock
 from typing import Literal, NamedTuple, TypeAlias
+
+from ..forks import OwnLock
 
 Tier: TypeAlias = Literal['request', 'process', 'shared', 'creator']
 
@@ -45,7 +46,7 @@ class Recordings:
     def __init__(self) -> None:
         # replaced and never changed, so that `_record` needs no lock
         self._lists: tuple[list[CacheEvent], ...] = ()
-        self._lock = Lock()
+        self._lock = OwnLock()
         #: The function to call with each event; None if nobody records.
         self.recorder: Callable[[CacheEvent], None] | None = None
 
@@ -56,13 +57,13 @@ class Recordings:
         :return: the events so far, oldest first.
         """
         events: list[CacheEvent] = []
-        with self._lock:
+        with self._lock.present:
             self._lists = (*self._lists, events)
             self.recorder = self._record
         try:
             yield events
         finally:
-            with self._lock:
+            with self._lock.present:
                 # by identity, because two lists of the same events are equal
                 self._lists = tuple(each for each in self._lists if each is not events)
                 self.recorder = self._record if self._lists else None

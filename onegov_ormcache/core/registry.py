@@ -6,7 +6,6 @@ This module knows policies and tags. It does not know the values of properties.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from threading import Lock
 from typing import Any
 
 from sqlalchemy.orm import Session, object_session
@@ -15,6 +14,7 @@ from ..database.observer import Observer
 from ..database.sessions import ScopedSession, observed, owner_of
 from ..database.signals import tables_of
 from ..errors import PropertyConflictError
+from ..forks import OwnLock
 from ..tags.snapshot import TABLE_TAG
 from .policies import (
     ChangeKind,
@@ -42,7 +42,7 @@ class Registry:
         self._keys: dict[str, tuple[Callable[[Any], Any], type]] = {}
         self._with_functions: tuple[Property, ...] = ()
         self._is_connected = False
-        self._lock = Lock()
+        self._lock = OwnLock()
         #: The names of tables that tenants share, each with its schema.
         self.shared_tables = observer.shared_tables
         self._shared_dependencies = depends_on_shared(
@@ -75,7 +75,7 @@ class Registry:
             # only the tenant that changes a shared table asks the function policy about the
             # object; for all others, the property depends on every shared table
             prop.tags |= self._shared_dependencies.get(None, frozenset())
-        with self._lock:
+        with self._lock.present:
             self._refuse_twin(prop, owner)
             prop = self._properties.setdefault((declaration, owner), prop)
             self._with_functions = tuple(p for p in self._properties.values() if p.functions)

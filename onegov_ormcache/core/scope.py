@@ -6,7 +6,6 @@ and nowhere else, and end with the scope. This module knows no web framework.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from ..database.session_manager import SessionManager
 from ..database.sessions import RunSession, ScopedSession, TenantSession, close_session
 from ..database.signals import pending_in
 from ..database.transactions import current_scope
+from ..forks import register
 from ..tiers.process import Slot
 from ..tiers.request import RequestTier, TierEntry
 from .eviction import WritePath
@@ -420,17 +420,19 @@ class RequestScope(TransactionalScope):
         self.is_closed = True
 
 
-def _after_fork() -> None:
-    """Let the current scopes refuse a child's next read, also of what they have read."""
-    scope: RequestScope | None = current_scope.get()
-    while scope is not None:
-        scope.is_forked = True
-        scope.hits.clear()
-        scope = scope.outer
+class CurrentScopes:
+    """The current scopes of this thread, as a fork finds them."""
+
+    def after_fork(self) -> None:
+        """Let the current scopes refuse a child's next read, also of what they have read."""
+        scope: RequestScope | None = current_scope.get()
+        while scope is not None:
+            scope.hits.clear()
+            scope = scope.outer
 
 
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_after_fork)
+CURRENT_SCOPES = CurrentScopes()
+register(CURRENT_SCOPES)
 
 
 def innermost_scope(cache: object) -> RequestScope | None:

@@ -7,6 +7,7 @@ not know properties, creators or how a session is made.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Collection, Hashable
 
@@ -15,7 +16,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ..database.protocols import Inquiry, Listener, View
 from ..database.sessions import ScopedSession
-from ..errors import ScopeClosedError, SnapshotConflict, StoreUnreachable
+from ..errors import (
+    InheritedTransactionError,
+    ScopeClosedError,
+    SnapshotConflict,
+    StoreUnreachable,
+)
+from ..forks import check
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
 from .protocols import ScopeCache, Transaction
@@ -51,8 +58,8 @@ class TransactionalScope:
         self.is_streaming = False
         # True if a streamed body may use cached values only after a transaction has begun
         self._begins_first = True
-        #: True in a child that was forked while this was a current scope.
-        self.is_forked = False
+        check()
+        self._process = os.getpid()
         #: The database transactions that are open.
         self.transactions: set[Transaction] = set()
         #: The number of the present snapshot; it grows by one when a snapshot ends.
@@ -124,6 +131,7 @@ class TransactionalScope:
 
         :raises ScopeClosedError: after the scope was closed.
         :raises SecondProcessError: in a fork of the process that keeps versions in its memory.
+        :raises InheritedTransactionError: in a fork within a transaction of the scope.
         """
         if self.is_closed:
             raise ScopeClosedError(
@@ -131,8 +139,15 @@ class TransactionalScope:
                 'properties can not be used any longer; open another: '
                 'with app.request_scope(schema): ...'
             )
-        if self.is_forked:
+        if self._process != os.getpid():
+            check()
             self.cache.refuse_fork()
+            if self.transactions:
+                raise InheritedTransactionError(
+                    f'The scope of {self.schema!r} is in a transaction of the process '
+                    f'{self._process}, of which this one is a fork; open another scope here: '
+                    'with app.request_scope(schema): ...'
+                )
 
     # the snapshot
 

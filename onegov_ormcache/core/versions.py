@@ -6,12 +6,12 @@ This module knows schemas and tags. It does not know properties, values or trans
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from threading import Lock
 from typing import Protocol
 
 from cachetools import TTLCache
 
 from ..errors import StoreUnreachable
+from ..forks import OwnLock
 from ..steps import Step, about_to
 from ..tags.places import PlacedTagStore
 from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore
@@ -64,7 +64,7 @@ class Versions:
         # by schema, a new mark for each call of renew_later: a renewal removes the mark that
         # it found, and not that of a later call
         self._pending_renewals: dict[str, object] = {}
-        self._lock = Lock()
+        self._lock = OwnLock()
         #: What must be done after an outage; None if the store is in this process's memory.
         self.recovery: Gate | None = None
 
@@ -152,7 +152,7 @@ class Versions:
 
         :return: True if it was done at once.
         """
-        with self._lock:
+        with self._lock.present:
             self._pending_renewals |= {schema: object() for schema in schemas}
         try:
             self._renew_pending(schemas)
@@ -173,7 +173,7 @@ class Versions:
             if mark is None or self.tags.identity(schema) is None:
                 continue  # without an identity, nothing of this process is valid anyway
             self.tags.renew(schema)
-            with self._lock:
+            with self._lock.present:
                 # another mark stays: its call may have come after this birth
                 if self._pending_renewals.get(schema) is mark:
                     del self._pending_renewals[schema]
@@ -196,7 +196,7 @@ class Versions:
                 continue
             own = self._all_tags()
             if len(part.versions.keys() - own) > max(FOREIGN_TAGS, len(own)):
-                with self._lock:
+                with self._lock.present:
                     self._crowded[place] = None
                 self.tags.forget(place, FORGET_INTERVAL)
                 is_crowded = True

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterable
 from functools import cache
 from importlib.resources import files
-from threading import Lock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -23,6 +22,7 @@ from sqlalchemy import Connection, Row, TextClause, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import Compiled
 
+from ..forks import OwnLock
 from .names import INTERNAL, NOTIFY_FUNCTION
 from .notes import Relation
 from .protocols import Scope, Statement
@@ -183,7 +183,7 @@ class Catalogs:
         self._relations = relations
         self._shared = tuple(shared)
         self._extensions = extensions
-        self._lock = Lock()
+        self._lock = OwnLock()
         self._catalogs: LRUCache[str, Catalog] = LRUCache(REMEMBERED_SCHEMAS)
         # the one that was found last: each statement asks
         self._last: Catalog | None = None
@@ -205,13 +205,13 @@ class Catalogs:
         last = self._last
         if last is not None and last.path[0] == schema and last.is_valid(token):
             return last
-        with self._lock:
+        with self._lock.present:
             found = self._last = self._catalogs.get(schema)
             if found is None or not found.is_valid(token):
                 found = self._of_transactions.get(connection)
         if found is None or not found.is_valid(token) or found.path[0] != schema:
             found = self._read(connection, schema, token)
-            with self._lock:
+            with self._lock.present:
                 if scope.was_unclear:
                     self._of_transactions[connection] = found
                 else:
@@ -235,7 +235,7 @@ class Catalogs:
         """Read what the catalog says about these functions, if the process does not know."""
         missing = names - catalog.functions.keys()
         if missing:
-            with self._lock:
+            with self._lock.present:
                 self._functions |= missing
             self._read_functions(connection, catalog, missing)
 
@@ -253,7 +253,7 @@ class Catalogs:
         :param schema: what lies elsewhere than in this schema and those of shared tables is not
             remembered, because the token says nothing about it; None: all is.
         """
-        with self._lock:
+        with self._lock.present:
             known = {oid: self._by_oid.get(oid) for oid in oids}
         now = time.monotonic()
         missing = [
@@ -272,7 +272,7 @@ class Catalogs:
 
     def _remember(self, definitions: dict[int, Definition], token: Hashable) -> None:
         until = time.monotonic() + LIFETIME
-        with self._lock:
+        with self._lock.present:
             self._by_oid.update({oid: (token, until, d) for oid, d in definitions.items()})
 
     def read(self, connection: Connection, oids: Collection[int]) -> dict[int, Definition]:
@@ -306,7 +306,7 @@ class Catalogs:
         catalog.relations = {each.relation: each for each in definitions.values()}
         self._remember(definitions, token)
         catalog.deviates = _execute(connection, DEVIATES, {})[0][0]
-        with self._lock:
+        with self._lock.present:
             functions = set(self._functions)
         if functions:
             self._read_functions(connection, catalog, functions)

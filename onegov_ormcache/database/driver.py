@@ -12,7 +12,9 @@ nothing of what is done with the reports.
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
@@ -21,6 +23,7 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from ..errors import TextualControlError
+from ..forks import register
 from .prepared import prepare_nothing_behind_poolers
 
 #: The name of the driver, as SQLAlchemy has it.
@@ -49,6 +52,24 @@ SELECT EXISTS (
 
 #: The methods of a dialect that execute a statement.
 EXECUTING = ('do_execute', 'do_executemany', 'do_execute_no_params')
+
+
+class Waiting:
+    """How psycopg waits for an answer of the server.
+
+    psycopg chooses that when it is imported. If gevent replaces ``select`` later, a statement
+    would stop all greenlets, and two that wait for one row would wait for ever.
+    """
+
+    def after_fork(self) -> None:
+        """Let psycopg choose again, if gevent has replaced ``select``."""
+        gevent, waiting = sys.modules.get('gevent.monkey'), sys.modules.get('psycopg.waiting')
+        if gevent and waiting and gevent.is_module_patched('select'):
+            importlib.reload(waiting)
+
+
+WAITING = Waiting()
+register(WAITING)
 
 
 def watch_driver(engine: Engine) -> None:

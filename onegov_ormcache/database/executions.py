@@ -6,6 +6,7 @@ begins and ends otherwise: :mod:`.transactions` does.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 from weakref import WeakSet
 
@@ -13,7 +14,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext, ExecutionContext
 from sqlalchemy.sql.elements import RollbackToSavepointClause
 
-from ..errors import TextualControlError
+from ..errors import InheritedTransactionError, TextualControlError
 from .names import INTERNAL_OPTION
 from .protocols import Dialect, Listener, Scope
 
@@ -21,7 +22,7 @@ from .protocols import Dialect, Listener, Scope
 class Watched:
     """A transaction that is watched."""
 
-    __slots__ = 'is_understood', 'listener', 'scope'
+    __slots__ = 'is_understood', 'listener', 'process', 'scope'
 
     def __init__(self, scope: Scope, listener: Listener) -> None:
         self.scope = scope
@@ -29,6 +30,8 @@ class Watched:
         #: True if the statement that is being executed is understood: it has no effect on the
         #: transaction as a whole.
         self.is_understood = False
+        #: The process that has begun it.
+        self.process = os.getpid()
 
 
 class WatchedTransactions:
@@ -46,8 +49,25 @@ class WatchedTransactions:
         self._connections: WeakSet[Connection] = WeakSet()
 
     def get(self, connection: Connection | None) -> Watched | None:
-        """Return the transaction of a connection; None if none is watched."""
+        """Return the transaction of a connection; None if none is watched.
+
+        A transaction that a child has inherited is not watched there: the child does not know how
+        it ends.
+        """
         found: Watched | None = getattr(connection, self._name, None)
+        return None if found is None or found.process != os.getpid() else found
+
+    def at_execution(self, connection: Connection | None) -> Watched | None:
+        """Return the transaction in which a statement is about to be executed.
+
+        :raises InheritedTransactionError: if the parent of this process has begun it.
+        """
+        found: Watched | None = getattr(connection, self._name, None)
+        if found is not None and found.process != os.getpid():
+            raise InheritedTransactionError(
+                'The transaction was begun by another process, of which this one is a fork; '
+                'begin one here, with a connection or scope of its own'
+            )
         return found
 
     def put(self, connection: Connection, watched: Watched) -> None:
@@ -58,7 +78,7 @@ class WatchedTransactions:
     def pop(self, connection: Connection | None) -> Watched | None:
         """Return the transaction of a connection, and do not watch it any longer."""
         found = self.get(connection)
-        if connection is not None and found is not None:
+        if connection is not None and hasattr(connection, self._name):
             delattr(connection, self._name)
             self._connections.discard(connection)
         return found
@@ -108,7 +128,7 @@ class Executions:
         context: ExecutionContext | None,
         executemany: bool,
     ) -> None:
-        found = self._listeners.get(connection)
+        found = self._listeners.at_execution(connection)
         # SQLAlchemy 2.0 prepares by a text
         if found is None or _is_internal(context) or connection in self._preparing:
             return

@@ -8,14 +8,10 @@ names the schema. What the sessions and connections do is watched by an
 
 from __future__ import annotations
 
-import os
 import re
-import weakref
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from threading import Lock
 from typing import Any, Protocol
-from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import make_url
@@ -29,6 +25,7 @@ from ..errors import (
     InvalidSchemaError,
     OutsideScopeError,
 )
+from ..forks import OwnLock, register
 from .checkouts import replace_closed
 from .names import SCOPE_OPTION
 from .observer import Observer
@@ -99,8 +96,8 @@ class SessionManager:
         self._sessions = self.observer.watch_sessions(factory, self._scope)
         self._known: set[str] = set()
         self._ensured: set[str] = set()
-        self._lock = Lock()
-        _MANAGERS.add(self)
+        self._lock = OwnLock()
+        register(self)
 
     @property
     def engine(self) -> Engine:
@@ -149,7 +146,7 @@ class SessionManager:
             return True
         if not self.is_valid_schema(schema) or not self.database.has_schema(schema):
             return False
-        with self._lock:
+        with self._lock.present:
             self._known.add(schema)
         return True
 
@@ -168,7 +165,7 @@ class SessionManager:
         is_new = self.database.create_schema(
             schema, self.metadatas, created=lambda: self.on_schema_created.send(schema)
         )
-        with self._lock:
+        with self._lock.present:
             self._known.add(schema)
             self._ensured.add(schema)
         return is_new
@@ -187,7 +184,7 @@ class SessionManager:
 
         The manager can be used again.
         """
-        with self._lock:
+        with self._lock.present:
             self._known.clear()
             self._ensured.clear()
         self.database.dispose()
@@ -240,19 +237,6 @@ class TenantObserver(Observer):
             and not schema.startswith('pg_')
             and schema not in RESERVED
         )
-
-
-#: All managers of this process, each of which is told of a fork.
-_MANAGERS: WeakSet[SessionManager] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for manager in list(_MANAGERS):
-        manager.after_fork()
-
-
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _database(dsn: str, options: dict[str, Any]) -> Postgres | SQLite:

@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from threading import Lock
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from ..errors import DatabaseUnreachable
+from ..forks import OwnLock
 from .authorizer import (
     AuthorizedConnection,
     SQLiteInquiry,
@@ -204,7 +204,7 @@ class SQLite(SQLiteDialect):
         self.folder = Path(url.database)
         self._drivername = url.drivername
         self._options = options
-        self._lock = Lock()
+        self._lock = OwnLock()
         self._engines: dict[str, Engine] = {}
         self._watchers: list[Callable[[Engine, Dialect], None]] = []
         self._claim: FileLock | None = None
@@ -216,7 +216,7 @@ class SQLite(SQLiteDialect):
 
     def engine(self, schema: str) -> Engine:
         """Return the engine of a schema, which is made at the first call."""
-        with self._lock:
+        with self._lock.present:
             engine = self._engines.get(schema)
             if engine is None:
                 engine = self._engines[schema] = self._make(schema)
@@ -224,12 +224,12 @@ class SQLite(SQLiteDialect):
 
     def engines(self) -> list[Engine]:
         """Return all engines made so far."""
-        with self._lock:
+        with self._lock.present:
             return list(self._engines.values())
 
     def on_engine(self, watch: Callable[[Engine, Dialect], None]) -> None:
         """Call ``watch`` with each engine, those made later included."""
-        with self._lock:
+        with self._lock.present:
             self._watchers.append(watch)
             for engine in self._engines.values():
                 watch(engine, self)
@@ -308,7 +308,7 @@ class SQLite(SQLiteDialect):
         if self._claim is not None and close:
             self._claim.release()
         self._claim = None
-        with self._lock:
+        with self._lock.present:
             for engine in self._engines.values():
                 engine.dispose(close=close)
             self._engines.clear()

@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Engine, event
 from ..errors import AutocommitError
 from ..steps import Step, about_to
 from .executions import Executions, Watched
+from .inherited import guard_connections
 from .names import INTERNAL_OPTION, SCOPE_OPTION
 from .protocols import Dialect, Listener, Scope, Statement
 
@@ -63,6 +64,7 @@ class Watch(Executions):
         scope_of: Callable[[Connection], Scope | None],
     ) -> None:
         self._scope_of = scope_of
+        guard_connections(engine)
         super().__init__(engine, dialect)
         # `do_commit` gets the pool's object for this checkout, and not the Connection; the
         # key is weak, so that nothing is left for the next user of the driver's connection
@@ -129,9 +131,10 @@ class Watch(Executions):
             connection.dispatch.begin(connection)
             return
         # weak, because the pool keeps the driver's connection, which keeps these two
-        transaction = ref(listener)
+        transaction, connection_of = ref(listener), ref(connection)
 
         def report() -> None:
+            self._listeners.at_execution(connection_of())
             if (present := transaction()) is not None:
                 present.executing(UNSEEN)
 

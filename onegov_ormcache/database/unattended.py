@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Hashable, Sequence
-from threading import Lock
 from typing import TypeAlias
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from ..forks import OwnLock
 from .inquiries import has_failed
 from .protocols import Inquiry, Statement, View
 from .sessions import RunSession
@@ -41,14 +41,14 @@ class Unattended:
         self.schema_of = schema_of
         self._changed: set[str | None] = set()
         self._report: Callable[[Collection[str | None]], bool] | None = None
-        self._lock = Lock()
+        self._lock = OwnLock()
 
     def changed(self, schemas: Collection[str | None]) -> None:
         """Note, or report, schemas in which a transaction has committed changes.
 
         :param schemas: None among them stands for all.
         """
-        with self._lock:
+        with self._lock.present:
             self._changed.update(schemas)
         try:
             self._take()
@@ -67,13 +67,13 @@ class Unattended:
 
     def _take(self) -> None:
         if self._report is not None:
-            with self._lock:
+            with self._lock.present:
                 left, self._changed = self._changed, set()
             try:
                 if left and self._report(left):
                     left = set()
             finally:
-                with self._lock:
+                with self._lock.present:
                     self._changed |= left
 
     def transaction(self, connection: Connection) -> UnattendedTransaction:

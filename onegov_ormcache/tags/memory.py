@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from threading import Lock
 
 from ..errors import SnapshotConflict
+from ..forks import OwnLock
 from .snapshot import NO_TAGS, NO_VERSIONS, PROPERTY_TAG, Doubt, Snapshot, Stamp, new_token
 
 #: The number of identities of which a tenant's versions are kept.
@@ -88,7 +88,7 @@ class MemoryTagStore:
     is_lost = False
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = OwnLock()
         # by schema and identity, the identity used last at the end
         self._tenants: dict[str, dict[str, Tenant]] = {}
         # by schema, the identity that its database has
@@ -111,7 +111,7 @@ class MemoryTagStore:
 
     def identify(self, schema: str, identity: str, identities: str) -> None:
         # no list and no token: no other process can find another identity
-        with self._lock:
+        with self._lock.present:
             self._known[schema] = identity
             tenants = self._tenants.setdefault(schema, {})
             tenants[identity] = tenants.pop(identity) if identity in tenants else self._born()
@@ -125,7 +125,7 @@ class MemoryTagStore:
         self.identify(schema, identity, '')
 
     def snapshot(self, schema: str) -> Snapshot:
-        with self._lock:
+        with self._lock.present:
             tenant = self._tenant(schema)
             if tenant.snapshot is None:
                 tenant.snapshot = Snapshot.of(
@@ -144,7 +144,7 @@ class MemoryTagStore:
         read: Stamp,
         computed: Stamp = NO_VERSIONS,
     ) -> AnsweredDoubt:
-        with self._lock:
+        with self._lock.present:
             tenant = self._tenant(schema)
             # no quarantine, so nothing has outlasted one
             if tag := tenant.first_broken({**computed, **read}, but=writer):
@@ -159,7 +159,7 @@ class MemoryTagStore:
             return AnsweredDoubt(None, tags)
 
     def publish(self, schema: str, writer: str, tags: Collection[str]) -> None:
-        with self._lock:
+        with self._lock.present:
             tenant = self._tenant(schema)
             doubt = tenant.doubts.get(writer)
             changed = {*tags, *(doubt.tags if doubt else ())}
@@ -167,11 +167,11 @@ class MemoryTagStore:
             self._end(tenant, writer)
 
     def end_doubt(self, schema: str, writer: str) -> None:
-        with self._lock:
+        with self._lock.present:
             self._end(self._tenant(schema), writer)
 
     def settle(self, schema: str, writer: str, lease: float | None) -> None:
-        with self._lock:
+        with self._lock.present:
             tenant = self._tenant(schema)
             doubt = tenant.doubts.get(writer)
             if doubt is None:
@@ -185,7 +185,7 @@ class MemoryTagStore:
         pass
 
     def register(self, schema: str, tags: Collection[str]) -> None:
-        with self._lock:
+        with self._lock.present:
             tenant = self._tenant(schema)
             added = frozenset(tags) - tenant.versions.keys()
             if added:
@@ -195,7 +195,7 @@ class MemoryTagStore:
                 tenant.renew_epoch()
 
     def renew(self, schema: str) -> None:
-        with self._lock:
+        with self._lock.present:
             # doubts stay, because their writers are still about to commit
             tenant = self._tenant(schema)
             tenant.birth = new_token()
@@ -203,7 +203,7 @@ class MemoryTagStore:
             tenant.renew_epoch()
 
     def forget(self, schema: str, interval: float) -> None:
-        with self._lock:
+        with self._lock.present:
             tenant, now = self._tenant(schema), time.monotonic()
             if tenant.forgotten is None or now - tenant.forgotten >= interval:
                 tenant.forgotten = now
@@ -217,7 +217,7 @@ class MemoryTagStore:
         :return: False if ``store`` was not called, because the stamp does not hold or a
             property's tag in it is not registered.
         """
-        with self._lock:
+        with self._lock.present:
             tenant = self._tenant(schema)
             if tenant.first_broken(stamp):
                 return False

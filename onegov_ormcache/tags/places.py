@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from threading import Lock
 
 from cachetools import LRUCache
 
 from ..errors import OrmCacheError
+from ..forks import OwnLock
 from .snapshot import CATALOG_TAG, NO_VERSIONS, TABLE_TAG, DoubtAnswer, Snapshot, Stamp, TagStore
 
 
@@ -89,7 +89,7 @@ class PlacedTagStore:
         # the places of each writer's doubt; bounded, because an entry stays if the outcome of
         # the writer's transaction is never known
         self._doubted: LRUCache[str, list[str]] = LRUCache(10_000)
-        self._lock = Lock()
+        self._lock = OwnLock()
         # by tenant, the snapshot that was merged last
         self._merged: LRUCache[str, Snapshot] = LRUCache(10_000)
 
@@ -128,7 +128,7 @@ class PlacedTagStore:
 
     def snapshot(self, schema: str) -> Snapshot:
         parts = tuple((part, self.store.snapshot(part)) for part in (schema, *self.shared_schemas))
-        with self._lock:
+        with self._lock.present:
             merged = self._merged.get(schema)
             if merged is None or any(
                 new is not old for (_, new), (_, old) in zip(parts, merged.parts, strict=True)
@@ -155,7 +155,7 @@ class PlacedTagStore:
         # in place. Versions of one place alone are checked together with the last doubt.
         is_ordered = bool(computed) or not read.keys() <= {CATALOG_TAG}
         last = checked[0] if is_ordered and len(checked) == 1 else None
-        with self._lock:
+        with self._lock.present:
             self._doubted[writer] = places
 
         def send(place: str, is_checking: bool) -> DoubtAnswer:
@@ -252,5 +252,5 @@ class PlacedTagStore:
 
     def _pop(self, writer: str, otherwise: Iterable[str]) -> list[str]:
         """Forget the places of a writer's doubt and return them; ``otherwise`` if unknown."""
-        with self._lock:
+        with self._lock.present:
             return self._doubted.pop(writer, None) or list(otherwise)

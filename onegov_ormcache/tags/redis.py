@@ -11,12 +11,12 @@ import json
 import logging
 from collections.abc import Collection
 from contextlib import suppress
-from threading import Lock
 from typing import Any
 
 from cachetools import LRUCache
 
 from ..errors import ConfigurationError, SnapshotConflict, StoreFull, StoreUnreachable
+from ..forks import OwnLock
 from ..redis_client.breaker import Insistence, insisting
 from ..redis_client.client import Client, hash_tag
 from ..redis_client.inspection import faults
@@ -66,7 +66,7 @@ class RedisTagStore:
         self._is_inspected = False
         # True since a value could not be stored, because Redis is full
         self._is_full = False
-        self._lock = Lock()
+        self._lock = OwnLock()
         self._last: LRUCache[str, Snapshot] = LRUCache(REMEMBERED_TENANTS)
         # by tenant, the identity that its database has, and the token of the list of identities
         # that this was found out with
@@ -135,7 +135,7 @@ class RedisTagStore:
         self._know(schema, identity, '')
 
     def snapshot(self, schema: str) -> Snapshot:
-        with self._lock:
+        with self._lock.present:
             last = self._last.get(schema)
             identity, identities = self._known.get(schema, (None, UNLISTED))
         # the keys are those of this identity, also if another thread finds another one meanwhile
@@ -147,7 +147,7 @@ class RedisTagStore:
         if len(reply) == 1:  # the list of identities is another one
             return Snapshot.unidentified(reply[0].decode())
         snapshot = _parse(reply, identity or '', identities)
-        with self._lock:
+        with self._lock.present:
             self._last[schema] = snapshot
         return snapshot
 
@@ -273,7 +273,7 @@ class RedisTagStore:
         return self.scripts.send(name, keys, self._quarantined, *arguments)
 
     def _know(self, schema: str, identity: str, identities: str) -> None:
-        with self._lock:
+        with self._lock.present:
             self._known[schema] = identity, identities
             # its token is that of an earlier list
             self._last.pop(schema, None)

@@ -9,13 +9,14 @@ caller passes an :class:`Oracle`.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection
-from threading import Lock
-from typing import Protocol
+from typing import Any, Protocol
 
 from cachetools import TTLCache
 
+from ..forks import OwnLock, register
 from ..steps import Step, about_to
 from .snapshot import Doubt, Snapshot, TagStore
 
@@ -49,11 +50,16 @@ class Settler:
         self._store = store
         self._lease = lease
         self._clock = clock
-        self._lock = Lock()
+        self._lock = OwnLock()
         self._asked: TTLCache[str, None] = TTLCache(10_000, PATIENCE, timer=clock)
         self._births: TTLCache[str, float] = TTLCache(10_000, 10 * lease, timer=clock)
         # by birth, the lock of the caller that asks whether its quarantine may end
-        self._asking: dict[str, Lock] = {}
+        self._asking: dict[str, Any] = {}
+        register(self)
+
+    def after_fork(self) -> None:
+        """Wait for no caller of the parent."""
+        self._asking.clear()
 
     def settle(
         self, schema: str, snapshot: Snapshot, tags: Collection[str], oracle: Oracle | None
@@ -86,17 +92,17 @@ class Settler:
 
     def _ask_for_end(self, schema: str, snapshot: Snapshot, oracle: Oracle | None) -> None:
         birth = snapshot.birth
-        with self._lock:
-            asking = self._asking.setdefault(birth, Lock())
+        with self._lock.present:
+            asking = self._asking.setdefault(birth, threading.Lock())
         with asking:
             try:
                 if self._may_ask(birth):
                     self._end_quarantine(schema, snapshot, oracle)
-                    with self._lock:
+                    with self._lock.present:
                         # those who have waited need not ask, however long the answer took
                         self._asked[birth] = None
             finally:
-                with self._lock:
+                with self._lock.present:
                     self._asking.pop(birth, None)
 
     def _settle(self, schema: str, writer: str, doubt: Doubt, oracle: Oracle | None) -> None:
@@ -108,7 +114,7 @@ class Settler:
 
     def _end_quarantine(self, schema: str, snapshot: Snapshot, oracle: Oracle | None) -> None:
         if oracle is None:
-            with self._lock:
+            with self._lock.present:
                 since = self._births.setdefault(snapshot.birth, self._clock())
             waiting: tuple[str, ...] = ('lease',) if self._clock() - since < self._lease else ()
         else:
@@ -131,7 +137,7 @@ class Settler:
 
         If so, the caller must ask now.
         """
-        with self._lock:
+        with self._lock.present:
             if what in self._asked:
                 return False
             self._asked[what] = None

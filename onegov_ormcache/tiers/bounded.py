@@ -6,10 +6,11 @@ It does not know what the values and keys are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
-from threading import Lock
 from typing import Generic, TypeVar
 
 from cachetools import LRUCache
+
+from ..forks import OwnLock
 
 V = TypeVar('V')
 
@@ -23,17 +24,17 @@ class BoundedCache(Generic[V]):
 
     def __init__(self, size: int, size_of: Callable[[V], int]) -> None:
         self._size_of = size_of
-        self._lock = Lock()
+        self._lock = OwnLock()
         self._values: LRUCache[str, V] = LRUCache(size, getsizeof=size_of)
 
     def get(self, key: str) -> V | None:
         """Return the value of the key; None if there is none."""
-        with self._lock:
+        with self._lock.present:
             return self._values.get(key)
 
     def put(self, key: str, value: V) -> None:
         """Keep the value, unless it alone is larger than the cache."""
-        with self._lock:
+        with self._lock.present:
             self._values.pop(key, None)
             if self.has_room_for(value):
                 self._values[key] = value
@@ -44,7 +45,7 @@ class BoundedCache(Generic[V]):
 
     def remove(self, key: str) -> None:
         """Remove the value of the key, if there is one."""
-        with self._lock:
+        with self._lock.present:
             self._values.pop(key, None)
 
     @property
@@ -54,7 +55,7 @@ class BoundedCache(Generic[V]):
 
     def held(self) -> list[str]:
         """Return all keys."""
-        with self._lock:
+        with self._lock.present:
             return list(self._values)
 
     def of(self, prefix: str) -> MutableMapping[str, V]:

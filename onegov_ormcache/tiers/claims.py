@@ -19,6 +19,7 @@ from secrets import token_hex
 from typing import Protocol
 
 from ..errors import StoreUnreachable
+from ..forks import register
 from .locks import POLL, RENEWER, SHORT, ThreadLock
 from .process import StoredValue
 
@@ -73,6 +74,11 @@ class Crowd:
     """
 
     def __init__(self) -> None:
+        self.after_fork()
+        register(self)
+
+    def after_fork(self) -> None:
+        """Forget the holders of the parent."""
         self._connecting: dict[object, float] = {}
 
     @contextmanager
@@ -83,7 +89,7 @@ class Crowd:
         try:
             yield
         finally:
-            del self._connecting[holder]
+            self._connecting.pop(holder, None)
 
     def is_starving(self) -> bool:
         """Return whether a holder waits for its connection for more than :data:`PATIENCE`."""

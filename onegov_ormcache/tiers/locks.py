@@ -6,7 +6,6 @@ creator runs twice, and nothing else goes wrong. So no lock ever raises an error
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,8 @@ import redis
 from dogpile.cache.api import CacheMutex
 from dogpile.util import NameRegistry
 from redis.exceptions import LockError
+
+from ..forks import check, register
 
 #: Seconds between two attempts to acquire a lock that another caller holds.
 POLL = 0.01
@@ -36,9 +37,10 @@ class Renewer:
     """
 
     def __init__(self) -> None:
-        self.forget()
+        self.after_fork()
+        register(self)
 
-    def forget(self) -> None:
+    def after_fork(self) -> None:
         """Start without locks, in a forked child: thread and locks belong to its parent."""
         self._held: dict[Any, tuple[float, float]] = {}
         self._changed = threading.Condition()
@@ -51,6 +53,7 @@ class Renewer:
         :param until: the time of the monotonic clock, in seconds, after which the lock is
             not renewed any longer.
         """
+        check()
         with self._changed:
             self._held[lock] = (ttl, until)
             if self._thread is None:
@@ -84,9 +87,6 @@ class Renewer:
 
 
 RENEWER = Renewer()
-
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=RENEWER.forget)
 
 
 class RedisMutex(CacheMutex):
@@ -212,6 +212,18 @@ class ThreadMutex(CacheMutex):
         return self._lock.locked()
 
 
-def named_locks() -> Any:
-    """Return a registry of locks by name, which keeps each lock as long as it is used."""
-    return NameRegistry(lambda name: ThreadLock())
+class NamedLocks:
+    """The locks of one process by name, each kept as long as it is used."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        register(self)
+
+    def after_fork(self) -> None:
+        """Forget the locks of the parent, whose holders would never release them here."""
+        self._locks: Any = NameRegistry(lambda name: ThreadLock())
+
+    def get(self, name: str) -> ThreadLock:
+        """Return the lock of this name."""
+        lock: ThreadLock = self._locks.get(name)
+        return lock

@@ -24,7 +24,7 @@ from ..errors import UndecodableValue
 from ..redis_client.client import Client, hash_tag
 from .bounded import BoundedCache
 from .claims import Claim, Crowd, MemoryClaim, RedisClaim, RedisClaims
-from .locks import RedisMutex, ThreadMutex, named_locks
+from .locks import NamedLocks, RedisMutex, ThreadMutex
 from .process import OVERHEAD, Stamp, StoredValue
 from .serializer import Encoded, Serializer
 
@@ -135,7 +135,7 @@ class MemoryTier:
         )
         # dogpile keeps the bytes of a value, with its metadata before them
         self._regions: BoundedCache[bytes] = BoundedCache(size, lambda v: OVERHEAD + len(v))
-        self._locks = named_locks()
+        self._locks = NamedLocks()
         self._crowd = Crowd()
 
     def get(self, schema: str, key: str) -> StoredValue | None:
@@ -199,7 +199,7 @@ class RedisTier:
         self._namespace = namespace
         self._ttl = ttl
         self._lock_timeout = lock_timeout
-        self._locks = named_locks()
+        self._locks = NamedLocks()
         self._crowd = Crowd()
 
     def get(self, schema: str, key: str) -> StoredValue | None:

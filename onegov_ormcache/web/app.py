@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
-from threading import RLock
 from typing import Any
 
 from dogpile.cache import CacheRegion
@@ -23,6 +22,7 @@ from ..core.settings import SECTION
 from ..database.hosts import HostObserver
 from ..database.session_manager import SessionManager
 from ..errors import ConfigurationError, OrmCacheError
+from ..forks import OwnLock
 from ..tiers.process import Slot
 from .auditing import remember
 from .cache import ROOT_ATTRIBUTE, AppCache, descriptors_of
@@ -31,7 +31,7 @@ from .host import HostAttribute
 from .settings import AppSettings
 
 #: Held while an app is set up, by one thread.
-_SETUP = RLock()
+_SETUP = OwnLock(is_reentrant=True)
 
 
 class OrmCacheApp(ConfiguredApp):
@@ -65,7 +65,7 @@ class OrmCacheApp(ConfiguredApp):
             raise OrmCacheError(f'{type(self).__qualname__} is set up already')
         if self.parent is not None:
             raise OrmCacheError(f'{type(self).__qualname__} is mounted; set its root app up')
-        with _SETUP:
+        with _SETUP.present:
             if not self.is_orm_cache_setup:  # else another thread was faster
                 self._set_up()
 
@@ -131,7 +131,7 @@ class OrmCacheApp(ConfiguredApp):
                 'because what lives longer than a request belongs to it'
             )
         if not root.is_orm_cache_setup:
-            with _SETUP:
+            with _SETUP.present:
                 if not root.is_orm_cache_setup:
                     root.setup_orm_cache()
         cache: AppCache = vars(root)[ROOT_ATTRIBUTE]

@@ -23,6 +23,9 @@ from .unavailable import UNREACHABLE, unavailable
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+#: The errors of a scope that can't be opened, because a server is away.
+AWAY: tuple[type[Exception], ...] = (*UNREACHABLE, OperationalError)
+
 log = logging.getLogger('onegov_ormcache')
 
 SchemaOfRequest = Callable[[dict[str, Any]], 'str | None']
@@ -70,7 +73,7 @@ class OrmCacheMiddleware:
         closes the body."""
         try:
             scope = self._open(environ)
-        except (*UNREACHABLE, OperationalError) as error:
+        except AWAY as error:
             log.error('%s', error)
             return unavailable()(environ, start_response)
         if scope is None:

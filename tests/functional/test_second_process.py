@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from onegov_ormcache import errors as e
 from tests.functional.plain import Plain, configured
 from tests.support.applications import Applications, change, value
+from tests.support.forking import FORKS
 from tests.support.models import User
 from tests.support.outside import outside
 from tests.support.servers import PostgresServer
@@ -122,11 +123,12 @@ def test_server_that_is_away_without_redis(own_postgres: PostgresServer) -> None
         app.close_orm_cache()
 
 
-def test_forked_process_without_redis(embedded: Applications, tenant: str) -> None:
+@pytest.mark.parametrize('kind', FORKS)
+def test_forked_process_without_redis(embedded: Applications, tenant: str, kind: str) -> None:
     """A fork of the process that keeps the versions is refused; the parent goes on."""
     app = embedded.start(Plain)
     change(app, tenant, User(name='a'))
-    child = os.fork()
+    child = FORKS[kind]()
     if child == 0:
         status = 1
         try:

@@ -10,13 +10,15 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 from waitress import wasyncore
 from waitress.server import create_server
 
@@ -91,6 +93,17 @@ def slow(self: Root, request: Any) -> Any:
 
     response.app_iter = body()
     return response
+
+
+@App.view(model=Root, name='row')
+def row(self: Root, request: Any) -> str:
+    """Change one row, and wait for another request before the commit."""
+    app = request.app
+    app.session().execute(update(User).where(User.name == 'n000').values(name=User.name))
+    app.session().flush()
+    for _ in range(5):
+        sleep(0.001)  # a green thread lets others run
+    return str(os.getpid())
 
 
 def get(url: str) -> str:
@@ -183,18 +196,18 @@ def test_change_while_a_client_is_slow(
 
 
 @contextmanager
-def served_by_gunicorn(environment: dict[str, str], *options: str) -> Iterator[tuple[str, Any]]:
-    """gunicorn on a socket that is bound here, so that the port is known and nobody waits."""
+def served_by(
+    command: Callable[[str], list[str]], environment: dict[str, str]
+) -> Iterator[tuple[str, Any]]:
+    """A server on a socket that is bound here, so that the port is known and nobody waits.
+
+    :param command: returns the command that starts it, for the name of the socket.
+    """
     with socket.socket() as listener:
         listener.bind(('127.0.0.1', 0))
         listener.listen(64)
-        command = [
-            *(sys.executable, '-m', 'gunicorn', '--bind', f'fd://{listener.fileno()}'),
-            *options,
-            'tests.functional.test_wsgi_servers:make()',
-        ]
         server = subprocess.Popen(
-            command,
+            command(f'fd://{listener.fileno()}'),
             env={**os.environ, **environment},
             pass_fds=[listener.fileno()],
             stderr=subprocess.PIPE,
@@ -208,40 +221,105 @@ def served_by_gunicorn(environment: dict[str, str], *options: str) -> Iterator[t
             server.communicate(timeout=60)
 
 
+def served_by_gunicorn(environment: dict[str, str], *options: str) -> Any:
+    def command(bind: str) -> list[str]:
+        gunicorn = [sys.executable, '-m', 'gunicorn', '--bind', bind]
+        return [*gunicorn, *options, 'tests.functional.test_wsgi_servers:make()']
+
+    return served_by(command, environment)
+
+
+def served_by_uwsgi(environment: dict[str, str], *options: str) -> Any:
+    """uWSGI, which forks without a word to Python, as it does by default."""
+
+    def command(bind: str) -> list[str]:
+        uwsgi = [str(Path(sys.executable).with_name('uwsgi')), '--http-socket', bind]
+        own = ['--master', '--die-on-term', '--need-app', '--disable-logging']
+        module = ['--module', 'tests.functional.test_wsgi_servers:make()']
+        return [*uwsgi, *own, *options, '--pythonpath', os.getcwd(), *module]
+
+    return served_by(command, environment)
+
+
 def make() -> Any:
     """The application that a gunicorn worker serves."""
     chosen = {'base': Base, 'dsn': os.environ['TEST_DSN'], 'namespace': os.environ['TEST_NAME']}
     chosen['redis_url'] = os.environ.get('TEST_REDIS')
     App.setting_section(section='orm_cache')(lambda: chosen)
-    return OrmCacheMiddleware(App(), schema=os.environ['TEST_TENANT'])
+    tenant = os.environ['TEST_TENANT']
+    application = OrmCacheMiddleware(App(), schema=tenant)
+    with application.app.request_scope(tenant):
+        application.app.names  # so that a server which forks now has a connection in its pool
+    return application
+
+
+def check_greenlets(url: str) -> None:
+    """Check that requests which wait for one another's row are all answered."""
+    with ThreadPoolExecutor(8) as readers:
+        assert len(list(readers.map(get, [f'{url}/row'] * 40))) == 40
+
+
+def environment_of(applications: Applications, tenant: str) -> dict[str, str]:
+    """The environment in which :func:`make` finds the servers and the tenant."""
+    settings = applications.backend.settings
+    return {
+        'TEST_DSN': settings['dsn'],
+        'TEST_REDIS': settings['redis_url'],
+        'TEST_NAME': settings['namespace'],
+        'TEST_TENANT': tenant,
+    }
+
+
+def check_processes(url: str, processes: int) -> None:
+    """Check that each of many answers is that of its own question, and has all changes that were
+    answered before it.
+
+    :param processes: the number of processes that must have answered at the end.
+    """
+    with ThreadPoolExecutor(6) as readers:
+        names: list[str] = []
+        seen: set[str] = set()
+        # the first worker may answer for a while before there is another
+        while len(names) < 15 or len(seen) < processes:
+            assert len(names) < 300, f'only {len(seen)} processes have answered'
+            names.append(f'n{len(names):03}')
+            post(url, names[-1])
+            words = [f'{names[-1]}-{number}' for number in range(24)]
+            echoes = readers.map(get, [f'{url}/echo?word={word}' for word in words])
+            answers = readers.map(get, [url] * 12)
+            assert [echo.split()[1] for echo in echoes] == words
+            for answer in answers:
+                process, _, read = answer.partition(' ')
+                seen.add(process)
+                assert read == ','.join(names)
 
 
 @pytest.mark.parametrize('preload', [False, True])
 def test_gunicorn_processes(on_servers: Applications, tenant: str, preload: bool) -> None:
     """Each of several processes sees every change that was answered before it was asked,
     also if they were forked from one that had set the application up."""
-    settings = on_servers.backend.settings
-    environment = {
-        'TEST_DSN': settings['dsn'],
-        'TEST_REDIS': settings['redis_url'],
-        'TEST_NAME': settings['namespace'],
-        'TEST_TENANT': tenant,
-    }
     options = ['--workers', '3', '--threads', '2', *(['--preload'] if preload else [])]
-    with served_by_gunicorn(environment, *options) as (url, _):
-        readers = ThreadPoolExecutor(6)
-        processes: set[str] = set()
-        names: list[str] = []
-        # the first worker may answer for a while before there is another
-        while len(names) < 15 or len(processes) < 2:
-            assert len(names) < 300, 'no second process has answered'
-            names.append(f'n{len(names):03}')
-            post(url, names[-1])
-            for answer in readers.map(get, [url] * 12):
-                process, _, seen = answer.partition(' ')
-                processes.add(process)
-                assert seen == ','.join(names)
-        readers.shutdown()
+    with served_by_gunicorn(environment_of(on_servers, tenant), *options) as (url, _):
+        check_processes(url, 2)
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+def test_uwsgi_processes(on_servers: Applications, tenant: str, threads: int) -> None:
+    """uWSGI's processes use no connection of the one that has loaded the application, although it
+    forks without Python's knowledge."""
+    options = ['--processes', '3', '--threads', str(threads)]
+    with served_by_uwsgi(environment_of(on_servers, tenant), *options) as (url, _):
+        check_processes(url, 3)
+
+
+@pytest.mark.parametrize('preload', [False, True])
+def test_gevent_workers(on_servers: Applications, tenant: str, preload: bool) -> None:
+    """The same holds for green threads, also if the application was made before gevent has
+    patched the standard library; a request that waits for a row does not stop the others."""
+    options = ['-k', 'gevent', '--workers', '2', *(['--preload'] if preload else [])]
+    with served_by_gunicorn(environment_of(on_servers, tenant), *options) as (url, _):
+        check_processes(url, 2)
+        check_greenlets(url)
 
 
 def test_gunicorn_refuses_several_processes_without_redis(
@@ -261,3 +339,9 @@ def test_gunicorn_refuses_several_processes_without_redis(
             if 'SecondProcessError: ' in line:
                 break
     assert 'set redis_url' in log
+
+
+@App.view(model=Root, name='echo')
+def echo(self: Root, request: Any) -> str:
+    word = request.params['word']
+    return f"{os.getpid()} {request.app.session().scalar(text('SELECT :word'), {'word': word})}"

@@ -65,7 +65,7 @@ def test_value_is_stored_before_the_next_change() -> None:
     stamp = store.snapshot('main').stamp([USERS])
 
     def failing() -> None:
-        assert store._lock.locked()
+        assert store._lock.present.locked()
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -23,12 +23,13 @@ from onegov_ormcache.tiers import locks
 from onegov_ormcache.tiers.locks import (
     RENEWER,
     SHORT,
+    NamedLocks,
     RedisMutex,
     Renewer,
     ThreadLock,
     ThreadMutex,
-    named_locks,
 )
+from tests.support.forking import FORKS
 from tests.support.outside import until
 from tests.support.servers import RedisServer
 
@@ -49,7 +50,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 def make(request: pytest.FixtureRequest, namespace: str) -> Callable[[float], CacheMutex]:
     """Makes mutexes of one name, each with its own timeout."""
     if request.param == 'thread':
-        locks = named_locks()
+        locks = NamedLocks()
         kept = locks.get('name')
         return lambda timeout: ThreadMutex(locks.get('name') if kept else kept, timeout)
     client = request.getfixturevalue('client')
@@ -257,8 +258,9 @@ def test_a_lock_that_comes_as_the_thread_is_about_to_end() -> None:
 
 
 FORK = """
-import os, threading
+import os, sys, threading
 from onegov_ormcache.tiers.locks import RENEWER
+from tests.support.forking import FORKS
 from tests.tiers.test_locks import Broken, renewed_in_child
 taken, over = threading.Event(), threading.Event()
 def hold():
@@ -267,7 +269,7 @@ def hold():
         over.wait()
 threading.Thread(target=hold).start()
 taken.wait()
-child = os.fork()
+child = FORKS[sys.argv[1]]()
 if not child:
     os._exit(0 if renewed_in_child() else 1)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -283,9 +285,10 @@ def renewed_in_child() -> bool:
     return lock.was_asked.wait(30)
 
 
-def test_renewing_in_a_forked_child() -> None:
+@pytest.mark.parametrize('kind', FORKS)
+def test_renewing_in_a_forked_child(kind: str) -> None:
     """The renewer's internal lock, held by the parent at the fork, does not block the child."""
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', FORK], check=True, timeout=60)
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', FORK, kind], check=True, timeout=60)
 
 
 def test_unreachable_server(own_redis: RedisServer) -> None:
@@ -315,7 +318,7 @@ def test_stalling_server(own_redis: RedisServer) -> None:
 
 def test_named_locks_live_while_used() -> None:
     """A name's lock is the same for all its users, and gone when it has no user."""
-    locks = named_locks()
+    locks = NamedLocks()
     one = locks.get('a')
     assert locks.get('a') is one
     assert locks.get('b') is not one

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.core.listening.listening_town import (
     Program,
     Town,
@@ -21,6 +23,7 @@ from tests.core.listening.listening_town import (
     reads,
 )
 from tests.support.applications import Applications
+from tests.support.forking import FORKS
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -62,7 +65,9 @@ def test_namespaces_listen_apart(app: Town, apps: Applications, program: Program
 
 SCRIPT = """
 import os, sys
+from onegov_ormcache import forks
 from tests.core.listening.listening_town import Town, ear_of, listening
+from tests.support.forking import FORKS
 from tests.support.models import Base
 from tests.support.outside import until
 
@@ -71,7 +76,8 @@ Town.setting_section(section='orm_cache')(lambda: settings)
 app = Town()
 app.setup_orm_cache()
 listening(app)
-if sys.argv[2] == 'fork' and os.fork() == 0:
+if sys.argv[2] in FORKS and FORKS[sys.argv[2]]() == 0:
+    forks.check()  # as the next scope does
     assert not ear_of(app).is_active
     until(lambda: ear_of(app).is_active, 60)
     print('child', flush=True)
@@ -110,10 +116,13 @@ def test_takeover_when_the_process_is_killed(
         becomes(app, tenant, 'names', ['Grace'])
 
 
-def test_forked_process_listens_itself(apps: Applications, program: Program, tenant: str) -> None:
+@pytest.mark.parametrize('kind', FORKS)
+def test_forked_process_listens_itself(
+    apps: Applications, program: Program, tenant: str, kind: str
+) -> None:
     """A fork has a listener of its own, which takes over when the parent is killed: it does
     not keep the parent's connection open."""
-    with another_process(apps.backend.settings, 'fork') as process:
+    with another_process(apps.backend.settings, kind) as process:
         app = apps.start(Town)
         assert reads(app, tenant, 'names') == ['Ada']
         process.kill()

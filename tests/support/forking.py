@@ -1,0 +1,47 @@
+"""Forks of the test's process: by Python, and as a server in C makes them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+#: By kind, a function that forks. The second one is called by uWSGI and the like: CPython calls
+#: none of the functions that `os.register_at_fork` was given. The lock of the interpreter is kept.
+FORKS: dict[str, Callable[[], int]] = {
+    'os.fork': os.fork,
+    'fork in C': ctypes.PyDLL(None).fork,
+}
+
+
+def in_child(fork: Callable[[], int], work: Callable[[], Any]) -> Any:
+    """Return what `work` returns in a child process; raise what it raises there.
+
+    The child ends as a killed process does: nothing is closed. What it returns or raises must
+    be picklable.
+    """
+    read, write = os.pipe()
+    pid = fork()
+    if pid == 0:
+        try:
+            os.write(write, pickle.dumps(_outcome(work)))
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, 'rb') as answer:
+        said = answer.read()
+    os.waitpid(pid, 0)
+    assert said, 'the child has ended without an answer'
+    is_error, outcome = pickle.loads(said)
+    if is_error:
+        raise outcome
+    return outcome
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[bool, Any]:
+    try:
+        return False, work()
+    except BaseException as error:
+        return True, type(error)(str(error))
