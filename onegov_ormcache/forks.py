@@ -7,7 +7,7 @@ registers, and forgets them when :func:`check` notices that the process is anoth
 CPython calls functions after a fork of its own (``os.fork``, so gunicorn and ``multiprocessing``
 too), but a server that forks in C does not call them (uWSGI). So :func:`check` is also called
 before a connection leaves its pool, before a scope opens, and before a thread is needed. It takes
-some 0.1 microseconds.
+a fraction of a microsecond.
 
 The same is done if gevent has replaced the locks of ``threading`` since they were made: a greenlet
 that waits for a lock of the operating system stops all greenlets of its thread. This module does
