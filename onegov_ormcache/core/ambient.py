@@ -131,7 +131,7 @@ class AmbientScopes:
         scopes = here.scopes
         found = scopes.get(schema)
         if found is None:
-            self.cache.refuse_fork()
+            self.cache.enter_process()
             if len(scopes) >= KEPT_SCOPES:
                 self._drop_idle()
             found = scopes[schema] = AmbientScope(self, here, schema, self._shown)

@@ -286,11 +286,20 @@ class OrmCache(CacheParts):
         :raises InvalidSchemaError: if no tenant may have this name.
         """
         self._refuse_use_when_closed()
-        self.refuse_fork()
+        self.enter_process()
         self.reach_servers()
         if create:
             self.session_manager.ensure_schema_exists(schema)
         return RequestScope(self, schema, shown)
+
+    def enter_process(self) -> None:
+        """Work in this process, which may be a fork; called when a scope opens.
+
+        :raises SecondProcessError: in a fork of the process that keeps versions in its memory.
+        """
+        self.refuse_fork()
+        if self.outside is not None:
+            self.outside.resume()
 
     def require_schema(self, schema: str) -> None:
         """Raise an error if the database does not have the tenant.

@@ -115,6 +115,8 @@ class OutsideChanges:
         self._file: int | None = None
         #: True while this is the active process, which evicts.
         self.is_active = False
+        # True in a forked child that does not listen yet
+        self._is_inherited = False
 
     def start(self) -> None:
         """Start the thread; do nothing if it runs."""
@@ -128,8 +130,19 @@ class OutsideChanges:
                 self._thread.start()
                 register(self)
 
+    def resume(self) -> None:
+        """Listen in a forked child, whose parent listened; do nothing elsewhere.
+
+        Called when a scope opens. A thread that starts with the fork would not be a green one, if
+        the child patches the standard library then.
+        """
+        if self._is_inherited:
+            self._is_inherited = False
+            self.start()
+
     def close(self) -> None:
         """End the thread and its connection; do nothing if it does not run."""
+        self._is_inherited = False
         with self._lock:
             thread, self._thread = self._thread, None
             if thread is not None:
@@ -139,7 +152,7 @@ class OutsideChanges:
                 self._stopped.close()
 
     def after_fork(self) -> None:
-        """Listen in a forked child with a new thread and a new connection.
+        """Forget the parent's thread and connection in a forked child.
 
         A child does not listen if versions are kept in the memory of its parent.
         """
@@ -156,8 +169,7 @@ class OutsideChanges:
         self._lock = threading.Lock()
         self._thread = self._file = None
         self.is_active = False
-        if not self._cache.tags.single_process:
-            self.start()
+        self._is_inherited = not self._cache.tags.single_process
 
     # in the thread
 

@@ -22,7 +22,7 @@ from ..errors import (
     SecondProcessError,
     StoreUnreachable,
 )
-from ..forks import OwnLock
+from ..forks import OwnLock, check
 from ..redis_client.client import connect
 from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
@@ -192,6 +192,7 @@ class CacheParts:
 
         :raises SecondProcessError: there.
         """
+        check()
         if self.tags.single_process and os.getpid() != self._pid:
             raise SecondProcessError(
                 'This process was forked from one that keeps versions in its memory, and '

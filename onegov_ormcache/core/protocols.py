@@ -166,6 +166,12 @@ class ScopeCache(ReadingCache, WritingCache, Protocol):
         :raises SecondProcessError: there.
         """
 
+    def enter_process(self) -> None:
+        """Work in this process, which may be a fork; called when a scope opens.
+
+        :raises SecondProcessError: in a fork of the process that keeps versions in its memory.
+        """
+
     def is_cache_of(self, instance: Any) -> bool:
         """Return whether the cached properties of an object belong to this cache."""
 

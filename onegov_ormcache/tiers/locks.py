@@ -68,7 +68,8 @@ class Renewer:
             self._changed.notify()
 
     def _run(self) -> None:
-        while True:
+        thread = self._thread
+        while self._thread is thread:
             with self._changed:
                 now = time.monotonic()
                 self._held = {k: (t, end) for k, (t, end) in self._held.items() if end > now}

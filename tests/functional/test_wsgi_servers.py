@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -25,6 +26,7 @@ from waitress.server import create_server
 from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, orm_cached
 from tests.support.applications import Applications, change
 from tests.support.models import Base, User
+from tests.support.outside import install, outside, until
 from tests.support.servers import PostgresServer
 
 
@@ -245,6 +247,7 @@ def make() -> Any:
     """The application that a gunicorn worker serves."""
     chosen = {'base': Base, 'dsn': os.environ['TEST_DSN'], 'namespace': os.environ['TEST_NAME']}
     chosen['redis_url'] = os.environ.get('TEST_REDIS')
+    chosen['listen'] = 'TEST_LISTEN' in os.environ
     App.setting_section(section='orm_cache')(lambda: chosen)
     tenant = os.environ['TEST_TENANT']
     application = OrmCacheMiddleware(App(), schema=tenant)
@@ -320,6 +323,28 @@ def test_gevent_workers(on_servers: Applications, tenant: str, preload: bool) ->
     with served_by_gunicorn(environment_of(on_servers, tenant), *options) as (url, _):
         check_processes(url, 2)
         check_greenlets(url)
+
+
+@pytest.mark.parametrize('preload', [False, True])
+def test_gevent_workers_listen(
+    on_servers: Applications, tenant: str, postgres_dsn: str, preload: bool
+) -> None:
+    """Green threads hear changes from outside, also if they were forked from a process that
+    listened with a thread."""
+    app = on_servers.start(App)
+    change(app, tenant, User(name='Ada'))
+    app.close_orm_cache()
+    install(postgres_dsn, tenant)
+    environment = {**environment_of(on_servers, tenant), 'TEST_LISTEN': 'yes'}
+    options = ['-k', 'gevent', *(['--preload'] if preload else [])]
+    with (
+        served_by_gunicorn(environment, *options) as (url, _),
+        outside(postgres_dsn, tenant) as program,
+    ):
+        for name in 'Bob', 'Cyd':
+            assert get(url).endswith('Ada' if name == 'Bob' else 'Bob')
+            program.execute('UPDATE users SET name = %s', [name])
+            until(partial(lambda name: get(url).endswith(name), name), 30)
 
 
 def test_gunicorn_refuses_several_processes_without_redis(

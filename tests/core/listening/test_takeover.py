@@ -65,7 +65,6 @@ def test_namespaces_listen_apart(app: Town, apps: Applications, program: Program
 
 SCRIPT = """
 import os, sys
-from onegov_ormcache import forks
 from tests.core.listening.listening_town import Town, ear_of, listening
 from tests.support.forking import FORKS
 from tests.support.models import Base
@@ -77,7 +76,7 @@ app = Town()
 app.setup_orm_cache()
 listening(app)
 if sys.argv[2] in FORKS and FORKS[sys.argv[2]]() == 0:
-    forks.check()  # as the next scope does
+    app.request_scope(sys.argv[3]).__enter__()
     assert not ear_of(app).is_active
     until(lambda: ear_of(app).is_active, 60)
     print('child', flush=True)
@@ -88,10 +87,10 @@ sys.stdin.read()
 
 
 @contextmanager
-def another_process(settings: dict[str, Any], how: str) -> Iterator[subprocess.Popen[str]]:
+def another_process(settings: dict[str, Any], *how: str) -> Iterator[subprocess.Popen[str]]:
     """A process that listens, and is the active one."""
     process = subprocess.Popen(
-        [sys.executable, '-c', SCRIPT, repr(settings), how],
+        [sys.executable, '-c', SCRIPT, repr(settings), *how],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -120,9 +119,9 @@ def test_takeover_when_the_process_is_killed(
 def test_forked_process_listens_itself(
     apps: Applications, program: Program, tenant: str, kind: str
 ) -> None:
-    """A fork has a listener of its own, which takes over when the parent is killed: it does
-    not keep the parent's connection open."""
-    with another_process(apps.backend.settings, kind) as process:
+    """A fork has a listener of its own from its first scope on, which takes over when the parent
+    is killed: it does not keep the parent's connection open."""
+    with another_process(apps.backend.settings, kind, tenant) as process:
         app = apps.start(Town)
         assert reads(app, tenant, 'names') == ['Ada']
         process.kill()
