@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -103,6 +102,4 @@ class OwnLock:
     def after_fork(self) -> None:
         """Go on with a new lock, which nobody holds."""
         #: The lock of this process.
-        self.present: AbstractContextManager[Any] = (
-            threading.RLock() if self._is_reentrant else threading.Lock()
-        )
+        self.present: Any = threading.RLock() if self._is_reentrant else threading.Lock()

@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 from typing import NamedTuple
 from weakref import finalize, ref
 
@@ -32,6 +31,7 @@ from sqlalchemy import Connection
 
 from ..database.outbox import Outbox
 from ..errors import StoreUnreachable
+from ..forks import OwnLock, register
 from ..tags.snapshot import new_token
 from .versions import Versions, identify
 
@@ -80,14 +80,15 @@ class Recovery:
         self._done: Progress | None = None
         # the schemas whose outboxes can't be read
         self._blocked: frozenset[str] = frozenset()
-        self._looking, self._starting, self._counting = Lock(), Lock(), Lock()
+        self._looking, self._starting, self._counting = OwnLock(), OwnLock(), OwnLock()
         self._next_attempt = 0.0
         self._probe = PROBES[0]
         self._is_used = False
         self._is_closed = False
         self._complaints: set[str] = set()
-        self._thread_of: int | None = None
+        self._has_thread = False
         self._wake = Event()
+        register(self)
 
     def __repr__(self) -> str:
         state = 'done' if self._done == self._progress() else 'to do'
@@ -101,7 +102,7 @@ class Recovery:
         :raises StoreUnreachable: if the store can't be reached.
         """
         self._is_used = True
-        if self._thread_of != os.getpid():
+        if not self._has_thread:
             self._start()
         if self._done != self._progress() and not self._catch_up():
             return False
@@ -136,7 +137,7 @@ class Recovery:
         self.hear()
 
     def _found(self) -> None:
-        with self._counting:
+        with self._counting.present:
             self._left += 1
 
     def hear(self) -> None:
@@ -167,7 +168,9 @@ class Recovery:
             if self._store.is_lost:
                 self._store.check()
             self._versions.renew_pending()
-            if self._blocked or any(each.is_filled(self._namespace) for each in self._outboxes):
+            if self._done == self._progress() and (
+                self._blocked or any(each.is_filled(self._namespace) for each in self._outboxes)
+            ):
                 self._found()
             if self._done != self._progress():
                 self._catch_up()
@@ -181,11 +184,16 @@ class Recovery:
         """End the thread; make a last attempt at what is still to be done."""
         self._is_closed = True
         self._wake.set()
-        if self._thread_of == os.getpid() and self._done != self._progress():
+        if self._has_thread and self._done != self._progress():
             self.look()
-            return
         with suppress(StoreUnreachable):
             self._versions.renew_pending()
+        self.forget()
+
+    def forget(self) -> None:
+        """Close the connections that are kept to look into the outboxes."""
+        for outbox in self._outboxes:
+            outbox.close()
 
     def _progress(self) -> Progress:
         return Progress(self._store.losses, self._left)
@@ -196,7 +204,8 @@ class Recovery:
 
         :return: False if cached values must not be used yet.
         """
-        if time.monotonic() < self._next_attempt or not self._looking.acquire(timeout=PATIENCE):
+        looking = self._looking.present
+        if time.monotonic() < self._next_attempt or not looking.acquire(timeout=PATIENCE):
             return False
         try:
             if self._done == self._progress():
@@ -224,7 +233,7 @@ class Recovery:
             self._complain('', error)
             return False
         finally:
-            self._looking.release()
+            looking.release()
 
     def _evict(
         self, place: str, ask_identity: Callable[[], str], messages: Collection[str] | None
@@ -256,16 +265,16 @@ class Recovery:
 
     # the thread
 
+    def after_fork(self) -> None:
+        """Start another thread in a child, at the next use; see :mod:`onegov_ormcache.forks`."""
+        self._has_thread = False
+        self._wake = Event()
+
     def _start(self) -> None:
-        """Start the thread of this process; a forked child has none of its parent's."""
-        process = os.getpid()
-        if self._thread_of is not None:
-            # other threads of the parent may have held these
-            self._looking, self._starting, self._counting = Lock(), Lock(), Lock()
-            self._wake = Event()
-        with self._starting:
-            if self._thread_of != process and not self._is_closed:
-                self._thread_of = process
+        """Start the thread of this process."""
+        with self._starting.present:
+            if not (self._has_thread or self._is_closed):
+                self._has_thread = True
                 name = 'onegov_ormcache: recovery'
                 arguments = ref(self), self._wake
                 Thread(target=_watch, args=arguments, name=name, daemon=True).start()
@@ -279,8 +288,12 @@ def _watch(recovery: Callable[[], Recovery | None], wake: Event) -> None:
         wake.wait(pause)
         wake.clear()
         found = recovery()
-        if found is None or found._is_closed:
+        if found is None:
             return
-        found.tick()
+        if not found._is_closed:
+            found.tick()
+        if found._is_closed:
+            found.forget()
+            return
         pause = found.pause()
         del found

@@ -19,7 +19,9 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import TwoPhaseTransaction
 
+from ..forks import register
 from .identity import identity_parameters, identity_query
+from .inherited import KEPT
 from .names import INTERNAL, OUTBOX, OUTBOX_CHANNEL, quote
 from .questions import question
 
@@ -49,7 +51,7 @@ WHERE relname = '{OUTBOX}' AND relkind IN ('r', 'p') AND pg_relation_size(pg_cla
 ORDER BY 1
 """
 
-HAS_MESSAGES = 'EXISTS (SELECT FROM {} WHERE namespace = :namespace)'
+HAS_MESSAGES = 'EXISTS (SELECT FROM {} WHERE namespace = %(namespace)s)'
 
 TAKE = """
 WITH taken AS (DELETE FROM {table} WHERE namespace = %(namespace)s RETURNING id, message)
@@ -79,9 +81,6 @@ class OutboxDatabase(Protocol):
     def own_connection(self, url: str | None = None) -> Any:
         """Return a connection of the driver that belongs to no pool; the caller closes it."""
 
-    def connect(self) -> Connection:
-        """Return a connection of the pool, for questions of the package."""
-
 
 class Outbox:
     """The outboxes of one PostgreSQL database. Made with it; used by all threads."""
@@ -90,6 +89,9 @@ class Outbox:
         self._database = database
         # by schema, the last message of each kind that was delivered, and could not be deleted
         self._undeleted: dict[str, frozenset[tuple[int, str]]] = {}
+        # the connection that is kept to look for messages
+        self._looking: Any = None
+        register(self)
 
     def leave(self, connection: Connection, schema: str, namespace: str, message: str) -> None:
         """Leave a message in a schema's outbox, as a part of a transaction.
@@ -120,14 +122,19 @@ class Outbox:
     def is_filled(self, namespace: str) -> bool:
         """Return whether there may be messages of a namespace.
 
-        Takes a query by a connection of the pool, and a second one if a table has pages.
+        Takes a query, and a second one if a table has pages, by a connection that is kept for
+        that: an application's pool may be empty.
         """
-        with self._database.connect() as connection:
-            rows = connection.exec_driver_sql(FILLED).all()
+        try:
+            cursor = self._look()
+            rows = cursor.execute(FILLED).fetchall()
             schemas = [schema for schema, is_readable, _ in rows if is_readable]
             found = ' OR '.join(map(HAS_MESSAGES.format, map(table_name, schemas)))
-            question = text(f'SELECT {found}')
-            return bool(schemas) and bool(connection.scalar(question, {'namespace': namespace}))
+            parameters = {'namespace': namespace}
+            return bool(schemas) and cursor.execute(f'SELECT {found}', parameters).fetchone()[0]
+        except Exception:
+            self.close()
+            raise
 
     def deliver(
         self,
@@ -157,6 +164,26 @@ class Outbox:
                         continue
                     if messages is None or messages:
                         handle(schema, partial(self._identity, cursor, schema), messages)
+
+    def close(self) -> None:
+        """Close the connection that is kept."""
+        kept, self._looking = self._looking, None
+        if kept is not None:
+            kept.close()
+
+    def after_fork(self) -> None:
+        """Leave the connection to the parent; see :mod:`onegov_ormcache.forks`."""
+        kept, self._looking = self._looking, None
+        if kept is not None:
+            KEPT.append(kept)
+
+    def _look(self) -> Any:
+        """Return a cursor of the connection that is kept."""
+        if self._looking is None:
+            connection = self._database.own_connection()
+            connection.autocommit = True
+            self._looking = connection
+        return self._looking.cursor()
 
     def _take(
         self, cursor: Any, schema: str, namespace: str, is_deletable: bool

@@ -346,7 +346,7 @@ class Postgres:
         """
         # a view that lasts would be taken before the lock is granted, and be too old then
         level = {'isolation_level': 'READ COMMITTED'}
-        with self.connect().execution_options(**level) as connection, connection.begin():
+        with self._connect().execution_options(**level) as connection, connection.begin():
             # CREATE SCHEMA and create_all can fail if two transactions run them at once
             connection.execute(
                 text('SELECT pg_advisory_xact_lock(hashtext(:name))'), {'name': f'schema {schema}'}
@@ -422,7 +422,7 @@ class Postgres:
             return False
         return getattr(error.orig, 'sqlstate', None) in RETRYABLE
 
-    def connect(self) -> Connection:
+    def _connect(self) -> Connection:
         """Return a connection of the pool, for questions of the package."""
         return self._engine.connect().execution_options(**INTERNAL)
 

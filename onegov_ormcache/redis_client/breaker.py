@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
-from threading import Lock
 
 import redis
+
+from ..forks import OwnLock
 
 log = logging.getLogger('onegov_ormcache')
 
@@ -70,7 +71,7 @@ class Breaker:
         self._clock = clock
         self._shortest = max(PAUSES[0], 2 * timeout)
         self._longest = max(PAUSES[1], 2 * timeout)
-        self._lock = Lock()
+        self._lock = OwnLock()
         self._pause = self._shortest
         self._next_trial = 0.0
         self._lost_at = 0.0
@@ -96,7 +97,7 @@ class Breaker:
         """
         if not self.is_open:
             return False
-        with self._lock:
+        with self._lock.present:
             now, insists = self._clock(), INSISTS.get()
             if self.is_open and now < self._next_trial and not (
                 insists is Insistence.ALWAYS
@@ -113,7 +114,7 @@ class Breaker:
         :param reason: what the error means; by default its text.
         """
         reason = reason or str(error)
-        with self._lock:
+        with self._lock.present:
             self._reason = reason
             self.is_stalled = isinstance(error, redis.TimeoutError)
             kind = type(error)
@@ -139,7 +140,7 @@ class Breaker:
         """
         if not is_trial or not self.is_open:
             return
-        with self._lock:
+        with self._lock.present:
             if not self.is_open:
                 return
             self.is_open = False
@@ -150,7 +151,7 @@ class Breaker:
 
     def missed(self) -> None:
         """Count a transaction that has done without Redis, for the log."""
-        with self._lock:
+        with self._lock.present:
             self._missed += 1
 
     def _next_pause(self) -> float:

@@ -95,7 +95,7 @@ def test_schema_that_is_dropped_and_made_again(applications: Applications, tenan
     manager.dispose()
     database: Any = manager.database
     if applications.backend.name == 'servers':
-        with database.connect() as connection:
+        with database._connect() as connection:
             connection.exec_driver_sql(f'DROP SCHEMA "{tenant}" CASCADE')
             connection.commit()
     else:
