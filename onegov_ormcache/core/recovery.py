@@ -204,21 +204,23 @@ class Recovery:
 
         :return: False if cached values must not be used yet.
         """
+        if self._store.is_lost:
+            # before the lock: who makes the trial waits, and nobody else
+            self._store.check()
         looking = self._looking.present
         if time.monotonic() < self._next_attempt or not looking.acquire(timeout=PATIENCE):
             return False
         try:
             if self._done == self._progress():
                 return True
-            if self._store.is_lost:
-                self._store.check()
             # a loss, or tags that are left, from here on must be looked for again
             progress = self._progress()
             blocked: set[str] = set()
 
             def failed(schema: str, error: Exception) -> None:
-                self._complain(schema, error)
                 blocked.add(schema)
+                if not isinstance(error, StoreUnreachable):  # else the breaker has logged it
+                    self._complain(schema, error)
 
             for outbox in self._outboxes:
                 outbox.deliver(self._namespace, self._evict, failed)
@@ -226,8 +228,6 @@ class Recovery:
             self._blocked = frozenset(blocked)
             self._done = progress
             return True
-        except StoreUnreachable:
-            raise
         except Exception as error:
             self._next_attempt = time.monotonic() + INTERVAL
             self._complain('', error)

@@ -149,21 +149,20 @@ class Outbox:
 
         :param handle: called with a schema, a function that asks for its identity, and its
             different messages; None instead of messages that are too many or too long.
-        :param failed: called with a schema whose messages can't be taken, and the error.
-        :raises Exception: of the driver, if the database can't be asked; what ``handle`` raises.
+        :param failed: called with a schema whose messages can't be taken or handled, and the error.
+        :raises Exception: of the driver, if the database can't be asked.
         """
         with self._own() as cursor:
             with self._transaction(cursor):
                 filled = cursor.execute(FILLED).fetchall()
             for schema, _, is_deletable in filled:
-                with self._transaction(cursor):
-                    try:
+                try:
+                    with self._transaction(cursor):
                         messages = self._take(cursor, schema, namespace, is_deletable)
-                    except self._database.error as error:
-                        failed(schema, error)
-                        continue
-                    if messages is None or messages:
-                        handle(schema, partial(self._identity, cursor, schema), messages)
+                        if messages is None or messages:
+                            handle(schema, partial(self._identity, cursor, schema), messages)
+                except Exception as error:
+                    failed(schema, error)
 
     def close(self) -> None:
         """Close the connection that is kept."""

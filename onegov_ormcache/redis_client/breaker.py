@@ -37,6 +37,10 @@ GROWTH = 1.5
 JITTER = 0.2
 
 
+class NotAsked(redis.ConnectionError):
+    """The breaker is open, so the command was not sent."""
+
+
 class Insistence(Enum):
     """Whether a command is sent although Redis is lost, and no trial is due."""
 
@@ -93,7 +97,7 @@ class Breaker:
         """Let the caller send a command.
 
         :return: True if it is a trial, whose answer closes the breaker.
-        :raises redis.ConnectionError: if Redis is lost, and this is no trial.
+        :raises NotAsked: if Redis is lost, and this is no trial.
         """
         if not self.is_open:
             return False
@@ -103,7 +107,7 @@ class Breaker:
                 insists is Insistence.ALWAYS
                 or (insists is Insistence.UNLESS_STALLED and not self.is_stalled)
             ):
-                raise redis.ConnectionError(self._reason)
+                raise NotAsked(self._reason)
             # whoever comes next waits for another pause, however this trial ends
             self._next_trial = now + self._next_pause()
         return True

@@ -24,7 +24,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from ..errors import ConfigurationError, StoreFull, StoreUnreachable
-from .breaker import Breaker
+from .breaker import Breaker, NotAsked
 from .replies import ABANDONED, Reply, reading_later
 
 log = logging.getLogger('onegov_ormcache')
@@ -91,6 +91,8 @@ class Client(redis.Redis):
         try:
             try:
                 return question()
+            except NotAsked:
+                raise
             except redis.ConnectionError:
                 return question()
         except redis.RedisError as error:
@@ -159,8 +161,8 @@ def reason(error: redis.RedisError) -> str:
 
 def is_lost(error: redis.RedisError) -> bool:
     """Return whether an error says that the server can't be used at present."""
-    if isinstance(error, MaxConnectionsError):
-        return False  # this process has too many requests in progress
+    if isinstance(error, (MaxConnectionsError, NotAsked)):
+        return False  # it was not asked: this process has too many requests, or waits for a trial
     return isinstance(error, LOST) or str(error).startswith(LOST_CODES)
 
 

@@ -63,7 +63,11 @@ class Wire:
                 if self._is_cut:
                     client.close()
                     continue
-                server = socket.create_connection(self._server)
+                try:
+                    server = socket.create_connection(self._server)
+                except OSError:
+                    client.close()
+                    continue
                 self._open += client, server
             for source, target in ((client, server), (server, client)):
                 Thread(target=_pump, args=(source, target), daemon=True).start()

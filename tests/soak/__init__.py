@@ -1,0 +1,1 @@
+"""The town hall in several processes, under load, while things break: see ``__main__.py``."""

@@ -1,0 +1,50 @@
+"""The application that the soak's processes serve, which tells of each answer what it has cost."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from fixtures.townhall import make_application
+
+#: The headers of an answer: the process that has made it, and its number of SQL statements.
+PROCESS, STATEMENTS = 'X-Process', 'X-Statements'
+
+_counted = threading.local()
+
+
+@event.listens_for(Engine, 'before_cursor_execute')
+def _count(*arguments: Any) -> None:
+    _counted.statements = getattr(_counted, 'statements', 0) + 1
+
+
+def make() -> Callable[..., Iterable[bytes]]:
+    """The application, made in the process that serves it."""
+    application = make_application(
+        {
+            'dsn': os.environ['TOWNHALL_DSN'],
+            'redis_url': os.environ['TOWNHALL_REDIS_URL'],
+            'namespace': os.environ['TOWNHALL_NAMESPACE'],
+            'on_outage': os.environ.get('SOAK_ON_OUTAGE') or None,
+            'redis_timeout': 0.5,
+        }
+    )
+
+    def counted(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        _counted.statements = 0
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            headers = [
+                *headers,
+                (PROCESS, str(os.getpid())),
+                (STATEMENTS, str(_counted.statements)),
+            ]
+            return start_response(status, headers, *rest)
+
+        return application(environ, start)
+
+    return counted
