@@ -28,6 +28,7 @@ from tests.support.counting import (
     sql_statements,
 )
 from tests.support.outages import RegisteredBreaker
+from tests.support.redis_sets import ClusterSet, SentinelSet
 from tests.support.servers import RedisServer, drop_schemas, postgres_server, redis_server
 
 # The same examples on each run, so that a failure is the work of a change; `random` looks
@@ -59,6 +60,15 @@ class Servers:
     def redis_url(self) -> str:
         return self._stack.enter_context(redis_server())
 
+    @cached_property
+    def sentinel_url(self) -> str:
+        passwords = {'password': 'a/b#c@d', 'sentinel_password': 'e?f'}
+        return self._stack.enter_context(SentinelSet(**passwords)).url
+
+    @cached_property
+    def cluster_url(self) -> str:
+        return self._stack.enter_context(ClusterSet(password='a/b#c@d')).url
+
     @property
     def has_postgres(self) -> bool:
         """Tells if a test has used PostgreSQL; reading the address would start it."""
@@ -86,6 +96,14 @@ def redis_url(servers: Servers) -> str:
     """The URL of a Redis server that all tests share."""
 
     return servers.redis_url
+
+
+@pytest.fixture(params=['sentinel', 'cluster'])
+def set_url(request: pytest.FixtureRequest, servers: Servers) -> str:
+    """The URL of a primary that Sentinels watch, and that of a cluster, all with passwords."""
+
+    url: str = getattr(servers, f'{request.param}_url')
+    return url
 
 
 @pytest.fixture

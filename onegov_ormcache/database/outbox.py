@@ -149,7 +149,7 @@ class Outbox:
 
         :param handle: called with a schema, a function that asks for its identity, and its
             different messages; None instead of messages that are too many or too long.
-        :param failed: called with a schema whose messages can't be taken or handled, and the error.
+        :param failed: called with a schema whose messages can't be handed over, and the error.
         :raises Exception: of the driver, if the database can't be asked.
         """
         with self._own() as cursor:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
+from ..errors import StoreUnreachable
 from .client import OF_CLUSTER, Client
 
 
@@ -25,7 +26,8 @@ def faults(client: Client) -> list[Fault]:
     """Return what the server can't be used for; nothing if it does not answer."""
     found = []
     try:
-        info: Any = _info(client)
+        server = client.servers()[0]
+        info: Any = _info(server)
         # Valkey calls it otherwise
         mode = info.get('redis_mode') or info.get('server_mode')
         if mode == 'sentinel':
@@ -35,7 +37,7 @@ def faults(client: Client) -> list[Fault]:
             ))  # fmt: skip
         elif mode == 'cluster' and not client.is_cluster:
             found.append(Fault(OF_CLUSTER, True))
-        elif may_not_run_scripts(client):
+        elif may_not_run_scripts(server):
             found.append(Fault('its user may not run scripts (ACL: +eval +evalsha +script)', True))
         if info.get('maxmemory') and info.get('maxmemory_policy') == 'noeviction':
             found.append(Fault(
@@ -44,7 +46,7 @@ def faults(client: Client) -> list[Fault]:
             ))  # fmt: skip
     except AuthenticationError as error:
         found.append(Fault(f'it does not let us in: {error}', True))
-    except redis.RedisError:
+    except (redis.RedisError, StoreUnreachable):
         pass  # it does not answer: nothing is known, and the next command says so
     return found
 

@@ -74,7 +74,7 @@ class RedisTagStore:
 
     @property
     def losses(self) -> int:
-        return self.client.breaker.losses
+        return self.client.losses
 
     @property
     def is_lost(self) -> bool:
@@ -88,7 +88,8 @@ class RedisTagStore:
         name = hash_tag(self._namespace, '') + ':check'
         how = Insistence.ALWAYS if insists else Insistence.NEVER
         with suppress(StoreFull), insisting(how):
-            self.client.ask(lambda: self.client.set(name, '', px=1000))
+            client = self.client.at(name)
+            client.ask(lambda: client.set(name, '', px=1000))
         if not self._is_inspected:
             self._is_inspected = True
             for fault in faults(self.client):
@@ -104,7 +105,9 @@ class RedisTagStore:
         return known[0] if known else None
 
     def unidentified(self, schema: str) -> Snapshot:
-        token: Any = self.client.ask(lambda: self.client.hget(self._list_key(schema), 'token'))
+        key = self._list_key(schema)
+        client = self.client.at(key)
+        token: Any = client.ask(lambda: client.hget(key, 'token'))
         return Snapshot.unidentified(token.decode() if token else '')
 
     def identify(self, schema: str, identity: str, identities: str) -> None:
@@ -122,7 +125,9 @@ class RedisTagStore:
             self._know(schema, identity, token)
 
     def follow(self, schema: str, identity: str, identities: str) -> None:
-        listed: Any = self.client.ask(lambda: self.client.hgetall(self._list_key(schema)))
+        key = self._list_key(schema)
+        client = self.client.at(key)
+        listed: Any = client.ask(lambda: client.hgetall(key))
         since = {
             field[2:].decode(): float(value)
             for field, value in listed.items()
@@ -256,7 +261,8 @@ class RedisTagStore:
 
     def holder(self, lock: tuple[str, str]) -> bytes | None:
         """Return the token of the lock's present holder; None if there is none."""
-        found: Any = self.client.ask(lambda: self.client.get(lock[0]))
+        client = self.client.at(lock[0])
+        found: Any = client.ask(lambda: client.get(lock[0]))
         return None if found is None else bytes(found)
 
     def _run(

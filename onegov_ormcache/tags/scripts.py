@@ -81,7 +81,8 @@ class Scripts:
 
         :raises StoreUnreachable: for any failure.
         """
-        return self.client.ask(lambda: self._run(name, keys, (new_token(), *arguments)))
+        client = self.client.at(keys[0])
+        return client.ask(lambda: self._run(client, name, keys, (new_token(), *arguments)))
 
     def send(self, name: str, keys: tuple[str, ...], *arguments: str | bytes) -> Running:
         """Send the command that runs a script, and do not wait for its reply.
@@ -89,35 +90,46 @@ class Scripts:
         :raises StoreUnreachable: if it can't be sent.
         """
 
+        client = self.client.at(keys[0])
+
         def sent() -> Reply:
             given = (new_token(), *arguments)
             if self.has_functions:
                 head = 'FCALL', self._functions[name]
             else:
                 head = 'EVALSHA', self._scripts[name].sha
-            return self.client.send(*head, len(keys), *keys, *given)
+            return client.send(*head, len(keys), *keys, *given)
 
-        return Running(self, self.client.ask(sent), name, keys, arguments)
+        return Running(self, client, client.ask(sent), name, keys, arguments)
 
-    def _run(self, name: str, keys: tuple[str, ...], arguments: tuple[str | bytes, ...]) -> Any:
+    def _run(
+        self,
+        client: Client,
+        name: str,
+        keys: tuple[str, ...],
+        arguments: tuple[str | bytes, ...],
+    ) -> Any:
         if self.has_functions:
             function = self._functions[name]
             try:
-                return self.client.fcall(function, len(keys), *keys, *arguments)
+                return client.fcall(function, len(keys), *keys, *arguments)
             except redis.ResponseError as error:
-                self.mend(error)
+                self.mend(error, client)
             if self.has_functions:
-                return self.client.fcall(function, len(keys), *keys, *arguments)
-        return self._scripts[name](keys, arguments)
+                return client.fcall(function, len(keys), *keys, *arguments)
+        return self._scripts[name](keys, arguments, client)
 
-    def mend(self, error: redis.ResponseError) -> None:
-        """Load what the server lacks; raise the error if it says something else."""
+    def mend(self, error: redis.ResponseError, client: Client) -> None:
+        """Load what a server lacks; raise the error if it says something else.
+
+        :param client: the client of the server that gave the error.
+        """
         if isinstance(error, redis.exceptions.NoScriptError):
-            self._load_scripts()
+            self._load_scripts(client)
             return
         if 'function not found' in str(error).lower():
             try:
-                self.client.function_load(self._library)
+                client.function_load(self._library)
                 return
             except redis.ResponseError as failure:
                 if 'already exists' in str(failure):  # another process was faster
@@ -126,13 +138,13 @@ class Scripts:
         if not (self.has_functions and _has_no_functions(error)):
             raise error
         log.info('Redis runs no functions (%s): each script asks for the run_id instead', error)
-        self._load_scripts()
+        self._load_scripts(client)
         self.has_functions = False
 
-    def _load_scripts(self) -> None:
+    def _load_scripts(self, client: Client) -> None:
         # all of them, also those whose replies nobody waits for
         for each in self._scripts.values():
-            self.client.script_load(each.script)
+            client.script_load(each.script)
 
 
 class Running:
@@ -141,12 +153,14 @@ class Running:
     def __init__(
         self,
         scripts: Scripts,
+        client: Client,
         reply: Reply,
         name: str,
         keys: tuple[str, ...],
         arguments: tuple[str | bytes, ...],
     ) -> None:
         self._scripts = scripts
+        self._client = client
         self._reply = reply
         self._again: Callable[[], Any] = lambda: scripts.run(name, keys, *arguments)
         self._insistence = INSISTS.get()
@@ -157,21 +171,20 @@ class Running:
 
         :raises StoreUnreachable: for any failure.
         """
-        client = self._scripts.client
         try:
             answer = self._reply.result()
-            client.answered(None, self._reply.is_trial)
+            self._client.answered(None, self._reply.is_trial)
             return answer
-        except redis.ConnectionError:
-            pass
+        except (redis.ConnectionError, redis.exceptions.AskError):
+            pass  # after a redirection of a cluster nothing was executed
         except redis.ResponseError as error:
-            client.answered(error, self._reply.is_trial)
+            self._client.answered(error, self._reply.is_trial)
             try:
-                self._scripts.mend(error)
+                self._scripts.mend(error, self._client)
             except redis.RedisError as failure:
-                raise client.unreachable(failure) from failure
+                raise self._client.unreachable(failure) from failure
         except redis.RedisError as error:
-            raise client.unreachable(error) from error
+            raise self._client.unreachable(error) from error
         with insisting(self._insistence):
             return self._again()
 

@@ -203,12 +203,15 @@ class RedisTier:
         self._crowd = Crowd()
 
     def get(self, schema: str, key: str) -> StoredValue | None:
-        data: Any = self._tags.client.ask(lambda: self._tags.client.get(self._name(schema, key)))
+        name = self._name(schema, key)
+        client = self._tags.client.at(name)
+        data: Any = client.ask(lambda: client.get(name))
         return None if data is None else _unpack(data)
 
     def get_many(self, schema: str, keys: Sequence[str]) -> dict[str, StoredValue]:
         names = [self._name(schema, key) for key in keys]
-        datas: Any = self._tags.client.ask(lambda: self._tags.client.mget(names))
+        client = self._tags.client.at(names[0])
+        datas: Any = client.ask(lambda: client.mget(names))
         found = {key: _unpack(data) for key, data in zip(keys, datas, strict=True) if data}
         return {key: stored for key, stored in found.items() if stored is not None}
 
@@ -350,10 +353,14 @@ class TenantRedisBackend(RedisBackend):
     # what must not be found any more is another matter
 
     def delete(self, key: str) -> None:
-        self._client.ask(lambda: self._client.delete(key))
+        client = self._client.at(key)
+        client.ask(lambda: client.delete(key))
 
     def delete_multi(self, keys: Iterable[str]) -> None:
-        self._client.ask(lambda: self._client.delete(*keys))
+        names = list(keys)  # all of one tenant
+        if names:
+            client = self._client.at(names[0])
+            client.ask(lambda: client.delete(*names))
 
     def get_mutex(self, key: str) -> CacheMutex:
         assert self.lock_timeout is not None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,12 @@ from fixtures.townhall import make_application
 
 from ..database.names import INTERNAL
 from ..database.session_manager import SessionManager
+from ..errors import StoreUnreachable
+from ..redis_client.client import connect
 from ..web.middleware import OrmCacheMiddleware
+
+#: Seconds that the removal of keys waits for each answer of Redis.
+REMOVAL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ def remove_schemas(dsn: str, prefix: str) -> None:
 
 def remove_keys(redis_url: str, namespace: str) -> None:
     """Remove all keys whose names contain the namespace. Errors of Redis are ignored."""
-    with suppress(redis.RedisError), redis.Redis.from_url(redis_url) as client:
-        for key in client.scan_iter(f'*{namespace}*', count=1000):
-            client.unlink(key)
+    with closing(connect(redis_url, REMOVAL_SECONDS)) as client:
+        with suppress(redis.RedisError, StoreUnreachable):
+            for server in client.servers():
+                for key in server.scan_iter(f'*{namespace}*', count=1000):
+                    server.unlink(key)

@@ -115,11 +115,15 @@ def test_unreachable_or_wrong_dsn(dsn: str) -> None:
 
 @pytest.mark.parametrize(
     'url',
-    ['redis://:secret@127.0.0.1:1/0', 'unix:///nonexistent', 'http://localhost', 'redis://a:b:c'],
+    [
+        'redis://:secret@127.0.0.1:1/0',
+        'unix:///nonexistent',
+        'redis+sentinel://:secret@127.0.0.1:1/town?sentinel_password=secret',
+        'redis+cluster://:secret@127.0.0.1:1,127.0.0.1:2',
+    ],
 )
-def test_unreachable_or_wrong_redis_url(url: str, tmp_path: Path) -> None:
-    """A Redis that must be reached and can't be, or whose URL is of no known kind, is an error at
-    the start, without the password."""
+def test_unreachable_redis(url: str, tmp_path: Path) -> None:
+    """A Redis that must be reached and can't be is an error at the start, without the password."""
 
     class Wrong(OrmCacheApp):
         pass

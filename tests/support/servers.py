@@ -23,6 +23,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import psutil
 import psycopg
@@ -269,11 +270,13 @@ class RedisServer:
     Entering the context starts it, leaving the context stops it and removes its
     folder. It keeps its address over restarts, and saves to disk only when told to.
 
-    :param options: further options of its command line.
+    :param options: further arguments of the server's command line.
+    :param password: that of clients and replicas.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, password: str = '') -> None:
         self._options = options
+        self._password = password
         self.folder = short_folder('ormcache-redis-')
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -295,7 +298,8 @@ class RedisServer:
     def url(self) -> str:
         """The URL clients connect to; it stays the same over restarts."""
 
-        return f'redis://127.0.0.1:{self.port}/0'
+        user = f':{quote(self._password, safe="")}@' if self._password else ''
+        return f'redis://{user}127.0.0.1:{self.port}/0'
 
     @property
     def pid(self) -> int:
@@ -387,13 +391,7 @@ class RedisServer:
         log.unlink(missing_ok=True)
         with log.open('wb') as output:
             process = subprocess.Popen(
-                [
-                    str(get_binary_path()),
-                    *('--bind', '127.0.0.1', '--port', str(self.port)),
-                    *('--dir', str(self.folder), '--save', '', '--appendonly', 'no'),
-                    *('--enable-debug-command', 'local'),
-                    *self._options,
-                ],
+                [str(get_binary_path()), *self._arguments()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -406,6 +404,16 @@ class RedisServer:
         except BaseException:
             self.kill()
             raise
+
+    def _arguments(self) -> list[str]:
+        secrets = ('--requirepass', self._password, '--masterauth', self._password)
+        return [
+            *('--bind', '127.0.0.1', '--port', str(self.port)),
+            *('--dir', str(self.folder), '--save', '', '--appendonly', 'no'),
+            *('--enable-debug-command', 'local'),
+            *(secrets if self._password else ()),
+            *self._options,
+        ]
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], log: Path) -> None:
         for _ in range(START_SECONDS * 100):

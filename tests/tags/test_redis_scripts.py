@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from onegov_ormcache.errors import StoreUnreachable
-from onegov_ormcache.redis_client.client import connect
+from onegov_ormcache.redis_client.client import Client, connect
 from onegov_ormcache.tags import scripts
 from onegov_ormcache.tags.redis import RedisTagStore
 from tests.support.counting import RedisCommands
@@ -186,11 +186,11 @@ def test_other_releases(
     assert len(client.function_list()) == 2
 
 
-def test_processes_that_start_at_once(client: redis.Redis) -> None:
+def test_processes_that_start_at_once(client: Client) -> None:
     """A store that loads what another one has loaded meanwhile goes on with that."""
     stores = [RedisTagStore(client, NAMESPACE, quarantined=False) for _ in range(2)]
     stores[0].snapshot('main')
-    stores[1].scripts.mend(redis.ResponseError('Function not found'))
+    stores[1].scripts.mend(redis.ResponseError('Function not found'), client)
     assert stores[0].snapshot('main') == stores[1].snapshot('main')
     assert len(client.function_list()) == 1
 
