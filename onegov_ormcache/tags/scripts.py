@@ -1,10 +1,14 @@
 """Runs the Lua scripts of the tag store on Redis.
 
-They are functions of a library, which keeps the ``run_id`` of the server that it is loaded into:
-a library that was loaded from a dump, or on a replica, begins without it. So the ``run_id`` is
-always that of the server which executes the rest, whichever connections or proxies lie between,
-and the server is not asked for it each time. A server without functions gets the same scripts one
-by one, and these ask it each time.
+They are functions of a library, which keeps the id of the server that it is loaded into: a library
+that was loaded from a dump, or on a replica, begins without it. So the id is always that of the
+server which executes the rest, whichever connections or proxies lie between, and the server is not
+asked for it each time. A server without functions gets the same scripts one by one, and these ask
+it each time.
+
+The id, ``run_id`` in the scripts, is the server's ``run_id`` and the id of its replication. The
+former is another one after each start, the latter after each promotion: a server that has been the
+primary, then a replica, and is the primary again, may lack what was acknowledged meanwhile.
 
 The scripts are the files in ``lua/``, beside this module. The comment in each states its
 keys, arguments and reply, and why it must be atomic. This module does not know what they do.
@@ -28,15 +32,31 @@ from .snapshot import new_token
 
 log = logging.getLogger('onegov_ormcache')
 
-#: Gets the server's ``run_id``, in a script.
-ASK_RUN_ID = "local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')\n"
+#: Milliseconds for which a library keeps the id; to ask costs more than most scripts. Within this
+#: time no Sentinel and no cluster makes another server the primary, lets processes commit there,
+#: and makes this one the primary again: each of the two fail-overs takes them 100 ms and more.
+KNOWN_MILLISECONDS = 10
 
-#: Gets it in a function of a library, of which it is a variable.
-KEEP_RUN_ID = """
-if not server_run_id then
-    server_run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+#: The id of the server, in Lua.
+ID = """
+string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+.. '-' .. (string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)') or '')
+"""
+
+#: Gets the id in a script.
+ASK_RUN_ID = f'local run_id = {ID}'
+
+#: The variables of a library, in which it keeps the id, and the time at which it has asked for it.
+VARIABLES = 'local server_id, asked_at'
+
+#: Gets the id in a function of a library.
+KEEP_RUN_ID = f"""
+local time = redis.call('TIME')
+local at = time[1] * 1000 + time[2] / 1000
+if not server_id or at < asked_at or at >= asked_at + {KNOWN_MILLISECONDS} then
+    server_id, asked_at = {ID}, at
 end
-local run_id = server_run_id
+local run_id = server_id
 """
 
 #: The scripts that a server without memory refuses, because they store values. All others are
@@ -64,7 +84,7 @@ class Scripts:
         digest = blake2b('\n'.join(bodies.values()).encode(), digest_size=8).hexdigest()
         # the name says what is in it, so that releases with other scripts can use the same server
         self._functions = {name: f'ormcache_{name}_{digest}' for name in names}
-        self._library = f'#!lua name=onegov_ormcache_{digest}\nlocal server_run_id\n' + ''.join(
+        self._library = f'#!lua name=onegov_ormcache_{digest}\n{VARIABLES}\n' + ''.join(
             _function(self._functions[name], body, allows_oom=name not in STORING)
             for name, body in bodies.items()
         )

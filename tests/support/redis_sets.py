@@ -266,7 +266,8 @@ class ClusterNode(RedisServer):
 def replicate(replica: RedisServer, primary: RedisServer) -> None:
     """Make a server the replica of another one, and wait until it has all that the other has."""
 
-    with closing(replica.client()) as client:
+    with closing(replica.client()) as client, closing(primary.client()) as other:
+        other.config_set('repl-diskless-sync-delay', 0)
         client.replicaof('127.0.0.1', str(primary.port))
     wait_until(lambda: is_replicated(replica), 'a replica')
 
