@@ -31,6 +31,7 @@ from ..database.notes import Relation
 from ..database.observer import Observer
 from ..database.postgres import Postgres
 from ..database.triggers import WATCHED_SCHEMAS
+from ..database.urls import parse
 from ..errors import ConfigurationError
 from ..forks import check, register
 from ..tags.snapshot import PROPERTY_TAG, TagStore, new_token
@@ -67,6 +68,9 @@ SET tcp_user_timeout = 10000
 #: Milliseconds after which the listener's operating system gives up a server that does not
 #: acknowledge what was sent.
 SILENCE = 10_000
+
+#: What ``listen_dsn`` may begin with.
+DRIVERS = 'postgresql+psycopg', 'postgresql'
 
 
 class ListeningCache(Protocol):
@@ -108,6 +112,11 @@ class OutsideChanges:
                 f'listen is on, and the database is {database.address!r}; listening for changes '
                 'from outside needs one engine of postgresql+psycopg://...'
             )
+        listen_dsn = cache.settings.listen_dsn
+        if listen_dsn is not None and (
+            parse(listen_dsn, 'listen_dsn').drivername not in DRIVERS
+        ):
+            raise ConfigurationError(f'listen_dsn must begin with {DRIVERS[0]}://')
         self._cache = cache
         self._database = database
         self._lock = threading.Lock()

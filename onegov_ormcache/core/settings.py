@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, TypeAlias, TypedDict
 
 from ..errors import ConfigurationError
@@ -41,14 +41,14 @@ AUDITS = ('off', 'warn', 'error')
 
 @dataclass(frozen=True)
 class OrmCacheSettings:
-    """The validated settings of one cache."""
+    """The validated settings of one cache. Those that may have a password are not in its repr."""
 
     #: SQLAlchemy URL; ``sqlite:///FOLDER`` keeps a database file per schema in FOLDER.
-    dsn: str = 'sqlite:///tenants'
+    dsn: str = field(default='sqlite:///tenants', repr=False)
     #: A declarative base (or MetaData), or several; their tables are created per schema.
     base: Any = None
     #: Redis URL of the shared tier and tag store; None keeps both in this process's memory.
-    redis_url: str | None = None
+    redis_url: str | None = field(default=None, repr=False)
     #: Separates applications that share a Redis.
     namespace: str = 'ormcache'
     #: Seconds after which a value is computed anew, even if nothing has changed; None: never.
@@ -81,11 +81,11 @@ class OrmCacheSettings:
     #: Listen for changes from outside, which triggers report; PostgreSQL with psycopg only.
     listen: bool = False
     #: SQLAlchemy URL for listening, if ``dsn`` goes through a connection pooler; else None.
-    listen_dsn: str | None = None
+    listen_dsn: str | None = field(default=None, repr=False)
     #: The NamedTuple, dataclass and Enum classes that values may contain.
     types: Iterable[type] = ()
     #: Keyword arguments of ``sqlalchemy.create_engine``.
-    engine_options: Mapping[str, Any] | None = None
+    engine_options: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def on(self, address: str, *, has_outbox: bool) -> Self:
         """Return the settings for a cache on this database, with :attr:`on_outage` decided.
@@ -122,7 +122,8 @@ class OrmCacheSettings:
         :return: all settings, with the defaults of those that were not given.
         :raises ConfigurationError: for an unknown name or a wrong value.
         """
-        known = {field.name for field in fields(cls)}
+        known = {each.name for each in fields(cls)}
+        secret = {each.name for each in fields(cls) if not each.repr}
         if unknown := sorted(set(section) - known):
             raise ConfigurationError(
                 f'{where}: unknown setting {unknown[0]!r} in the section {SECTION!r}; '
@@ -132,8 +133,10 @@ class OrmCacheSettings:
         for name, is_valid, expected in cls.rules():
             value = getattr(settings, name)
             if not is_valid(value):
+                kind = type(value).__name__
+                told = f'of the type {kind}, and not shown' if name in secret else repr(value)
                 raise ConfigurationError(
-                    f'{where}: setting {SECTION}.{name} is {value!r}; expected {expected}'
+                    f'{where}: setting {SECTION}.{name} is {told}; expected {expected}'
                 )
         return settings
 
@@ -179,8 +182,12 @@ def _are_classes(value: Any) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
-    ('dsn', lambda v: isinstance(v, str) and '://' in v, 'an SQLAlchemy URL'),
-    ('redis_url', lambda v: v is None or (isinstance(v, str) and '://' in v), 'a URL or None'),
+    ('dsn', lambda v: isinstance(v, str) and '://' in v, 'an SQLAlchemy URL, as a string'),
+    (
+        'redis_url',
+        lambda v: v is None or (isinstance(v, str) and '://' in v),
+        'a URL, as a string, or None',
+    ),
     (
         'namespace',
         lambda v: isinstance(v, str) and re.fullmatch(r'[A-Za-z0-9_.-]{1,100}', v) is not None,
@@ -205,7 +212,7 @@ RULES: tuple[Rule, ...] = (
     (
         'listen_dsn',
         lambda v: v is None or (isinstance(v, str) and '://' in v),
-        'an SQLAlchemy URL or None',
+        'an SQLAlchemy URL, as a string, or None',
     ),
     ('types', _are_classes, 'a sequence of classes'),
     ('engine_options', lambda v: v is None or isinstance(v, Mapping), 'a dictionary or None'),

@@ -28,6 +28,7 @@ from .protocols import Dialect, Scope, Statement
 from .sqlite import SQLiteDialect, SQLiteView, prepare
 from .statements import refuse_control
 from .unattended import SchemaOf
+from .urls import shown
 
 
 class HostPostgres(Postgres):
@@ -136,7 +137,7 @@ class HostSQLite(SQLiteDialect):
     @property
     def address(self) -> str:
         """The URL of the file."""
-        return self._engine.url.render_as_string()
+        return shown(self._engine.url)
 
     def engine(self, schema: str) -> Engine:
         """Return the engine."""

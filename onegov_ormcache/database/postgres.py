@@ -48,6 +48,7 @@ from .protocols import Dialect, Scope, Statement
 from .questions import raising
 from .statements import Understanding
 from .tables import Tables
+from .urls import parse, shown, without_password
 
 #: The schema for extensions: the second in a tenant's search path.
 EXTENSIONS = 'extensions'
@@ -133,7 +134,7 @@ class Postgres:
     @property
     def address(self) -> str:
         """The URL, without password."""
-        return self._engine.url.render_as_string()
+        return shown(self._engine.url)
 
     def know(self, tables: Tables) -> None:
         """Take the tables that statements may name; called by the observer."""
@@ -158,10 +159,14 @@ class Postgres:
 
         :raises DatabaseUnreachable: if it can't be reached.
         """
+        failure: Exception | None = None
         try:
             self._ask('SELECT 1')
         except SQLAlchemyError as error:
-            raise self._unreachable(error) from error
+            failure = error
+        if failure is not None:
+            unreachable, cause = self._unreachable(failure)
+            raise unreachable from cause
 
     @property
     def driver(self) -> str:
@@ -175,19 +180,29 @@ class Postgres:
 
         :param url: a URL of the same database, if the engine's can't be used (because it
             goes through a connection pooler, for example).
+        :raises DatabaseUnreachable: if the driver does not know an option of the URL.
         """
-        engine = self._engine if url is None else create_engine(url)
-        # the engine's pool has the only function that knows all the engine's arguments
-        return engine.pool._invoke_creator(None)  # type: ignore[arg-type]
+        engine = self._engine if url is None else create_engine(parse(url))
+        try:
+            # the engine's pool has the only function that knows all the engine's arguments
+            return engine.pool._invoke_creator(None)  # type: ignore[arg-type]
+        except engine.dialect.loaded_dbapi.ProgrammingError:
+            pass  # its text has the option, which may be a part of a password
+        raise DatabaseUnreachable(
+            f'dsn {shown(engine.url)!r}: the driver refuses an option that follows the "?", or is '
+            'in engine_options: it does not know it, or its value is wrong'
+        )
 
-    def _unreachable(self, error: Exception) -> DatabaseUnreachable:
-        """Return the package's own error for one of the driver's."""
-        reason = ' '.join(str(getattr(error, 'orig', None) or error).split())
+    def _unreachable(self, error: Exception) -> tuple[DatabaseUnreachable, Exception | None]:
+        """Return the package's own error for one of the driver's, and its cause; None if the text of
+        the cause has the password."""
+        text = ' '.join(str(getattr(error, 'orig', None) or error).split())
+        reason = without_password(text, self._engine.url)
         unreachable = DatabaseUnreachable(
             f'dsn {self.address!r}: {reason}; is the server up, and may we connect to it?'
         )
         unreachable.is_temporary = WRONG_SETTING.search(reason) is None
-        return unreachable
+        return unreachable, error if reason == text else None
 
     @contextmanager
     def _own(self) -> Iterator[Any]:

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -35,6 +34,7 @@ from .sessions import SessionOwner, TenantSession
 from .sqlite import SQLite
 from .tables import metadatas_of
 from .transactions import current_scope
+from .urls import parse, shown
 
 #: Names of schemas that no tenant can have.
 RESERVED = frozenset({'information_schema', 'public', 'extensions'})
@@ -245,15 +245,15 @@ def _database(dsn: str, options: dict[str, Any]) -> Postgres | SQLite:
             'engine_options: with the isolation level AUTOCOMMIT there are no transactions to '
             'tell of; remove it'
         )
+    url = parse(dsn)
+    backend = url.get_backend_name()
     try:
-        url = make_url(dsn)
-        backend = url.get_backend_name()
         if backend == 'postgresql':
-            engine = create_engine(dsn, **options)
+            engine = create_engine(url, **options)
             replace_closed(engine)
             return Postgres(engine)
         if backend == 'sqlite':
             return SQLite(url, options)
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
-        raise DatabaseUnreachable(f'dsn: {error}') from error
+        raise DatabaseUnreachable(f'dsn {shown(url)!r}: {error}') from error
     raise DatabaseUnreachable(f'dsn: {backend} is not supported; use postgresql or sqlite')

@@ -35,6 +35,7 @@ from .outbox import Outbox
 from .protocols import Dialect, Scope, Statement
 from .statements import refuse_control
 from .tables import Tables
+from .urls import shown
 
 SUFFIX = '.sqlite'
 
@@ -198,7 +199,7 @@ class SQLite(SQLiteDialect):
     def __init__(self, url: URL, options: dict[str, Any]) -> None:
         if not url.database or url.database == ':memory:' or url.query:
             raise DatabaseUnreachable(
-                f'dsn {url.render_as_string()!r}: name a folder, as in sqlite:///tenants; '
+                f'dsn {shown(url)!r}: name a folder, as in sqlite:///tenants; '
                 'it keeps a database file per schema'
             )
         self.folder = Path(url.database)

@@ -117,12 +117,12 @@ class Cluster(Generic[NodeT]):
         elif (
             self._is_outdated
             and time.monotonic() >= self._next_look
-            and self._lock.acquire(blocking=False)  # one thread looks; the others go on
+            and self._lock.present.acquire(blocking=False)  # one thread looks; the others go on
         ):
             try:
                 self._find_again()
             finally:
-                self._lock.release()
+                self._lock.present.release()
         return self._found
 
     def _find(self) -> None:

@@ -191,8 +191,10 @@ def _options(query: str, kind: Kind, tls: bool) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known:
-            # it may be a part of a password
-            is_name = '@' not in query and re.fullmatch('[a-z_]{1,40}', name) is not None
+            # it may be a part of a password, which is in the query or begins before it
+            is_name = name in TLS_OPTIONS | SENTINEL_OPTIONS or (
+                re.fullmatch('[a-z_]{1,40}', name) and not re.search('@|pass', query)
+            )
             raise _WrongUrl(
                 f'it has an unknown option{f" {name}" if is_name else ""}; known are '
                 f'{", ".join(sorted(known))}; {QUOTE}'

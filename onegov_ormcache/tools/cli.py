@@ -6,16 +6,21 @@ It does not know how its commands work: :mod:`.demo` and :mod:`.cli_triggers` do
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import NoReturn
 
 from ..errors import OrmCacheError
 from . import cli_triggers
 
 #: Exit code if the command can't be carried out.
 FAILED = 2
+
+#: What errors do not show of the arguments: one that may have a password, and all after it.
+SECRET = re.compile(r'\S*(://|[=@]).*', re.DOTALL)
 
 #: Exit code if Ctrl-C or SIGTERM ended the command.
 INTERRUPTED = 130
@@ -41,10 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors do not repeat what may be a URL or a password, as argparse's do."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(SECRET.sub('... (the rest is not shown)', message))
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the arguments."""
-    parser = argparse.ArgumentParser(prog='python -m onegov_ormcache')
-    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    parser = Parser(prog='python -m onegov_ormcache')
+    commands: argparse._SubParsersAction[argparse.ArgumentParser]
+    commands = parser.add_subparsers(required=True, metavar='COMMAND', parser_class=Parser)
     demo = commands.add_parser(
         'demo',
         help='show what is cached, what is evicted, and what that saves',

@@ -120,7 +120,9 @@ def connected(dsn: str) -> Iterator[tuple[SessionManager, Connection]]:
     """
     manager = SessionManager(dsn, MetaData(), {'poolclass': NullPool})
     if not isinstance(manager.database, Postgres):
-        raise TriggerError(f'dsn {dsn!r}: triggers need PostgreSQL: postgresql+psycopg://...')
+        raise TriggerError(
+            f'dsn {manager.database.address!r}: triggers need PostgreSQL: postgresql+psycopg://...'
+        )
     manager.database.check()
     try:
         with manager.database.engine('').connect() as connection:

@@ -164,9 +164,9 @@ def test_output_fits_into_80_columns(tmp_path: Path) -> None:
     [
         (['--dsn', f'postgresql+psycopg://x@127.0.0.1:{CLOSED_PORT}/x'], r'dsn.*refused'),
         (['--dsn', 'mysql://localhost/x'], 'mysql is not supported; use postgresql or sqlite'),
-        (['--dsn', 'nonsense'], "'nonsense'; expected an SQLAlchemy URL"),
+        (['--dsn', 'nonsense'], 'dsn is of the type str, .*; expected an SQLAlchemy URL'),
         (['--redis-url', f'redis://127.0.0.1:{CLOSED_PORT}/0'], 'Redis .*refused'),
-        (['--redis-url', 'nonsense'], "'nonsense'; expected a URL"),
+        (['--redis-url', 'nonsense'], 'redis_url is of the type str, .*; expected a URL'),
     ],
 )
 def test_wrong_server_is_one_clear_line(
