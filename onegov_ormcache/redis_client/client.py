@@ -183,9 +183,10 @@ class NodeClient(Client):
     is_cluster = True
 
     def __init__(
-        self, pool: Any, address: object, timeout: float, cluster: Cluster[NodeClient]
+        self, pool: Any, host: str, port: int, timeout: float, cluster: Cluster[NodeClient]
     ) -> None:
-        super().__init__(pool, address, timeout)
+        super().__init__(pool, f'{host}:{port}', timeout)
+        self._host = host
         self._cluster = cluster
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
@@ -196,9 +197,11 @@ class NodeClient(Client):
             try:
                 return Client.execute_command(node, *command, **options)
             except MovedError as error:  # nothing was executed
-                node = self._cluster.moved(error.slot_id, error.host, error.port)
+                # nodes that do not know their own host name none
+                host = error.host or node._host
+                node = self._cluster.moved(error.slot_id, host, error.port)
             except AskError as error:
-                node = self._cluster.node(error.host, error.port)
+                node = self._cluster.node(error.host or node._host, error.port)
                 return node.execute_asking(*command, **options)
         raise redis.ConnectionError('the nodes of the cluster do not agree on who has a key')
 
@@ -236,7 +239,7 @@ class ClusterClient(Client):
 
         def make(host: str, port: int) -> NodeClient:
             pool = ConnectionPool(connection_class, host=host, port=port, **options)
-            return NodeClient(pool, f'{host}:{port}', timeout, self._cluster)
+            return NodeClient(pool, host, port, timeout, self._cluster)
 
         self._cluster: Cluster[NodeClient] = Cluster(
             address.nodes,

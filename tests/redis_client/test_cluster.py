@@ -22,8 +22,16 @@ from tests.tags.redis_store import NAMESPACE, fill
 TENANTS = [f'tenant{number}' for number in range(12)]
 
 
+@pytest.fixture(scope='module')
+def whole_cluster() -> Iterator[ClusterSet]:
+    """A cluster for tests that leave it as it was."""
+    with ClusterSet(password='secret/of#nodes') as made:
+        yield made
+
+
 @pytest.fixture
 def cluster() -> Iterator[ClusterSet]:
+    """A cluster of the test's own, with a replica of the first node."""
     with ClusterSet(replicas=1, password='secret/of#nodes') as made:
         yield made
 
@@ -57,10 +65,13 @@ def changed(store: RedisTagStore, tenant: str) -> bool:
     return not store.snapshot(tenant).agrees(before.stamp([USERS]))
 
 
-def test_tenants_are_spread(store: RedisTagStore, cluster: ClusterSet) -> None:
+def test_tenants_are_spread(whole_cluster: ClusterSet) -> None:
     """Each node has some tenants, whole; a client that begins with any node finds all."""
-    for tenant in TENANTS:
-        assert changed(store, tenant)
+    cluster = whole_cluster
+    with closing(connect(cluster.url, 5)) as client:
+        store = RedisTagStore(client, NAMESPACE, quarantined=False)
+        for tenant in TENANTS:
+            assert changed(store, tenant)
     assert all(node.ask('DBSIZE') > 0 for node in cluster.nodes)
     for tenant in TENANTS:
         keys = cluster.node_of(key(tenant)).ask('KEYS', f'{{{NAMESPACE}:{tenant}}}*')
@@ -165,16 +176,17 @@ def test_new_versions_for_keys_that_have_moved(
     assert store.snapshot(tenant).agrees(before.stamp([PAGES]))
 
 
-def test_locks(client: Client) -> None:
+def test_locks(whole_cluster: ClusterSet) -> None:
     """The locks of values that applications cache by hand work on each node."""
-    for tenant in TENANTS[:6]:
-        name = f'{{{NAMESPACE}:{tenant}}}:cache:x:lock'
-        first, second = RedisMutex(client, name, 5), RedisMutex(client, name, 5)
-        assert first.acquire()
-        assert not second.acquire(wait=False)
-        first.release()
-        assert second.acquire(wait=False)
-        second.release()
+    with closing(connect(whole_cluster.url, 5)) as client:
+        for tenant in TENANTS[:6]:
+            name = f'{{{NAMESPACE}:{tenant}}}:cache:x:lock'
+            first, second = RedisMutex(client, name, 5), RedisMutex(client, name, 5)
+            assert first.acquire()
+            assert not second.acquire(wait=False)
+            first.release()
+            assert second.acquire(wait=False)
+            second.release()
 
 
 def test_connecting_sends_nothing() -> None:
@@ -216,9 +228,10 @@ def test_tls_options_reach_the_nodes(tmp_path: Path) -> None:
             client.at('a')
 
 
-def test_a_stalled_node_gets_each_script_once(cluster: ClusterSet) -> None:
+def test_a_stalled_node_gets_each_script_once(whole_cluster: ClusterSet) -> None:
     """A script whose answer does not come in time is not sent again, and the node is not asked
     again for a while; other nodes are."""
+    cluster = whole_cluster
     with closing(connect(cluster.url, 0.2)) as client:
         store = RedisTagStore(client, NAMESPACE, quarantined=False)
         node = cluster.nodes[0]

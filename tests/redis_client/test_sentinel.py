@@ -1,4 +1,4 @@
-"""Through a fail-over that Sentinels make, and by TLS, the client finds the primary."""
+"""Through each change that Sentinels make, and by TLS, the client finds the primary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onegov_ormcache.tags.redis import RedisTagStore
 from tests.support.redis_sets import SERVICE, Sentinel, SentinelSet, TlsFront
 from tests.support.servers import RedisServer
 from tests.tags.conformance import USERS
-from tests.tags.redis_store import NAMESPACE, commit, fill
+from tests.tags.redis_store import NAMESPACE, commit
 
 PASSWORD = 'secret/of#servers'
 OF_SENTINELS = 'secret?of@sentinels'
@@ -27,21 +27,29 @@ def sentinels() -> Iterator[SentinelSet]:
         yield servers
 
 
-def test_fail_over(sentinels: SentinelSet) -> None:
-    """The replica that becomes the primary gives each tenant a new birth: no old value is valid.
-    Both kinds of command, awaited and not, reach it without a new client."""
+def test_primaries_that_change_their_places(sentinels: SentinelSet) -> None:
+    """Neither server is restarted, and each fail-over gives the tenant a new birth. The client
+    notices that the server which it is connected to is a replica now: no call fails."""
     with closing(connect(sentinels.url, 5)) as client:
         store = RedisTagStore(client, NAMESPACE, quarantined=False)
-        commit(store, USERS)
-        old = store.snapshot('main')
-        assert fill(store, old.stamp([USERS]))
-        sentinels.fail_over()
-        after = store.snapshot('main')
-        assert not after.agrees(old.stamp([USERS]))
-        assert not fill(store, old.stamp([USERS]))
-        commit(store, USERS)
-        assert not store.snapshot('main').agrees(after.stamp([USERS]))
-        assert fill(store, store.snapshot('main').stamp([USERS]))
+        births = []
+        for _ in range(3):
+            commit(store, USERS)
+            births.append(store.snapshot('main').birth)
+            sentinels.switch()
+        assert len(set(births)) == 3
+
+
+def test_a_primary_that_is_cut_off(own_redis: RedisServer) -> None:
+    """A primary without its replicas is lost, if min-replicas-to-write is set: it answers nobody
+    that its tenants' versions are unchanged."""
+    with closing(connect(own_redis.url, 5)) as client:
+        store = RedisTagStore(client, NAMESPACE, quarantined=False)
+        store.snapshot('main')
+        client.config_set('min-replicas-to-write', 1)
+        with pytest.raises(StoreUnreachable, match='NOREPLICAS'):
+            store.snapshot('main')
+        assert client.breaker.is_open
 
 
 def test_no_sentinel_and_no_primary(sentinels: SentinelSet) -> None:

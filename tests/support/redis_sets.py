@@ -40,6 +40,11 @@ sentinel failover-timeout {service} 2000
 """
 
 
+#: Milliseconds between two looks of a Sentinel at servers and other Sentinels, which are seconds
+#: by default.
+PERIODS = ('info-period', 200, 'ping-period', 100, 'publish-period', 200, 'ask-period', 200)
+
+
 def wait_until(holds: Callable[[], bool], what: str) -> None:
     """Ask again and again, until it holds; errors of Redis count as a no.
 
@@ -72,6 +77,11 @@ class Sentinel(RedisServer):
         self.watched_port = port
         self._quorum = quorum
         self._watched = watched
+
+    def start(self) -> None:
+        super().start()
+        with closing(self.client()) as client:
+            client.execute_command('SENTINEL', 'DEBUG', *PERIODS)  # type: ignore[no-untyped-call]
 
     def state(self) -> dict[str, Any]:
         """Return what the Sentinel knows of the primary."""
@@ -150,7 +160,28 @@ class SentinelSet:
 
         lost = self.primary
         lost.kill()
-        (other,) = (each for each in self.servers if each is not lost)
+        self._wait_for(lost)
+
+    def switch(self) -> None:
+        """Have the Sentinels make the replica the primary, and the primary its replica."""
+
+        before = self.primary
+
+        def is_done() -> bool:
+            first = self.sentinels[0]
+            if first.state()['port'] != before.port:
+                return True
+            with closing(first.client()) as client:
+                # refused while it is on the way, and given up if the replica is not ready yet
+                client.sentinel_failover(SERVICE)
+            return False
+
+        wait_until(is_done, 'a fail-over')
+        self._wait_for(before)
+        wait_until(lambda: is_replicated(before), 'a replica of the new primary')
+
+    def _wait_for(self, before: RedisServer) -> None:
+        (other,) = (each for each in self.servers if each is not before)
         wait_until(lambda: self._is_primary(other), 'another primary')
         end_pauses()
 
