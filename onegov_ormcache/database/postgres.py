@@ -194,8 +194,8 @@ class Postgres:
         )
 
     def _unreachable(self, error: Exception) -> tuple[DatabaseUnreachable, Exception | None]:
-        """Return the package's own error for one of the driver's, and its cause, unless the text of
-        that has the password."""
+        """Return the package's own error for one of the driver's, and its cause, unless the text
+        of that has the password."""
         text = ' '.join(str(getattr(error, 'orig', None) or error).split())
         reason = without_password(text, self._engine.url)
         unreachable = DatabaseUnreachable(

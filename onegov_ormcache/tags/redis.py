@@ -13,6 +13,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
+import redis
 from cachetools import LRUCache
 
 from ..errors import ConfigurationError, SnapshotConflict, StoreFull, StoreUnreachable
@@ -21,14 +22,15 @@ from ..redis_client.breaker import Insistence, insisting
 from ..redis_client.client import Client, hash_tag
 from ..redis_client.inspection import faults
 from .scripts import Running, Scripts
-from .snapshot import NO_VERSIONS, Doubt, Snapshot, Stamp, same_schema
+from .snapshot import NO_VERSIONS, Snapshot, Stamp, same_schema
+from .state import DamagedState, read_identities, read_state, read_token
 
 log = logging.getLogger('onegov_ormcache')
 
 #: The names of the scripts.
 SCRIPTS = (
     'snapshot', 'doubt', 'publish', 'end_doubt', 'settle', 'quarantine', 'renew', 'register',
-    'fill', 'claim', 'unclaim', 'extend', 'forget', 'identify',
+    'fill', 'claim', 'unclaim', 'extend', 'forget', 'identify', 'identities', 'replace',
 )  # fmt: skip
 
 #: The number of tenants of which a store remembers the last snapshot.
@@ -36,6 +38,9 @@ REMEMBERED_TENANTS = 10_000
 
 #: The number of identities that a tenant's list keeps.
 KEPT_IDENTITIES = 16
+
+#: The most fields of a list that are read: more than this many identities is no list of ours.
+READ_FIELDS = 1000
 
 #: Seconds after which the list drops an identity for which nobody has asked, and Redis the
 #: versions of an identity that is not the latest one.
@@ -71,6 +76,8 @@ class RedisTagStore:
         # by tenant, the identity that its database has, and the token of the list of identities
         # that this was found out with
         self._known: dict[str, tuple[str, str]] = {}
+        # the tenants of which this process has logged that their state could not be read
+        self._damaged: LRUCache[str, None] = LRUCache(REMEMBERED_TENANTS)
 
     @property
     def losses(self) -> int:
@@ -107,8 +114,7 @@ class RedisTagStore:
     def unidentified(self, schema: str) -> Snapshot:
         key = self._list_key(schema)
         client = self.client.at(key)
-        token: Any = client.ask(lambda: client.hget(key, 'token'))
-        return Snapshot.unidentified(token.decode() if token else '')
+        return Snapshot.unidentified(read_token(client.ask(lambda: _listed(client, key))))
 
     def identify(self, schema: str, identity: str, identities: str) -> None:
         if identities and self._known.get(schema) == (identity, identities):
@@ -116,7 +122,7 @@ class RedisTagStore:
         keys = self._key(schema, identity), self._list_key(schema)
         limits = self._key(schema, ''), str(KEPT_IDENTITIES), str(KEPT_SECONDS)
         try:
-            token = self._run_on(keys, 'identify', identity, identities, *limits).decode()
+            token = read_token(self._run_on(keys, 'identify', identity, identities, *limits))
         except StoreUnreachable:
             self.assume(schema, identity)
             raise
@@ -125,14 +131,9 @@ class RedisTagStore:
             self._know(schema, identity, token)
 
     def follow(self, schema: str, identity: str, identities: str) -> None:
-        key = self._list_key(schema)
-        client = self.client.at(key)
-        listed: Any = client.ask(lambda: client.hgetall(key))
-        since = {
-            field[2:].decode(): float(value)
-            for field, value in listed.items()
-            if field.startswith(b'i:') and same_schema(field[2:].decode(), identity)
-        }
+        keys = self._key(schema, identity), self._list_key(schema)
+        listed = read_identities(self._run_on(keys, 'identities', str(READ_FIELDS)))
+        since = {found: at for found, at in listed.items() if same_schema(found, identity)}
         primary = max(since, key=since.__getitem__) if since else identity
         self._know(schema, primary, identities)
 
@@ -145,16 +146,25 @@ class RedisTagStore:
             identity, identities = self._known.get(schema, (None, UNLISTED))
         # the keys are those of this identity, also if another thread finds another one meanwhile
         keys = self._key(schema, identity), self._list_key(schema)
-        reply = self._run_on(keys, 'snapshot', last.epoch if last else '', identities)
-        if reply is None:  # the epoch is still the same
-            assert last is not None
-            return last
-        if len(reply) == 1:  # the list of identities is another one
-            return Snapshot.unidentified(reply[0].decode())
-        snapshot = _parse(reply, identity or '', identities)
-        with self._lock.present:
-            self._last[schema] = snapshot
-        return snapshot
+        for _ in range(2):
+            reply = self._run_on(keys, 'snapshot', last.epoch if last else '', identities)
+            if reply is None:  # the epoch is still the same
+                assert last is not None
+                return last
+            if len(reply) == 1:  # the list of identities is another one
+                return Snapshot.unidentified(read_token(reply[0]))
+            try:
+                snapshot, damage = read_state(reply, identity or '', identities)
+            except DamagedState as damaged:
+                self._log_damage(schema, str(damaged))
+                self._run_on(keys, 'replace', damaged.epoch, str(damaged))
+                continue
+            if damage is not None:
+                self._log_damage(schema, damage)
+            with self._lock.present:
+                self._last[schema] = snapshot
+            return snapshot
+        raise StoreUnreachable(f'{schema}: another program goes on damaging the key {keys[0]!r}')
 
     def doubt(
         self,
@@ -284,6 +294,17 @@ class RedisTagStore:
             # its token is that of an earlier list
             self._last.pop(schema, None)
 
+    def _log_damage(self, schema: str, damage: str) -> None:
+        """Log, once for each tenant, that its state was replaced."""
+        with self._lock.present:
+            if schema in self._damaged:
+                return
+            self._damaged[schema] = None
+        log.warning(
+            '%s: the key of its versions on Redis was damaged (%.200r). All that was stored for '
+            'the tenant is void now: does another program use the same keys?', schema, damage,
+        )  # fmt: skip
+
     def _key(self, schema: str, identity: str | None) -> str:
         """Return the key of a tenant's versions; None if this process was told no identity."""
         key = hash_tag(self._namespace, schema) + ':tags'
@@ -317,21 +338,11 @@ class SentDoubt:
         self._running.leave(f'{self._schema}: a doubt was not put')
 
 
-def _parse(reply: list[bytes], identity: str, identities: str) -> Snapshot:
-    """Return the snapshot in a reply of ``snapshot.lua``: fields and values, alternating."""
-    versions: dict[str, str] = {}
-    doubts: dict[str, Doubt] = {}
-    fields: dict[str, str] = {}
-    for name, value in zip(*[map(bytes.decode, reply)] * 2, strict=True):
-        if name.startswith('v:'):
-            versions[name[2:]] = value
-        elif name.startswith('d:'):
-            doubt = json.loads(value)
-            doubts[name[2:]] = Doubt(frozenset(doubt['tags']), doubt['key'])
-        else:
-            fields[name] = value
-    quarantine = fields.get('quarantine')
-    waiting = None if quarantine is None else tuple(filter(None, quarantine.split(',')))
-    return Snapshot.of(
-        fields['birth'], fields['epoch'], versions, doubts, waiting, identity, identities
-    )
+def _listed(client: Client, key: str) -> Any:
+    """Return the token of a list of identities; None if there is no such list."""
+    try:
+        return client.hget(key, 'token')
+    except redis.ResponseError as error:
+        if str(error).startswith('WRONGTYPE'):
+            return None
+        raise

@@ -63,12 +63,16 @@ local run_id = server_id
 #: needed to know which values are valid.
 STORING = frozenset({'fill'})
 
+#: The scripts that need nothing of ``helpers.lua``.
+LEAN = frozenset({'snapshot', 'replace', 'identities', 'look'})
+
 
 @cache
 def script(name: str) -> str:
     """Return the text of a script, after the code that all scripts have in common."""
     folder = files(__package__) / 'lua'
-    return (folder / 'common.lua').read_text() + (folder / f'{name}.lua').read_text()
+    parts = ('common', name) if name in LEAN else ('common', 'helpers', name)
+    return ''.join((folder / f'{part}.lua').read_text() for part in parts)
 
 
 class Scripts:

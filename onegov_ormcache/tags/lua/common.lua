@@ -1,8 +1,9 @@
--- Comes before every other script: gives the tenant a birth if it has none, and defines
--- what the scripts have in common.
+-- Comes before every other script: gives the tenant a birth if it has none. helpers.lua has what
+-- most scripts have in common beside that.
 --
 -- KEYS[1]  the key of the tenant's versions for one identity of its database, a hash:
 --            run_id      that of the server on which the rest was written
+--            key         KEYS[1] itself, so that a copy of another key is not taken for it
 --            birth       token; the version of every tag without one of its own; with a
 --                        '+' at its end after a quarantine
 --            epoch       token; renewed by every script that changes anything
@@ -10,6 +11,8 @@
 --                        then have ended; their transaction ids, separated by commas,
 --                        '' if nobody knows them yet, 'lease' if there are no ids
 --            forgotten   when versions were last forgotten (seconds, the server's clock)
+--            damage      exists if this birth replaced a state that nobody could read: what was
+--                        wrong with it, for the log of the processes
 --            v:TAG       the tag's version: a token; with a '+' at its end if it has not
 --                        changed since the quarantine
 --            d:WRITER    a doubt, as JSON: tags, key, at (seconds, the server's clock)
@@ -20,75 +23,37 @@
 -- tenant gets a new birth: the server was restarted from a dump, or is a promoted
 -- replica, so the key may be older than what was acknowledged. `run_id` is that of the server
 -- which executes the rest: the code before this gets it, see scripts.py.
+--
+-- So does a key that can't be read. Its doubts are dropped as well, because a part that can be
+-- read does not tell what else there was. That is safe for the same reason as after a loss: the
+-- quarantine lasts until every writer that was in progress at the birth has ended, and its end is
+-- a new birth. So no value from before a commit whose doubt was dropped can be valid after it.
 local key, token = KEYS[1], ARGV[1]
-local born = redis.call('HGET', key, 'run_id') ~= run_id
+local born = false
 
-if born then
-    redis.call('DEL', key)
-    redis.call('HSET', key, 'run_id', run_id, 'birth', token, 'epoch', token)
+-- The most fields and bytes that a tenant's state, and the most bytes that a doubt may have.
+-- They bound the time for which a forged key can stop the server.
+local MAX_FIELDS, MAX_STATE, MAX_DOUBT = 100000, 16777216, 4194304
+
+local function bear(damage)
+    redis.call('UNLINK', key)
+    redis.call('HSET', key, 'run_id', run_id, 'key', key, 'birth', token, 'epoch', token)
     if ARGV[2] == '1' then
         redis.call('HSET', key, 'quarantine', '')
     end
-end
-
--- What the end of a quarantine adds to the birth and to each version. So all of them are new,
--- and still tell which tags have not changed since. It is no character of a token.
-local ENDED = '+'
-
-local function renew_epoch()
-    redis.call('HSET', key, 'epoch', token)
-end
-
--- Returns the server's time in seconds, with their fraction, because a lease may be short.
-local function now()
-    local time = redis.call('TIME')
-    return tonumber(time[1]) + tonumber(time[2]) / 1000000
-end
-
-local function version(tag)
-    return redis.call('HGET', key, 'v:' .. tag) or redis.call('HGET', key, 'birth')
-end
-
--- Returns the fields that begin with the prefix, without the prefix.
-local function names(prefix)
-    local found = {}
-    for _, field in ipairs(redis.call('HKEYS', key)) do
-        if string.sub(field, 1, #prefix) == prefix then
-            found[#found + 1] = string.sub(field, #prefix + 1)
-        end
+    if damage then
+        redis.call('HSET', key, 'damage', damage)
     end
-    return found
+    born = true
 end
 
--- Returns a tag that has another version than in the stamp, or that is in the doubt of
--- another writer than `writer`; nil if the stamp holds. If `outlasting`, a version of a
--- quarantine also holds after its end.
-local function broken(stamp, writer, outlasting)
-    if next(stamp) == nil then
-        return nil
-    end
-    for tag, stamped in pairs(stamp) do
-        local present = version(tag)
-        if present ~= stamped and not (outlasting and present == stamped .. ENDED) then
-            return tag
-        end
-    end
-    for _, other in ipairs(names('d:')) do
-        if other ~= writer then
-            local doubt = cjson.decode(redis.call('HGET', key, 'd:' .. other))
-            for _, tag in ipairs(doubt.tags) do
-                if stamp[tag] then
-                    return tag
-                end
-            end
-        end
-    end
-    return nil
-end
-
--- Gives a lock back, if it is still that of the caller with this token.
-local function release(lock, holder)
-    if redis.call('GET', lock) == holder then
-        redis.call('DEL', lock)
-    end
+local head = redis.pcall('HMGET', key, 'run_id', 'key', 'birth', 'epoch')
+if head.err then
+    bear('it is no hash')
+elseif head[1] ~= run_id then
+    bear()
+elseif head[2] ~= key then
+    bear('it is a copy of another key')
+elseif not (head[3] and head[4]) then
+    bear('it has no birth or no epoch')
 end

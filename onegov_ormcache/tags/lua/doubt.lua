@@ -17,6 +17,7 @@
 -- writer that has read from the cache before the birth is refused, unless it was in doubt before;
 -- of such a writer only the database knows, so the caller must have asked (core/write_skews.py).
 local change = cjson.decode(ARGV[5])
+local sent = doubt_of(ARGV[3])
 local conflict = broken(change.read, ARGV[3]) or broken(change.computed, ARGV[3], true)
 if conflict then
     return {0, conflict}
@@ -33,14 +34,13 @@ for _, tag in ipairs(names('v:')) do
         table.insert(change.tags, tag)
     end
 end
-local sent = redis.call('HGET', key, 'd:' .. ARGV[3])
 if sent then
     -- doubts of one writer add up, in whichever order they arrive
     local listed = {}
     for _, tag in ipairs(change.tags) do
         listed[tag] = true
     end
-    for _, tag in ipairs(cjson.decode(sent).tags) do
+    for _, tag in ipairs(sent.tags) do
         if not listed[tag] then
             table.insert(change.tags, tag)
         end

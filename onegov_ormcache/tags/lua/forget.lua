@@ -7,8 +7,9 @@
 -- Atomic: with its own version gone, a tag has the version of the birth; only a new birth makes
 -- sure that no stamp has it. Doubts stay, because their writers are still about to commit; so
 -- does a quarantine.
-local last = redis.call('HGET', key, 'forgotten')
-if last and now() - tonumber(last) < tonumber(ARGV[3]) then
+local last = tonumber(redis.call('HGET', key, 'forgotten') or '')
+-- a moment in the future is from before the server's clock was set back
+if last and last <= now() and now() - last < tonumber(ARGV[3]) then
     return 0
 end
 for _, tag in ipairs(names('v:')) do

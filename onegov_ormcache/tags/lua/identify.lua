@@ -15,8 +15,14 @@
 --          was before the database was asked: the answer may be older than another identity.
 -- Atomic: of two processes that find two identities at once, the second one gets no token.
 local list = KEYS[2]
-if redis.call('HGET', list, 'run_id') ~= run_id then
-    redis.call('DEL', list)
+-- more than processes list, with a margin for later releases
+local MAX_LISTED = 1000
+local earlier = redis.pcall('HMGET', list, 'run_id', 'token')
+-- one of another server, or one that can't be read, is dropped: then all processes ask again
+if earlier.err or earlier[1] ~= run_id or not is_token(earlier[2])
+    or redis.call('HLEN', list) > MAX_LISTED
+then
+    redis.call('UNLINK', list)
     redis.call('HSET', list, 'run_id', run_id)
 end
 local before = redis.call('HGET', list, 'token') or ''
@@ -30,16 +36,19 @@ local found = {}
 local fields = redis.call('HGETALL', list)
 for at = 1, #fields, 2 do
     if string.sub(fields[at], 1, 2) == 'i:' and fields[at] ~= 'i:' .. ARGV[3] then
-        found[#found + 1] = {identity = string.sub(fields[at], 3), at = tonumber(fields[at + 1])}
+        local since = tonumber(fields[at + 1])
+        -- a moment that can't be read, or in the future, is that of no process
+        since = since and since <= now() and since or 0
+        found[#found + 1] = {identity = string.sub(fields[at], 3), at = since}
     end
 end
 table.sort(found, function(one, other) return one.at > other.at end)
-for number, earlier in ipairs(found) do
-    if number >= tonumber(ARGV[6]) or now() - earlier.at > tonumber(ARGV[7]) then
-        redis.call('HDEL', list, 'i:' .. earlier.identity)
-        redis.call('DEL', ARGV[5] .. earlier.identity)
+for number, other in ipairs(found) do
+    if number >= tonumber(ARGV[6]) or now() - other.at > tonumber(ARGV[7]) then
+        redis.call('HDEL', list, 'i:' .. other.identity)
+        redis.call('DEL', ARGV[5] .. other.identity)
     else
-        redis.call('EXPIRE', ARGV[5] .. earlier.identity, ARGV[7])
+        redis.call('EXPIRE', ARGV[5] .. other.identity, ARGV[7])
     end
 end
 redis.call('HSET', list, 'token', token)

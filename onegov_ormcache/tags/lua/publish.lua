@@ -7,14 +7,12 @@
 -- Reply:   1
 -- Atomic: a reader between the end of the doubt and the new versions would take values
 -- for valid that were stored before the commit.
+local doubt = doubt_of(ARGV[3])
 for _, tag in ipairs(cjson.decode(ARGV[4])) do
     redis.call('HSET', key, 'v:' .. tag, token)
 end
-local doubt = redis.call('HGET', key, 'd:' .. ARGV[3])
-if doubt then
-    for _, tag in ipairs(cjson.decode(doubt).tags) do
-        redis.call('HSET', key, 'v:' .. tag, token)
-    end
+for _, tag in ipairs(doubt and doubt.tags or {}) do
+    redis.call('HSET', key, 'v:' .. tag, token)
 end
 redis.call('HDEL', key, 'd:' .. ARGV[3])
 renew_epoch()

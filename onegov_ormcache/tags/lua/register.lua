@@ -6,6 +6,10 @@
 -- Reply:   1
 -- Atomic: writers that are about to commit could not know of new tags, so their doubts get
 -- them at once; publish.lua gives the tags of the doubt new versions.
+local doubts = {}
+for _, writer in ipairs(names('d:')) do
+    doubts[writer] = doubt_of(writer)
+end
 local added = {}
 for _, tag in ipairs(cjson.decode(ARGV[3])) do
     if redis.call('HSETNX', key, 'v:' .. tag, token) == 1 then
@@ -13,8 +17,7 @@ for _, tag in ipairs(cjson.decode(ARGV[3])) do
     end
 end
 if #added > 0 then
-    for _, writer in ipairs(names('d:')) do
-        local doubt = cjson.decode(redis.call('HGET', key, 'd:' .. writer))
+    for writer, doubt in pairs(doubts) do
         for _, tag in ipairs(added) do
             doubt.tags[#doubt.tags + 1] = tag
         end

@@ -6,13 +6,19 @@
 -- Reply:   1 if it was settled, 0 if there is no such doubt or it is too young.
 -- Atomic for the same reason as publish.lua. It is harmless if the writer publishes, or
 -- somebody else settles the doubt, before or after it.
-local left = redis.call('HGET', key, 'd:' .. ARGV[3])
-if not left then
+local doubt = doubt_of(ARGV[3])
+if not doubt then
     return 0
 end
-local doubt = cjson.decode(left)
-if ARGV[4] ~= '' and now() - doubt.at < tonumber(ARGV[4]) then
-    return 0
+if ARGV[4] ~= '' then
+    -- the server's clock was set back: the doubt grows old from now on
+    if not (doubt.at <= now()) then
+        doubt.at = now()
+        redis.call('HSET', key, 'd:' .. ARGV[3], cjson.encode(doubt))
+    end
+    if now() - doubt.at < tonumber(ARGV[4]) then
+        return 0
+    end
 end
 for _, tag in ipairs(doubt.tags) do
     redis.call('HSET', key, 'v:' .. tag, token)

@@ -12,14 +12,23 @@
 -- newer than a new identity is never taken for one of an older identity.
 if ARGV[4] ~= '-' then
     local listed = ''
-    if redis.call('HGET', KEYS[2], 'run_id') == run_id then
+    -- a list that is no hash gives an error, which is no text
+    if redis.pcall('HGET', KEYS[2], 'run_id') == run_id then
         listed = redis.call('HGET', KEYS[2], 'token')
     end
     if listed == '' or listed ~= ARGV[4] then
-        return {listed}
+        return {listed and #listed <= 64 and listed or ''}
     end
 end
-if redis.call('HGET', key, 'epoch') == ARGV[3] then
+if not born and head[4] == ARGV[3] then
     return false
 end
-return redis.call('HGETALL', key)
+if redis.call('HLEN', key) > MAX_FIELDS then
+    bear('it has too many fields')
+end
+local state = redis.call('HGETALL', key)
+if #table.concat(state) > MAX_STATE then
+    bear('it is too large')
+    state = redis.call('HGETALL', key)
+end
+return state
