@@ -96,15 +96,25 @@ def report(mode: str, prop: Property, message: str) -> None:
         _warn_once(prop, message)
 
 
-def report_size(settings: OrmCacheSettings, prop: Property, encoded: Encoded) -> None:
-    """Log, once, that a value is larger than the whole process tier.
+def report_size(settings: OrmCacheSettings, prop: Property, encoded: Encoded) -> bool:
+    """Return whether a value is small enough to be stored.
 
-    A process tier without any room is taken for intended, and nothing is logged.
+    Log, once, if it is not, or if it is larger than the whole process tier. A process tier without
+    any room is taken for intended, and nothing is logged.
     """
+    if len(encoded.data) > settings.max_value_size:
+        _warn_once(
+            prop,
+            f'{prop.where} has a value of {len(encoded.data):,} bytes, more than '
+            f'max_value_size={settings.max_value_size:,}: it is not stored, and each request '
+            'computes it. Make the setting larger, or the value smaller',
+            subject='size',
+        )
+        return False
     size = settings.process_cache_size
     is_shared = encoded.immutable or prop.declaration.frozen
     if not size or bytes_taken(encoded, is_shared) <= size:
-        return
+        return True
     if settings.redis_url is None and bytes_taken(encoded, is_shared=False) > size:
         effect = 'it is not stored, and each request computes it'
     else:
@@ -115,6 +125,7 @@ def report_size(settings: OrmCacheSettings, prop: Property, encoded: Encoded) ->
         f'process_cache_size={size:,}: {effect}. Make the setting larger, or the value smaller',
         subject='size',
     )
+    return True
 
 
 def refuse_cycle(runs: Sequence[Run], prop: Property) -> None:

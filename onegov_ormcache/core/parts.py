@@ -298,10 +298,13 @@ def _stores(
     if settings.redis_url is None:
         memory = MemoryTagStore()
         size = settings.process_cache_size
-        return memory, MemoryTier(memory, serializer, size, *lifetimes)
+        return memory, MemoryTier(memory, serializer, size, *lifetimes, settings.max_value_size)
     client = connect(settings.redis_url, settings.redis_timeout)
     redis = RedisTagStore(client, settings.namespace, quarantined=True)
-    return redis, RedisTier(redis, serializer, settings.namespace, *lifetimes)
+    tier = RedisTier(
+        redis, serializer, settings.namespace, *lifetimes, settings.max_value_size
+    )
+    return redis, tier
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -7,7 +7,7 @@ the tag store and the shared tier are on Redis or in memory.
 
 from __future__ import annotations
 
-from time import time as now
+from time import monotonic as now
 from typing import Any
 
 from ..errors import StoreUnreachable, UndecodableValue
@@ -186,8 +186,7 @@ class Lookup:
         It may if the value has not expired, its stamp has all tags of the property and agrees
         with the snapshot, and the scope blocks none of its tags.
         """
-        lifetime = self.scope.cache.settings.lifetime
-        if lifetime is not None and now() - stored.created > lifetime:
+        if stored.expires is not None and now() >= stored.expires:
             return False
         return (
             self.prop.tags <= stored.stamp.keys()
@@ -315,21 +314,23 @@ class Reading(Lookup):
         else:
             audit(scope, run)
         run.tags |= prop.tags
-        report_size(scope.cache.settings, prop, encoded)
+        fits = report_size(scope.cache.settings, prop, encoded)
         # decode the bytes, so that the first caller gets the same value as all others
         value = self.decode(encoded.data)
         tags = frozenset(run.tags)
         storable = is_storable(run)
-        prop.never_stored = not storable
+        prop.never_stored = not (storable and fits)
         storable = storable and not scope.has_strayed
         is_of_this_snapshot = run.snapshot_number == scope.snapshot_number
         is_stored = False
-        if is_of_this_snapshot and storable:
+        if is_of_this_snapshot and storable and fits:
             if scope.blocks(tags | run.reads):
                 scope.settle(tags | run.reads | {CODE_TAG})
             elif not scope.on_replica:
                 stamp = snapshot.stamp(tags | {CODE_TAG})
-                is_stored = self.store(StoredValue(stamp, encoded, now()), value, snapshot)
+                lifetime = scope.cache.settings.lifetime
+                expires = None if lifetime is None else now() + lifetime
+                is_stored = self.store(StoredValue(stamp, encoded, expires), value, snapshot)
         if is_of_this_snapshot:
             if not is_stored:
                 scope.torn_pages.computed(prop.tags | run.reads)

@@ -55,6 +55,9 @@ class OrmCacheSettings:
     expiration_time: float | None = None
     #: Bytes that the process tier may hold, over all tenants.
     process_cache_size: int = 64 * 1024 * 1024
+    #: The most bytes that one value may have; a larger one is not stored. Reading it would keep a
+    #: process busy for longer than it takes to compute most values.
+    max_value_size: int = 16 * 1024 * 1024
     #: Part of every value's key: two releases never read each other's values.
     release: str = ''
     #: One of :data:`OUTAGE_POLICIES`; None: ``outbox`` on PostgreSQL, else ``expire``.
@@ -150,6 +153,7 @@ class SettingsValues(TypedDict, total=False):
     namespace: str
     expiration_time: float | None
     process_cache_size: int
+    max_value_size: int
     release: str
     on_outage: str | None
     redis_timeout: float
@@ -195,6 +199,7 @@ RULES: tuple[Rule, ...] = (
     ),
     ('expiration_time', lambda v: v is None or _is_positive(v), 'seconds above 0, or None'),
     ('process_cache_size', lambda v: is_whole(v) and v >= 0, 'a number of bytes'),
+    ('max_value_size', lambda v: is_whole(v) and v >= 1, 'a number of bytes above 0'),
     ('release', lambda v: isinstance(v, str), 'a string'),
     (
         'on_outage',

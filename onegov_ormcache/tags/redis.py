@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 import redis
 from cachetools import LRUCache
@@ -31,6 +31,7 @@ log = logging.getLogger('onegov_ormcache')
 SCRIPTS = (
     'snapshot', 'doubt', 'publish', 'end_doubt', 'settle', 'quarantine', 'renew', 'register',
     'fill', 'claim', 'unclaim', 'extend', 'forget', 'identify', 'identities', 'replace',
+    'look',
 )  # fmt: skip
 
 #: The number of tenants of which a store remembers the last snapshot.
@@ -48,6 +49,10 @@ KEPT_SECONDS = 7 * 24 * 3600
 
 #: Stands for the token of a list of identities that is not looked at.
 UNLISTED = '-'
+
+
+#: What a value of one key begins with; the most bytes that it may have; and its stamp.
+Expected: TypeAlias = tuple[bytes, int, int]
 
 
 class RedisTagStore:
@@ -248,15 +253,35 @@ class RedisTagStore:
         lock: tuple[str, str],
         lifetime: float,
         elsewhere: Stamp,
-    ) -> tuple[bool | None, bytes | None]:
+        expected: Expected,
+    ) -> tuple[bool | None, tuple[bytes | None, int]]:
         """Look for a value, and lock its computation if there is none that is valid now.
 
         See :class:`onegov_ormcache.tiers.claims.RedisClaims`.
         """
         name, token = lock
-        arguments = (token, _milliseconds(lifetime), json.dumps(dict(elsewhere)))
-        state, *value = self._run('claim', schema, *arguments, more_keys=(key, name))
-        return (None, True, False)[state], value[0] if value else None
+        head, most, most_of_stamp = expected
+        arguments = (
+            token, _milliseconds(lifetime), json.dumps(dict(elsewhere)),
+            head, str(most), str(most_of_stamp),
+        )  # fmt: skip
+        state, value, left = self._run('claim', schema, *arguments, more_keys=(key, name))
+        return (None, True, False)[state], (value, left)
+
+    def look(
+        self, schema: str, keys: Sequence[str], most: int, timed: bool
+    ) -> list[tuple[bytes | None, int]]:
+        """Return the values of keys, in their order.
+
+        See :class:`onegov_ormcache.tiers.shared.RedisFills`.
+        """
+        arguments = str(most), '1' if timed else '0'
+        found = self._run('look', schema, *arguments, more_keys=tuple(keys))
+        values, left = found[: len(keys)], found[len(keys) :] or [-1] * len(keys)
+        return [
+            (None, value) if isinstance(value, int) else (value, milliseconds)
+            for value, milliseconds in zip(values, left, strict=True)
+        ]
 
     def unclaim(self, schema: str, lock: tuple[str, str]) -> None:
         """Give the lock of a computation back, if the caller still has it."""

@@ -16,12 +16,17 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from secrets import token_hex
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ..errors import StoreUnreachable
 from ..forks import register
 from .locks import POLL, RENEWER, SHORT, ThreadLock
 from .process import StoredValue
+from .stored import Found
+
+#: What a value of one key begins with, as :func:`.stored.head` returns it; and the most bytes that
+#: the value, and its stamp, may have.
+Expected: TypeAlias = tuple[bytes, int, int]
 
 #: Seconds that a holder may wait for its connection before those who hold one stop to wait.
 PATIENCE = 0.1
@@ -37,14 +42,17 @@ class RedisClaims(Protocol):
         lock: tuple[str, str],
         lifetime: float,
         elsewhere: Mapping[str, str],
-    ) -> tuple[bool | None, bytes | None]:
+        expected: Expected,
+    ) -> tuple[bool | None, Found]:
         """Look for a value, and lock its computation if there is none that is valid now.
 
         :param key: the value's full key of Redis.
         :param lock: the lock's full key, and the caller's token.
         :param lifetime: seconds until the lock expires.
         :param elsewhere: the versions that the caller knows of tags of other places.
-        :return: whether the caller has the lock, None if nobody needs it; and the value.
+        :param expected: what the value must be like.
+        :return: whether the caller has the lock, None if nobody needs it; and the value. A value
+            that is not like that counts as none that is valid now.
         :raises StoreUnreachable: if Redis can't be reached.
         """
 
@@ -185,7 +193,9 @@ class RedisClaim(Claim):
     :param key: the value's full key of Redis.
     :param name: the lock's full key.
     :param elsewhere: see :meth:`RedisClaims.claim`.
-    :param unpack: returns the value that some bytes are; None if they are none.
+    :param expected: what the value must be like.
+    :param unpack: returns the value that was found; None if it is none. Its second argument is the
+        time of the monotonic clock before Redis was asked.
     """
 
     def __init__(
@@ -198,7 +208,8 @@ class RedisClaim(Claim):
         key: str,
         name: str,
         elsewhere: Mapping[str, str],
-        unpack: Callable[[bytes], StoredValue | None],
+        expected: Expected,
+        unpack: Callable[[Found, float], StoredValue | None],
     ) -> None:
         super().__init__(lock, timeout, crowd)
         self._claims = claims
@@ -207,17 +218,19 @@ class RedisClaim(Claim):
         #: The lock on Redis: its key, and the token of this caller.
         self.lock = name, token_hex(16)
         self._elsewhere = elsewhere
+        self._expected = expected
         self._unpack = unpack
 
     def look(self) -> StoredValue | None:
         lifetime = min(SHORT, self._timeout)
-        has_lock, data = self._claims.claim(
-            self._schema, self._key, self.lock, lifetime, self._elsewhere
+        asked = time.monotonic()
+        has_lock, found = self._claims.claim(
+            self._schema, self._key, self.lock, lifetime, self._elsewhere, self._expected
         )
         self.is_held, self.is_taken = has_lock is True, has_lock is False
         if self.is_held and lifetime < self._timeout:
             RENEWER.add(self, lifetime, time.monotonic() + self._timeout)
-        return None if data is None else self._unpack(data)
+        return self._unpack(found, asked)
 
     def wait_for_others(self, has_connection: bool) -> None:
         may_stop = self._may_stop(has_connection)

@@ -24,6 +24,10 @@ POLL = 0.01
 #: Seconds after which a lock expires if its holder's process does not renew it.
 SHORT = 2.0
 
+#: The most milliseconds for which a lock is set. A key that lasts longer is no lock of ours, and
+#: nobody would ever give it back.
+MAX_LOCK = 60_000
+
 #: Seconds without any lock after which the thread that renews locks ends.
 IDLE = 10.0
 
@@ -114,12 +118,20 @@ class RedisMutex(CacheMutex):
     def acquire(self, wait: bool = True) -> bool:
         """Acquire the lock; return whether that was possible. False if Redis fails."""
         try:
-            self._held = bool(self._lock.acquire(blocking=wait))
+            self._held = bool(self._lock.acquire(blocking=False))
+            if not self._held and self._is_for_ever():
+                self._client.delete(self._name)
+            if not self._held and wait:
+                self._held = bool(self._lock.acquire(blocking=True))
         except redis.RedisError:
             self._held = False
         if self._held and self._ttl < self._timeout:
             RENEWER.add(self._lock, self._ttl, time.monotonic() + self._timeout)
         return self._held
+
+    def _is_for_ever(self) -> bool:
+        left: Any = self._client.pttl(self._name)
+        return bool(left == -1 or left > MAX_LOCK)
 
     def release(self) -> None:
         """Release the lock, if this mutex holds it."""

@@ -26,8 +26,8 @@ class StoredValue(NamedTuple):
     #: The versions of all tags that it depends on.
     stamp: Stamp
     encoded: Encoded
-    #: The time at which its creator had run, as ``time.time()`` gives it.
-    created: float
+    #: The time of this process's monotonic clock at which it expires; None: never.
+    expires: float | None
 
 
 class Slot(NamedTuple):

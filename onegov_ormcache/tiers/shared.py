@@ -8,25 +8,44 @@ hand. It knows nothing of properties and policies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import logging
+import time
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Protocol
 
 import ormsgpack
-import redis
-from dogpile.cache import CacheRegion, make_region, register_backend
-from dogpile.cache.api import NO_VALUE, CacheMutex, CantDeserializeException
-from dogpile.cache.backends.memory import MemoryBackend
-from dogpile.cache.backends.redis import RedisBackend
+from cachetools import LRUCache
+from dogpile.cache import CacheRegion
 
-from ..errors import UndecodableValue
 from ..redis_client.client import Client, hash_tag
 from .bounded import BoundedCache
-from .claims import Claim, Crowd, MemoryClaim, RedisClaim, RedisClaims
-from .locks import NamedLocks, RedisMutex, ThreadMutex
+from .claims import Claim, Crowd, Expected, MemoryClaim, RedisClaim, RedisClaims
+from .locks import NamedLocks
 from .process import OVERHEAD, Stamp, StoredValue
-from .serializer import Encoded, Serializer
+from .regions import MEMORY_BACKEND, REDIS_BACKEND, make_region
+from .serializer import Serializer
+from .stored import (
+    MAX_LIFETIME,
+    MAX_STAMP,
+    UNREADABLE,
+    DamagedValue,
+    Found,
+    head,
+    overhead,
+    pack,
+    unpack,
+)
+
+log = logging.getLogger('onegov_ormcache')
+
+#: The most bytes of a value: of a quarter of the process tier's default size, the process tier can
+#: keep a value that is immutable, which takes four times its bytes. A larger one would be fetched
+#: and decoded for each request, in a tenth of a second and more.
+MAX_VALUE_SIZE = 16 * 1024 * 1024
+
+#: The number of tenants of which a tier remembers what it has logged.
+LOGGED_TENANTS = 10_000
 
 
 class MemoryFills(Protocol):
@@ -58,6 +77,17 @@ class RedisFills(RedisClaims, Protocol):
         :param ttl: the value's lifetime in seconds; None for no limit.
         :param lock: the lock of its computation, to give back in any case.
         :return: True if it was stored.
+        :raises StoreUnreachable: if Redis can't be reached.
+        """
+
+    def look(
+        self, schema: str, keys: Sequence[str], most: int, timed: bool
+    ) -> Sequence[Found]:
+        """Return the values of keys, in their order, in one command.
+
+        :param keys: full keys of Redis.
+        :param most: the most bytes that a value may have; a larger one is not sent.
+        :param timed: tell what is left of the values' lifetimes.
         :raises StoreUnreachable: if Redis can't be reached.
         """
 
@@ -116,6 +146,7 @@ class MemoryTier:
         by hand may take as many again. The least recently used values are dropped first.
     :param ttl: the lifetime, in seconds, of values in a region; None for no limit.
     :param lock_timeout: seconds that a caller waits for a lock at most.
+    :param max_value_size: the most bytes that a value in a region may have.
     """
 
     def __init__(
@@ -125,11 +156,13 @@ class MemoryTier:
         size: int,
         ttl: float | None,
         lock_timeout: float,
+        max_value_size: int = MAX_VALUE_SIZE,
     ) -> None:
         self._tags = tags
         self._serializer = serializer
         self._ttl = ttl
         self._lock_timeout = lock_timeout
+        self._max_value_size = max_value_size
         self._values: BoundedCache[StoredValue] = BoundedCache(
             size, lambda stored: OVERHEAD + len(stored.encoded.data)
         )
@@ -172,9 +205,10 @@ class MemoryTier:
             'cache_dict': self._regions.of(''),
             'locks': self._locks,
             'lock_timeout': self._lock_timeout,
+            'max_value_size': self._max_value_size,
         }
         name = f'{hash_tag("", schema)}:cache:'
-        return _region(name, self._serializer, MEMORY_BACKEND, arguments, self._ttl)
+        return make_region(name, self._serializer, MEMORY_BACKEND, arguments, self._ttl)
 
 
 class RedisTier:
@@ -184,6 +218,8 @@ class RedisTier:
     :param namespace: the part of all keys that separates applications that share a Redis.
     :param ttl: the lifetime of values in seconds; None for no limit.
     :param lock_timeout: seconds that a caller waits for a lock at most.
+    :param max_value_size: the most bytes that a value may have. Larger ones are neither stored nor
+        read.
     """
 
     def __init__(
@@ -193,27 +229,26 @@ class RedisTier:
         namespace: str,
         ttl: float | None,
         lock_timeout: float,
+        max_value_size: int = MAX_VALUE_SIZE,
     ) -> None:
         self._tags = tags
         self._serializer = serializer
         self._namespace = namespace
-        self._ttl = ttl
+        self._ttl = None if ttl is None else min(ttl, MAX_LIFETIME)
         self._lock_timeout = lock_timeout
+        self._max_value_size = max_value_size
         self._locks = NamedLocks()
         self._crowd = Crowd()
+        # the tenants of which this process has logged that a value can't be read
+        self._damaged: LRUCache[str, None] = LRUCache(LOGGED_TENANTS)
 
     def get(self, schema: str, key: str) -> StoredValue | None:
-        name = self._name(schema, key)
-        client = self._tags.client.at(name)
-        data: Any = client.ask(lambda: client.get(name))
-        return None if data is None else _unpack(data)
+        return self._look(schema, [self._name(schema, key)])[0]
 
     def get_many(self, schema: str, keys: Sequence[str]) -> dict[str, StoredValue]:
-        names = [self._name(schema, key) for key in keys]
-        client = self._tags.client.at(names[0])
-        datas: Any = client.ask(lambda: client.mget(names))
-        found = {key: _unpack(data) for key, data in zip(keys, datas, strict=True) if data}
-        return {key: stored for key, stored in found.items() if stored is not None}
+        found = self._look(schema, [self._name(schema, key) for key in keys])
+        pairs = zip(keys, found, strict=True)
+        return {key: stored for key, stored in pairs if stored is not None}
 
     def fill(
         self,
@@ -223,8 +258,11 @@ class RedisTier:
         stamp: Stamp | None = None,
         claim: Claim | None = None,
     ) -> bool:
-        holds = stored.stamp if stamp is None else stamp
-        arguments = schema, holds, self._name(schema, key), _pack(stored), self._ttl
+        name = self._name(schema, key)
+        data = pack(name, stored, self._ttl)
+        if data is None or len(stored.encoded.data) > self._max_value_size:
+            return False
+        arguments = schema, stored.stamp if stamp is None else stamp, name, data, self._ttl
         if not (isinstance(claim, RedisClaim) and claim.is_held):
             return self._tags.fill(*arguments)
         is_stored = self._tags.fill(*arguments, claim.lock)
@@ -232,23 +270,69 @@ class RedisTier:
         return is_stored
 
     def claim(self, schema: str, key: str, stamp: Stamp, elsewhere: Stamp) -> Claim:
-        name = f'{hash_tag(self._namespace, schema)}:lock:{key}:{_digest(stamp)}'
+        lock = f'{hash_tag(self._namespace, schema)}:lock:{key}:{_digest(stamp)}'
+        name = self._name(schema, key)
+
+        def unpack_found(found: Found, asked: float) -> StoredValue | None:
+            return self._unpack(schema, name, found, asked)
+
+        expected: Expected = head(name), self._most(name), MAX_STAMP
         return RedisClaim(
-            self._locks.get(name),
+            self._locks.get(lock),
             self._lock_timeout,
             self._crowd,
             self._tags,
             schema,
-            self._name(schema, key),
             name,
+            lock,
             elsewhere,
-            _unpack,
+            expected,
+            unpack_found,
         )
 
     def region(self, schema: str) -> CacheRegion:
-        arguments = {'client': self._tags.client, 'lock_timeout': self._lock_timeout}
         name = f'{hash_tag(self._namespace, schema)}:cache:'
-        return _region(name, self._serializer, REDIS_BACKEND, arguments, self._ttl)
+        arguments = {
+            'client': self._tags.client,
+            'lock_timeout': self._lock_timeout,
+            'max_value_size': self._max_value_size,
+            'prefix': name,
+            'ttl': self._ttl,
+            'look': lambda keys: self._look(schema, keys),
+        }
+        return make_region(name, self._serializer, REDIS_BACKEND, arguments, self._ttl)
+
+    def _look(self, schema: str, names: Sequence[str]) -> list[StoredValue | None]:
+        """Return the values of full keys of Redis, in their order."""
+        asked = time.monotonic()
+        most = self._most(max(names, key=len))
+        found = self._tags.look(schema, names, most, self._ttl is not None)
+        return [
+            self._unpack(schema, name, each, asked)
+            for name, each in zip(names, found, strict=True)
+        ]
+
+    def _unpack(
+        self, schema: str, name: str, found: Found, asked: float
+    ) -> StoredValue | None:
+        """Return a value that was found; None if there is none, or if it can't be used."""
+        data, left = found
+        try:
+            if left == UNREADABLE:
+                raise DamagedValue('it is no string, or too large')
+            return None if data is None else unpack(name, data, left, self._ttl, asked)
+        except DamagedValue as damage:
+            if schema not in self._damaged:
+                self._damaged[schema] = None
+                log.warning(
+                    '%s: the key %r on Redis was damaged (%s), and is computed anew: does another '
+                    'program use the same keys? Other keys of the tenant are not logged.',
+                    schema, name, damage,
+                )  # fmt: skip
+            return None
+
+    def _most(self, name: str) -> int:
+        return self._max_value_size + overhead(name)
 
     def _name(self, schema: str, key: str) -> str:
         return f'{hash_tag(self._namespace, schema)}:value:{key}'
@@ -257,117 +341,3 @@ class RedisTier:
 def _digest(stamp: Stamp) -> str:
     """Return a short text that is the same for equal stamps in all processes."""
     return blake2b(ormsgpack.packb(sorted(stamp.items())), digest_size=9).hexdigest()
-
-
-def _pack(stored: StoredValue) -> bytes:
-    return ormsgpack.packb(
-        [dict(stored.stamp), stored.encoded.data, stored.encoded.immutable, stored.created]
-    )
-
-
-def _unpack(data: bytes) -> StoredValue | None:
-    """Return the stored value; None if the bytes are not those of one."""
-    try:
-        stamp, value, immutable, created = ormsgpack.unpackb(data)
-        if not isinstance(value, bytes):
-            return None
-        return StoredValue(dict(stamp), Encoded(value, bool(immutable)), float(created))
-    except (ValueError, TypeError):
-        return None
-
-
-def _region(
-    prefix: str,
-    serializer: Serializer,
-    backend: str,
-    arguments: dict[str, Any],
-    ttl: float | None,
-) -> CacheRegion:
-    def mangle(key: str) -> str:
-        return prefix + key
-
-    region = make_region(
-        key_mangler=mangle,
-        serializer=lambda value: serializer.encode(value, 'app.cache').data,
-        deserializer=_tolerant(serializer.decode),
-    )
-    return region.configure(backend, expiration_time=ttl, arguments=arguments)
-
-
-def _tolerant(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def deserialize(data: bytes) -> Any:
-        try:
-            return decode(data)
-        except UndecodableValue as error:
-            raise CantDeserializeException from error
-
-    return deserialize
-
-
-class TenantMemoryBackend(MemoryBackend):
-    """dogpile's memory back end, with locks for which a caller does not wait for ever."""
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self._locks = arguments['locks']
-        self._lock_timeout = arguments['lock_timeout']
-        super().__init__(arguments)  # type: ignore[no-untyped-call]
-
-    def get_mutex(self, key: str) -> CacheMutex:
-        return ThreadMutex(self._locks.get(key), self._lock_timeout)
-
-
-class TenantRedisBackend(RedisBackend):
-    """dogpile's Redis back end, with the tag store's client and this package's locks."""
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self._client: Client = arguments['client']
-        super().__init__(  # type: ignore[no-untyped-call]
-            {'lock_timeout': arguments['lock_timeout']}
-        )
-
-    def _create_client(self) -> None:
-        self.writer_client = self.reader_client = self._client
-
-    # a Redis that is lost costs a value, and not the request
-
-    def get_serialized(self, key: str) -> Any:
-        try:
-            return super().get_serialized(key)  # type: ignore[no-untyped-call]
-        except redis.RedisError:
-            return NO_VALUE
-
-    def get_serialized_multi(self, keys: Any) -> Any:
-        try:
-            return super().get_serialized_multi(keys)  # type: ignore[no-untyped-call]
-        except redis.RedisError:
-            return [NO_VALUE] * len(keys)
-
-    def set_serialized(self, key: str, value: bytes) -> None:
-        with suppress(redis.RedisError):
-            super().set_serialized(key, value)  # type: ignore[no-untyped-call]
-
-    def set_serialized_multi(self, mapping: Mapping[str, bytes]) -> None:
-        with suppress(redis.RedisError):
-            super().set_serialized_multi(mapping)  # type: ignore[no-untyped-call]
-
-    # what must not be found any more is another matter
-
-    def delete(self, key: str) -> None:
-        client = self._client.at(key)
-        client.ask(lambda: client.delete(key))
-
-    def delete_multi(self, keys: Iterable[str]) -> None:
-        names = list(keys)  # all of one tenant
-        if names:
-            client = self._client.at(names[0])
-            client.ask(lambda: client.delete(*names))
-
-    def get_mutex(self, key: str) -> CacheMutex:
-        assert self.lock_timeout is not None
-        return RedisMutex(self._client, f'{key}:lock', self.lock_timeout)
-
-
-MEMORY_BACKEND = 'onegov_ormcache.memory'
-REDIS_BACKEND = 'onegov_ormcache.redis'
-for name, backend in ((MEMORY_BACKEND, TenantMemoryBackend), (REDIS_BACKEND, TenantRedisBackend)):
-    register_backend(name, __name__, backend.__name__)  # type: ignore[no-untyped-call]

@@ -52,11 +52,48 @@ def test_expiration_time(
             return user_count(self)
 
     app = applications.start(App, expiration_time=60)
-    start = time.time()
+    start = time.monotonic()
     for later, expected in (0, 1), (59, 1), (61, 2), (62, 2):
         monkeypatch.setattr('onegov_ormcache.core.reading.now', lambda later=later: start + later)
         value(app, tenant, lambda app: app.count)
         assert runs.count('count') == expected
+
+
+@pytest.mark.parametrize('shift', [-3600, 3600])
+def test_expiration_time_beside_another_clock(
+    on_servers: Applications,
+    tenant: str,
+    runs: Runs,
+    monkeypatch: pytest.MonkeyPatch,
+    shift: float,
+) -> None:
+    """A value of a host whose clock differs lives as long as the setting says, in each tier."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy=User)
+        def count(self) -> int:
+            runs('count')
+            return user_count(self)
+
+    writer = on_servers.start(App, expiration_time=60)
+    reader, late = on_servers.again(type(writer)), on_servers.again(type(writer))
+    clock = time.time
+    monkeypatch.setattr(time, 'time', lambda: clock() + shift)
+    value(writer, tenant, lambda app: app.count)
+    monkeypatch.undo()
+    value(reader, tenant, lambda app: app.count)
+    assert runs.count('count') == 1, 'it is no older for the other clock'
+    client: Any = writer.orm_cache.tags.client
+    (key,) = client.scan_iter(match=f'*{tenant}*:value:*')
+    client.pexpire(key, 10_000)
+    value(late, tenant, lambda app: app.count)
+    assert runs.count('count') == 1
+    client.delete(key)
+    now = time.monotonic()
+    for app, later, expected in (late, 9, 1), (late, 11, 2), (reader, 59, 2), (reader, 61, 3):
+        monkeypatch.setattr('onegov_ormcache.core.reading.now', lambda later=later: now + later)
+        value(app, tenant, lambda app: app.count)
+        assert runs.count('count') == expected, (app, later)
 
 
 def test_releases_are_apart(on_servers: Applications, tenant: str, runs: Runs) -> None:

@@ -153,6 +153,32 @@ def test_values_that_are_too_large(
     assert ('fetches' if on_servers else 'each request computes it') in huge
 
 
+def test_values_above_the_limit(
+    applications: Applications, tenant: str, runs: Runs, caplog: Any
+) -> None:
+    """A value above max_value_size is computed for each request, also if others read it, and
+    logged once; nobody waits for it."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy=User)
+        def large(self) -> Any:
+            runs('large')
+            return ['x' * (20_000 + user_count(self))]
+
+        @orm_cached(policy=User)
+        def small(self) -> int:
+            runs('small')
+            return len(self.large)
+
+    app = applications.start(App, max_value_size=20_000)
+    for _ in range(3):
+        assert value(app, tenant, lambda app: (len(app.large[0]), app.small)) == (20_000, 1)
+    assert (runs.count('large'), runs.count('small')) == (3, 1)
+    (large,) = (record.getMessage() for record in caplog.records)
+    assert 'App.large has a value of 20,0' in large
+    assert 'max_value_size=20,000' in large
+
+
 def test_no_process_tier(applications: Applications, tenant: str, caplog: Any) -> None:
     """With a process tier of no bytes, nothing is too large."""
 

@@ -32,6 +32,8 @@ from tests.support.models import Base
         ('expiration_time', True),
         ('process_cache_size', -1),
         ('process_cache_size', 1.5),
+        ('max_value_size', 0),
+        ('max_value_size', 1e6),
         ('release', 5),
         ('attempts', 0),
         ('commit_veto', 'no'),

@@ -56,7 +56,7 @@ class Process:
         return claim
 
     def fill(self, claim: Claim | None = None, data: bytes = b'value', **more: str) -> bool:
-        stored = StoredValue({**self.stamp(), **more}, Encoded(data, True), 1.0)
+        stored = StoredValue({**self.stamp(), **more}, Encoded(data, True), None)
         return bool(self.tier.fill('main', 'key', stored, self.stamp(), claim))
 
 
@@ -277,7 +277,7 @@ def test_one_command_each(one: Process, redis_url: str) -> None:
     with RedisCommands(redis_url) as seen:
         assert claim.look() is None
         assert one.tier.fill(
-            'main', 'key', StoredValue({USERS: 'old'}, Encoded(b'', True), 1.0), None, claim
+            'main', 'key', StoredValue({USERS: 'old'}, Encoded(b'', True), None), None, claim
         ) is False
         claim.leave()
     own = [command for command in seen.commands if 'key' in str(command)]

@@ -12,7 +12,7 @@ from onegov_ormcache.tiers.serializer import Encoded
 
 
 def slot(size: int = 100, *, immutable: bool = False, value: object = None) -> Slot:
-    return Slot(StoredValue({'table:users': 'v1'}, Encoded(b'x' * size, immutable), 0.0), value)
+    return Slot(StoredValue({'table:users': 'v1'}, Encoded(b'x' * size, immutable), None), value)
 
 
 def test_gives_what_was_put() -> None:

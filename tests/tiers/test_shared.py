@@ -11,12 +11,9 @@ from threading import Barrier, Event
 from typing import Any
 from uuid import UUID
 
-import ormsgpack
 import pytest
 import redis
 from dogpile.cache.api import NO_VALUE
-from hypothesis import given
-from hypothesis import strategies as st
 
 from onegov_ormcache.errors import StoreUnreachable, ValueNotCacheable
 from onegov_ormcache.redis_client.client import connect
@@ -24,7 +21,7 @@ from onegov_ormcache.tags.memory import MemoryTagStore
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tiers.process import StoredValue
 from onegov_ormcache.tiers.serializer import Encoded, Serializer
-from onegov_ormcache.tiers.shared import MemoryTier, RedisTier, SharedTier, _unpack
+from onegov_ormcache.tiers.shared import MemoryTier, RedisTier, SharedTier
 from tests.support.servers import RedisServer
 from tests.tags.conformance import PAGES, USERS, put_in_doubt
 
@@ -62,7 +59,7 @@ class Both:
         self, *tags: str, data: bytes = b'value', immutable: bool = True, schema: str = 'main'
     ) -> StoredValue:
         stamp = self.tags.snapshot(schema).stamp(tags)
-        return StoredValue(stamp, Encoded(data, immutable), 1234.5)
+        return StoredValue(stamp, Encoded(data, immutable), None)
 
 
 @pytest.fixture
@@ -162,56 +159,12 @@ def test_values_expire_on_redis(on_redis: Both) -> None:
     assert tier.get('main', 'users') is None
 
 
-@pytest.mark.parametrize(
-    'data',
-    [
-        b'',
-        b'nonsense',
-        ormsgpack.packb(None),
-        ormsgpack.packb(7),
-        ormsgpack.packb([]),
-        ormsgpack.packb([{}, b'', True]),
-        ormsgpack.packb([{}, b'', True, 1.0, 2]),
-        ormsgpack.packb([7, b'', True, 1.0]),
-        ormsgpack.packb([{}, b'', True, None]),
-        ormsgpack.packb([{}, b'', True, 'x']),
-        ormsgpack.packb([{}, None, True, 1.0]),
-        ormsgpack.packb([{}, 'text', True, 1.0]),
-    ],
-)
-def test_undecodable_bytes_are_a_miss(on_redis: Both, data: bytes) -> None:
-    """Undecodable bytes under a value's key are a miss."""
-    tier = on_redis.tier
-    assert isinstance(tier, RedisTier)
-    on_redis.tags.client.set(tier._name('main', 'users'), data)
-    assert tier.get('main', 'users') is None
-
-
-PACKABLE = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text()
-    | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=10,
-)  # fmt: skip
-
-
-@given(st.binary() | st.lists(PACKABLE, min_size=4, max_size=4).map(ormsgpack.packb))
-def test_any_bytes_are_a_value_or_none(data: bytes) -> None:
-    """No bytes raise an error, and bytes that are taken for a value have all its parts."""
-    stored = _unpack(data)
-    if stored is not None:
-        assert isinstance(stored.stamp, dict)
-        assert isinstance(stored.encoded.data, bytes)
-        assert isinstance(stored.encoded.immutable, bool)
-        assert isinstance(stored.created, float)
-
-
 def test_unreachable(own_redis: RedisServer) -> None:
     """Without a server, the tier raises the package's own error."""
     with closing(connect(own_redis.url, 10)) as client:
         tags = RedisTagStore(client, 'town', quarantined=False)
         tier = RedisTier(tags, Serializer(), 'town', None, 10)
-        stored = StoredValue(tags.snapshot('main').stamp([USERS]), Encoded(b'x', True), 1.0)
+        stored = StoredValue(tags.snapshot('main').stamp([USERS]), Encoded(b'x', True), None)
         own_redis.kill()
         with pytest.raises(StoreUnreachable):
             tier.get('main', 'users')

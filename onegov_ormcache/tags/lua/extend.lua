@@ -6,7 +6,7 @@
 -- ARGV[4]  milliseconds until the lock expires
 -- Reply:   1, or 0 if the caller does not have the lock any more.
 -- Atomic: the lock may have expired, and be somebody else's by now.
-if redis.call('GET', KEYS[2]) ~= ARGV[3] then
+if redis.pcall('GET', KEYS[2]) ~= ARGV[3] then
     return 0
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
