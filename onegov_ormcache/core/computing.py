@@ -128,6 +128,12 @@ def report_size(settings: OrmCacheSettings, prop: Property, encoded: Encoded) ->
     return True
 
 
+def report_undecodable(prop: Property, error: Exception) -> None:
+    """Log, once, that a stored value of a property could not be decoded, and is computed anew."""
+    message = f'{prop.where}: a stored value can not be used and is computed anew: {error!r:.500}'
+    _warn_once(prop, message, subject='undecodable')
+
+
 def refuse_cycle(runs: Sequence[Run], prop: Property) -> None:
     """Raise :class:`CircularPropertyError` if the property's creator is running already."""
     if any(run.prop is prop for run in runs):

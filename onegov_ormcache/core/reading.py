@@ -10,7 +10,7 @@ from __future__ import annotations
 from time import monotonic as now
 from typing import Any
 
-from ..errors import StoreUnreachable, UndecodableValue
+from ..errors import StoreUnreachable, UndecodableValue, ValueNotCacheable
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Snapshot
 from ..tiers.claims import Claim
@@ -25,6 +25,7 @@ from .computing import (
     refuse_cycle,
     refuse_variant,
     report_size,
+    report_undecodable,
 )
 from .properties import Property
 from .protocols import ComputingScope, LookupScope, ReadingScope
@@ -166,7 +167,8 @@ class Lookup:
             return None
         try:
             value = self.decode(stored.encoded.data)
-        except UndecodableValue:
+        except (UndecodableValue, ValueNotCacheable, RecursionError) as error:
+            report_undecodable(self.prop, error)
             return None
         self.keep_in_process(stored, value)
         self.tier = 'shared'

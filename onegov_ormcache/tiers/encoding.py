@@ -2,12 +2,19 @@
 
 Values of MessagePack's own types (None, bool, int, float, str, bytes, lists, dicts with
 texts as keys) are left as they are, so that large values are read at ormsgpack's speed.
-Every other value becomes an extension: a code for its kind, and a payload, which is mostly
-MessagePack again.
+Every other value without parts becomes an extension: a code for its kind, and a payload.
+
+Every other container becomes a part of its own: a code, and its content as MessagePack. An
+extension stands in its place that refers to it. A part comes after those that it refers to. So a
+value is read part by part, and not part within part: however deeply bytes are nested, reading them
+needs no more of the stack than MessagePack's own lists in one part do, which ormsgpack limits.
+Only a small container without any others in it is an extension itself, because it is read faster.
 """
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Callable, Sequence
 from enum import Enum, EnumType
 from itertools import chain
@@ -19,14 +26,32 @@ from ormsgpack import Ext, packb
 from sqlalchemy.engine import Row, RowMapping
 
 from onegov_ormcache.tiers.records import Record, Registry, write_member
-from onegov_ormcache.tiers.refusals import TOO_DEEP, Refused, class_name, reason
+from onegov_ormcache.tiers.refusals import MAX_DEPTH, TOO_DEEP, Refused, class_name, reason
 from onegov_ormcache.tiers.rows import RowKeys
 from onegov_ormcache.tiers.scalars import SCALARS, write_int, write_text
 
 # codes of the extensions; scalars.py has the codes of scalars
 INT, STR, TUPLE, SET, FROZENSET, DICT, ENUM = 1, 2, 3, 4, 5, 6, 7
-ROW, RECORD, TUPLES, ROWS, RECORDS, FROZENDICT = 8, 9, 10, 11, 12, 13
+RECORD, TUPLES, RECORDS, FROZENDICT = 9, 10, 12, 13
 KEYED_ROW, KEYED_ROWS, MAPPING, MAPPINGS = 14, 15, 16, 17
+
+#: The code of an extension that refers to a part, by its number.
+PART = 18
+
+#: The code of a part that is MessagePack and no container of another kind.
+PLAIN = 0
+
+#: The most bytes of a container that is an extension itself.
+SMALL = 200
+
+#: Finds the begin of any extension that is no scalar. It may find other bytes, too.
+_NESTED = re.compile(rb'[\xd4-\xd8][\x03-\x12]|\xc7.[\x03-\x12]', re.DOTALL)
+
+#: Before each part: its code, and the number of its bytes.
+PART_HEAD = struct.Struct('>BI')
+
+#: The payload of such an extension.
+NUMBER = struct.Struct('>I')
 
 #: The types of values that ormsgpack writes and reads without loss. It refuses integers that
 #: do not fit into 64 bits, and texts with lone surrogates.
@@ -46,7 +71,7 @@ class Encoding:
     :param leaves: types of values that are left to ormsgpack as they are.
     """
 
-    __slots__ = ('_kinds', 'keys', 'leaves', 'mutable')
+    __slots__ = ('_kinds', '_last', '_number', '_written', 'keys', 'leaves', 'mutable')
 
     def __init__(self, kinds: Kinds, leaves: frozenset[type]) -> None:
         self._kinds = kinds
@@ -55,6 +80,26 @@ class Encoding:
         self.keys = leaves & {str}
         #: True if a part of the value is mutable.
         self.mutable = False
+        self._written: list[bytes] = []
+        self._number = 0
+        self._last: object = None
+
+    def whole(self, value: object, room: int) -> bytes:
+        """Return the bytes of the value: its parts, of which the last is the value itself."""
+        written = self.one(value, room)
+        if written is not self._last or self._last is None:
+            self.part(PLAIN, written, MAX_DEPTH)
+        return b''.join(self._written)
+
+    def part(self, code: int, content: object, room: int) -> Ext:
+        """Write a container, and return an extension that is it, or refers to it."""
+        payload = packb(content)
+        if room < MAX_DEPTH and len(payload) <= SMALL and not _NESTED.search(payload):
+            return Ext(code, payload)
+        self._written += (PART_HEAD.pack(code, len(payload)), payload)
+        self._last = Ext(PART, NUMBER.pack(self._number))
+        self._number += 1
+        return self._last
 
     def one(self, value: object, room: int) -> object:
         """Return an object that decodes to the value."""
@@ -83,7 +128,7 @@ class Encoding:
         """Return an object that decodes to the dict."""
         if not self.keys.issuperset(map(type, value)):
             keys, values = list(value), list(value.values())
-            return _ext(DICT, [self.many(keys, room), self.many(values, room)])
+            return self.part(DICT, [self.many(keys, room), self.many(values, room)], room)
         if not room:
             raise Refused(TOO_DEEP)
         leaves, kinds = self.leaves, self._kinds
@@ -192,24 +237,25 @@ def _write_frozendict(
     encoding: Encoding, value: frozendict[object, object], room: int
 ) -> object:
     keys, values = list(value), list(value.values())
-    return _ext(FROZENDICT, [encoding.many(keys, room), encoding.many(values, room)])
+    content = [encoding.many(keys, room), encoding.many(values, room)]
+    return encoding.part(FROZENDICT, content, room)
 
 
 def _write_set(encoding: Encoding, value: set[object], room: int) -> object:
     encoding.mutable = True
-    return _ext(SET, encoding.many(list(value), room))
+    return encoding.part(SET, encoding.many(list(value), room), room)
 
 
 def _write_frozenset(encoding: Encoding, value: frozenset[object], room: int) -> object:
-    return _ext(FROZENSET, encoding.many(list(value), room))
+    return encoding.part(FROZENSET, encoding.many(list(value), room), room)
 
 
 def _write_tuple(encoding: Encoding, value: tuple[object, ...], room: int) -> object:
-    return _ext(TUPLE, encoding.many(value, room))
+    return encoding.part(TUPLE, encoding.many(value, room), room)
 
 
 def _write_tuples(encoding: Encoding, values: Sequence[Any], room: int) -> object:
-    return _ext(TUPLES, encoding.matrix(values, room))
+    return encoding.part(TUPLES, encoding.matrix(values, room), room)
 
 
 def _row_writers(
@@ -223,13 +269,14 @@ def _row_writers(
     """
 
     def write_one(encoding: Encoding, row: Any, room: int) -> object:
-        return _ext(one, [row_keys.header([row]), encoding.matrix([values(row)], room)])
+        content = [row_keys.header([row]), encoding.matrix([values(row)], room)]
+        return encoding.part(one, content, room)
 
     def write_many(encoding: Encoding, rows: Sequence[Any], room: int) -> object:
         header = row_keys.header(rows)
         if header is None:
             return None
-        return _ext(many, [header, encoding.matrix(list(map(values, rows)), room)])
+        return encoding.part(many, [header, encoding.matrix(list(map(values, rows)), room)], room)
 
     return write_one, write_many
 
@@ -242,24 +289,20 @@ def _record_writers(record: Record) -> tuple[_Writer, _Table]:
         return [record.name, record.fields, encoding.matrix(rows, room)]
 
     def write_one(encoding: Encoding, instance: object, room: int) -> object:
-        return _ext(RECORD, payload(encoding, [instance], room))
+        return encoding.part(RECORD, payload(encoding, [instance], room), room)
 
     def write_many(encoding: Encoding, instances: Sequence[Any], room: int) -> object:
-        return _ext(RECORDS, payload(encoding, instances, room))
+        return encoding.part(RECORDS, payload(encoding, instances, room), room)
 
     return write_one, write_many
 
 
 def _write_enum(encoding: Encoding, member: Enum, room: int) -> object:
-    return _ext(ENUM, write_member(member))
+    return Ext(ENUM, packb(write_member(member)))
 
 
 def _scalar_writer(code: int, write: Callable[[Any], bytes]) -> _Writer:
     return lambda encoding, value, room: Ext(code, write(value))
-
-
-def _ext(code: int, content: object) -> Ext:
-    return Ext(code, packb(content))
 
 
 _WRITERS: dict[type, _Writer] = {

@@ -25,8 +25,9 @@ from onegov_ormcache.tiers.refusals import Refused
 #: that is the key itself.
 KeyName = str | list[str]
 
-#: The number of headers whose metadata are kept, so that they are made once for many values.
-KEPT = 1000
+#: The number of headers whose metadata are kept, so that they are made once for many values; and
+#: the most bytes of one of them.
+KEPT, KEPT_BYTES = 1000, 10_000
 
 
 class RowKeys:
@@ -82,7 +83,7 @@ class RowKeys:
         keys = [tuple([key for key in of_field if key is not None]) for of_field in found]
         metadata = _RowMetaData(fields, keys)
         # a key that is missing may be in a module that is imported later
-        if list(map(len, keys)) == list(map(len, found)):
+        if len(header) <= KEPT_BYTES and list(map(len, keys)) == list(map(len, found)):
             if len(self._kept) >= KEPT:
                 self._kept.clear()
             self._kept[header] = metadata

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ormsgpack import MsgpackEncodeError, packb
+from ormsgpack import MsgpackEncodeError
 from sqlalchemy import Table
 
 from onegov_ormcache.errors import UndecodableValue, ValueNotCacheable
@@ -25,7 +25,7 @@ from onegov_ormcache.tiers.refusals import MAX_DEPTH, TOO_DEEP, Refused
 from onegov_ormcache.tiers.rows import RowKeys
 
 #: The version of the format. Bytes of another version can't be decoded, which is a miss.
-VERSION = 1
+VERSION = 2
 
 #: The size of a value, in bytes, from which on decoding it pauses the garbage collector.
 LARGE = 100_000
@@ -73,7 +73,7 @@ class Serializer:
         for leaves in (LEAVES, SURE_LEAVES):
             try:
                 encoding = Encoding(self._kinds, leaves)
-                body = packb(encoding.one(value, MAX_DEPTH))
+                body = encoding.whole(value, MAX_DEPTH)
             except MsgpackEncodeError:
                 continue
             except (Refused, RecursionError):

@@ -183,8 +183,14 @@ def rows(*values: tuple[Any, ...], keys: tuple[str, ...] = ('id', 'name')) -> li
     return list(result.all())
 
 
-def framed(body: bytes, version: int = VERSION) -> bytes:
-    """The bytes of a stored value with this body."""
+def framed(body: bytes, version: int = VERSION, code: int = 0) -> bytes:
+    """The bytes of a stored value with this body, its only part."""
+    return parts((code, body), version=version)
+
+
+def parts(*each: tuple[int, bytes], version: int = VERSION) -> bytes:
+    """The bytes of a stored value with these parts: codes and bodies."""
+    body = b''.join(struct.pack('>BI', code, len(part)) + part for code, part in each)
     return struct.pack('>BQ', version, len(body)) + body
 
 

@@ -294,7 +294,7 @@ def test_undecodable_values_of_regions(on_redis: Both) -> None:
     region.set('key', 1)
     (name,) = [key for key in client.scan_iter() if region.key_mangler('key').encode() in key]
     intact: Any = client.get(name)
-    for data in (intact[:-1], intact + b'x', intact.replace(b'|\x01', b'|\x09', 1)):
+    for data in (intact[:-1], intact + b'x', intact.replace(b'|\x02', b'|\x09', 1)):
         client.set(name, data)
         assert region.get('key') is NO_VALUE
         assert region.get_or_create('key', lambda: 2) == 2
