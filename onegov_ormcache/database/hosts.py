@@ -77,12 +77,7 @@ class HostObserver(Observer):
         super().__init__(database, metadatas, self.scope_of, placeholder)
 
     def is_tenant(self, schema: object) -> bool:
-        return (
-            isinstance(schema, str)
-            and VALID_NAME.fullmatch(schema) is not None
-            and not schema.startswith('pg_')
-            and schema != 'information_schema'
-        )
+        return is_name(schema)
 
     def check_schema(self, schema: object) -> str:
         """Return the name of a tenant.
@@ -91,7 +86,7 @@ class HostObserver(Observer):
         """
         if not self.is_tenant(schema):
             raise InvalidSchemaError(
-                f'{schema!r} can not be the name of a tenant: use 1 to 63 characters without '
+                f'{schema!r} can not be the name of a tenant: use 1 to 63 bytes of UTF-8 without '
                 'quotes, "|", ":", braces and control characters, not beginning with "pg_"'
             )
         return str(schema)
@@ -252,3 +247,18 @@ def _metadatas(metadata: Any) -> Callable[[], Sequence[MetaData]]:
         return lambda: metadatas_of(metadata())
     found = metadatas_of(metadata)
     return lambda: found
+
+
+def is_name(schema: object) -> bool:
+    """Return whether a tenant of a host may have this name.
+
+    PostgreSQL cuts names off after 63 bytes: two longer ones could be those of one schema.
+    """
+    if not isinstance(schema, str) or VALID_NAME.fullmatch(schema) is None:
+        return False
+    if schema.startswith('pg_') or schema == 'information_schema':
+        return False
+    try:
+        return len(schema.encode()) <= 63
+    except UnicodeEncodeError:  # a lone surrogate
+        return False

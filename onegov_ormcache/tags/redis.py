@@ -355,9 +355,9 @@ class SentDoubt:
         done, *named = self._running.result()
         if not done:
             raise SnapshotConflict(
-                f'{self._schema}: {named[0].decode()} has changed since it was read'
+                f'{self._schema}: {_readable(named[0])} has changed since it was read'
             )
-        return frozenset(tag.decode() for tag in named)
+        return frozenset(map(_readable, named))
 
     def leave(self) -> None:
         self._running.leave(f'{self._schema}: a doubt was not put')
@@ -371,3 +371,8 @@ def _listed(client: Client, key: str) -> Any:
         if str(error).startswith('WRONGTYPE'):
             return None
         raise
+
+
+def _readable(tag: bytes) -> str:
+    """Return a tag as text. One that is none is not used: the next snapshot finds the damage."""
+    return tag.decode(errors='backslashreplace')

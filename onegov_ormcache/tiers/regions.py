@@ -130,10 +130,10 @@ class TenantRedisBackend(RedisBackend):
 
     def set_serialized(self, key: str, value: bytes) -> None:
         with suppress(StoreUnreachable):
-            if not fits(key, value, self._max_value_size):
+            data = pack(key, StoredValue({}, Encoded(value, False), None), self._ttl)
+            if data is None or not fits(key, value, self._max_value_size):
                 self.delete(key)
                 return
-            data = pack(key, StoredValue({}, Encoded(value, False), None), self._ttl)
             milliseconds = None if self._ttl is None else max(1, int(self._ttl * 1000))
             client = self._client.at(key)
             client.ask(lambda: client.set(key, data, px=milliseconds))
