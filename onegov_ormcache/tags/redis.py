@@ -96,12 +96,12 @@ class RedisTagStore:
         self.client.breaker.missed()
 
     def check(self, *, insists: bool = False) -> None:
-        # a replica answers a PING, and can't be used all the same
+        # a replica answers a PING, and can't be used all the same; no such key is ever made
         name = hash_tag(self._namespace, '') + ':check'
         how = Insistence.ALWAYS if insists else Insistence.NEVER
         with suppress(StoreFull), insisting(how):
             client = self.client.at(name)
-            client.ask(lambda: client.set(name, '', px=1000))
+            client.ask(lambda: client.delete(name))
         if not self._is_inspected:
             self._is_inspected = True
             for fault in faults(self.client):

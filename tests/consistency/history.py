@@ -58,6 +58,9 @@ class Plan:
     seed: int = 0
     trace: bool = False
     mutant: str | None = None
+    # an outbox has others told later than the commit, if a process loses the store and others
+    # do not
+    on_outage: str = 'refuse'
 
 
 class Outcome(NamedTuple):
@@ -129,6 +132,7 @@ class Parent:
             pauses=plan.pauses,
             trace=plan.trace,
             mutant=plan.mutant,
+            on_outage=plan.on_outage,
         )
         self.workers: list[subprocess.Popen[str]] = []
         self.started = 0
@@ -358,6 +362,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--seed', type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument('--keep', help='a new folder for the recorded events')
     parser.add_argument('--trace', action='store_true', help='record the steps too')
+    parser.add_argument('--on-outage', default='refuse', help='the setting of the application')
     parser.add_argument('--mutant', help='remove a guard: a name in tests/consistency/mutants.py')
     defaults = Plan()
     for name in ('processes', 'threads', 'tenants'):

@@ -62,6 +62,7 @@ class Settings:
     pauses: float
     trace: bool
     mutant: str | None
+    on_outage: str
 
 
 class Failure(Exception):
@@ -380,6 +381,7 @@ def application(settings: Settings) -> Town:
             'redis_url': settings.redis_url,
             'namespace': settings.prefix,
             'lock_timeout': 1.0,
+            'on_outage': settings.on_outage,
             'engine_options': {
                 'isolation_level': settings.isolation,
                 'pool_size': 2 * settings.threads,

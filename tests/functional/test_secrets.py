@@ -135,6 +135,7 @@ def test_redis_url(url: str, tmp_path: Path, quiet: Callable[[], None]) -> None:
     dsn = f'sqlite:///{tmp_path}/tenants'
     for lazy in False, True:
         settings: dict[str, Any] = {'base': Base, 'dsn': dsn, 'redis_url': url, 'lazy': lazy}
+        settings['require_servers'] = not lazy
         try:
             cache = OrmCache(**settings)
         except (ConfigurationError, StoreUnreachable) as error:
@@ -150,7 +151,7 @@ def test_redis_url(url: str, tmp_path: Path, quiet: Callable[[], None]) -> None:
 @pytest.mark.parametrize('dsn', DSNS)
 def test_dsn(dsn: str, quiet: Callable[[], None]) -> None:
     """A wrong dsn, or that of a server that is away, is an error of the package."""
-    fails(lambda: OrmCache(base=Base, dsn=dsn))
+    fails(lambda: OrmCache(base=Base, dsn=dsn, require_servers=True))
     try:
         manager = SessionManager(dsn, Base)
     except DatabaseUnreachable as error:

@@ -19,7 +19,7 @@ from onegov_ormcache.core.policies import TABLES, check_policy, resolve_policy
 from onegov_ormcache.database.hosts import is_name
 from onegov_ormcache.database.session_manager import SessionManager
 from onegov_ormcache.errors import InvalidSchemaError, PolicyError, UndecodableValue
-from onegov_ormcache.redis_client import connect, hash_tag
+from onegov_ormcache.redis_client.client import connect, hash_tag
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.state import DamagedState, read_state
 from onegov_ormcache.tiers.process import StoredValue

@@ -165,7 +165,7 @@ def test_new_versions_for_keys_that_have_moved(
     before = store.snapshot(tenant)
     # this process does not know of the move
     store.client._cluster._is_outdated = False  # type: ignore[attr-defined]
-    assert store.doubt(tenant, 'w', [USERS], [], 'key', {}).result() == {USERS}
+    assert store.doubt(tenant, 'w', [USERS], [], '1', {}).result() == {USERS}
     store.client._cluster._moved.clear()  # type: ignore[attr-defined]
     store.publish(tenant, 'w', [USERS])
     store.client.at(key(tenant)).ping()

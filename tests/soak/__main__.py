@@ -96,22 +96,26 @@ def wait_until_cached(found: World) -> float | None:
 
 
 def run(
-    seconds: float, faults: Sequence[Fault] = FAULTS, on_outage: str | None = None
+    seconds: float,
+    faults: Sequence[Fault] = FAULTS,
+    on_outage: str | None = None,
+    redis_timeout: float = 0.5,
 ) -> list[Row]:
     """Run a soak.
 
     :param seconds: the time for all faults; each also lasts until the processes cache again.
     :param on_outage: the setting of the application.
+    :param redis_timeout: the setting of the application.
     """
     rows = []
     each = seconds / len(faults)
-    with world(on_outage) as found:
+    with world(on_outage, redis_timeout) as found:
         assert wait_until_cached(found) is not None, 'the application does not start'
         load = Load(found, news_of(found))
         with load.running():
             for fault in faults:
                 fault.begin(found)
-                time.sleep(each * fault.part)
+                time.sleep(max(each * fault.part, fault.timeouts * redis_timeout))
                 fault.end(found)
                 recovered = wait_until_cached(found)
                 time.sleep(each * (1 - fault.part))
@@ -138,9 +142,10 @@ def main() -> int:
     parser.add_argument('--minutes', type=float, default=1.0)
     parser.add_argument('--fault', action='append', choices=names, help='only this one')
     parser.add_argument('--on-outage', help='the setting on_outage of the application')
+    parser.add_argument('--redis-timeout', type=float, default=0.5, help='the setting')
     chosen = parser.parse_args()
     faults = [fault for fault in FAULTS if chosen.fault is None or fault.name in chosen.fault]
-    rows = run(chosen.minutes * 60, faults, chosen.on_outage)
+    rows = run(chosen.minutes * 60, faults, chosen.on_outage, chosen.redis_timeout)
     print(table(rows))
     broken = [f'{row.fault.name}: {"; ".join(row.broken)}' for row in rows if row.broken]
     print('\n'.join(['', *broken]) if broken else '\nall aims are reached')

@@ -28,6 +28,8 @@ class Fault:
     end: Callable[[World], None] = nothing
     #: The seconds between both, as a part of the time that a fault has.
     part: float = 0.5
+    #: The timeouts of Redis that pass between both at least.
+    timeouts: float = 0.0
     #: What breaks: ``store``, ``database`` or ``process``.
     what: str = 'store'
     #: True if another process may be shown what was there before, until a delivery.
@@ -118,7 +120,7 @@ def recycle(world: World) -> None:
 FAULTS = (
     Fault('none', 'nothing', nothing),
     Fault('stall', 'Redis is stopped (SIGSTOP), and goes on',
-          lambda world: world.redis.pause(), lambda world: world.redis.resume()),
+          lambda world: world.redis.pause(), lambda world: world.redis.resume(), timeouts=1.5),
     Fault('restart', 'Redis is killed, and started again with nothing',
           lambda world: world.redis.kill(), start_empty),
     Fault('older', 'Redis saves, is killed later, and started again with what it has saved',

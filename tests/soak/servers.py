@@ -78,7 +78,9 @@ class Gunicorn:
 class World:
     """All servers of one soak, with data."""
 
-    def __init__(self, stack: ExitStack, on_outage: str | None) -> None:
+    def __init__(
+        self, stack: ExitStack, on_outage: str | None, redis_timeout: float
+    ) -> None:
         self.postgres = stack.enter_context(PostgresServer())
         self.redis = stack.enter_context(RedisServer())
         self.wire = stack.enter_context(Wire(self.redis.url))
@@ -88,6 +90,7 @@ class World:
             'TOWNHALL_DSN': self.postgres.dsn,
             'TOWNHALL_NAMESPACE': self.namespace,
             'SOAK_ON_OUTAGE': on_outage or '',
+            'SOAK_REDIS_TIMEOUT': str(redis_timeout),
         }
         #: Reaches Redis by the wire.
         self.wired = stack.enter_context(
@@ -129,7 +132,7 @@ class World:
 
 
 @contextmanager
-def world(on_outage: str | None) -> Iterator[World]:
+def world(on_outage: str | None, redis_timeout: float) -> Iterator[World]:
     """Start everything, and end it after the block."""
     with ExitStack() as stack:
-        yield World(stack, on_outage)
+        yield World(stack, on_outage, redis_timeout)

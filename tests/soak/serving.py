@@ -30,7 +30,7 @@ def make() -> Callable[..., Iterable[bytes]]:
             'redis_url': os.environ['TOWNHALL_REDIS_URL'],
             'namespace': os.environ['TOWNHALL_NAMESPACE'],
             'on_outage': os.environ.get('SOAK_ON_OUTAGE') or None,
-            'redis_timeout': 0.5,
+            'redis_timeout': float(os.environ['SOAK_REDIS_TIMEOUT']),
         }
     )
 

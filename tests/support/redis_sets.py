@@ -22,7 +22,7 @@ import trustme
 from tests.support.outages import end_pauses
 from tests.support.servers import RedisServer, free_port
 
-SECONDS = 30
+SECONDS = 60
 
 #: The name by which the Sentinels know the servers.
 SERVICE = 'town'
@@ -166,18 +166,21 @@ class SentinelSet:
         """Have the Sentinels make the replica the primary, and the primary its replica."""
 
         before = self.primary
+        (other,) = (each for each in self.servers if each is not before)
 
         def is_done() -> bool:
             first = self.sentinels[0]
-            if first.state()['port'] != before.port:
+            if self._is_primary(other):
                 return True
-            with closing(first.client()) as client:
-                # refused while it is on the way, and given up if the replica is not ready yet
-                client.sentinel_failover(SERVICE)
+            if first.state()['port'] == before.port:
+                with closing(first.client()) as client:
+                    # refused while it is on the way; given up if the replica is not ready yet, or
+                    # if the other Sentinels have taken the primary for lost meanwhile
+                    client.sentinel_failover(SERVICE)
             return False
 
         wait_until(is_done, 'a fail-over')
-        self._wait_for(before)
+        end_pauses()
         wait_until(lambda: is_replicated(before), 'a replica of the new primary')
 
     def _wait_for(self, before: RedisServer) -> None:

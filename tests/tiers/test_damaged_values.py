@@ -16,7 +16,7 @@ import pytest
 import redis
 from dogpile.cache.api import NO_VALUE
 
-from onegov_ormcache.redis_client import connect
+from onegov_ormcache.redis_client.client import connect
 from onegov_ormcache.tags.memory import MemoryTagStore
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tiers import regions

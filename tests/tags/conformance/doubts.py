@@ -12,6 +12,7 @@ from tests.tags.conformance.store_under_test import (
     TREE,
     USERS,
     StoreUnderTest,
+    publish_at_once,
     put_in_doubt,
 )
 
@@ -185,7 +186,7 @@ class Doubts(StoreUnderTest):
         """A writer that has read what changed since is refused, and leaves no trace."""
         read = store.snapshot(schema).stamp([USERS, PAGES])
         put_in_doubt(other, schema, 'v', PAGES)
-        other.publish(schema, 'v', [PAGES])
+        publish_at_once(other, schema, 'v', [PAGES])
         before = store.snapshot(schema)
         with pytest.raises(SnapshotConflict, match=PAGES):
             put_in_doubt(store, schema, 'w', USERS, read=read)
@@ -210,7 +211,7 @@ class Doubts(StoreUnderTest):
         """A writer that has computed what changed since is refused, and leaves no trace."""
         snapshot = store.snapshot(schema)
         put_in_doubt(other, schema, 'v', PAGES)
-        other.publish(schema, 'v', [PAGES])
+        publish_at_once(other, schema, 'v', [PAGES])
         before = store.snapshot(schema)
         with pytest.raises(SnapshotConflict, match=PAGES):
             put_in_doubt(

@@ -9,6 +9,7 @@ from tests.tags.conformance.store_under_test import (
     TREE,
     USERS,
     StoreUnderTest,
+    publish_at_once,
     put_in_doubt,
 )
 
@@ -31,7 +32,7 @@ class Fills(StoreUnderTest):
         """A value that was made before a commit is not stored after it."""
         stamp = store.snapshot(schema).stamp([USERS, PAGES])
         put_in_doubt(other, schema, 'w', USERS)
-        other.publish(schema, 'w', [USERS])
+        publish_at_once(other, schema, 'w', [USERS])
         assert not self.fill(store, schema, stamp)
         assert self.fill(store, schema, {PAGES: stamp[PAGES]})
 
@@ -81,7 +82,7 @@ class Fills(StoreUnderTest):
         registered = store.snapshot(schema)
         assert registered.in_doubt == {USERS, TREE}
         assert not self.fill(store, schema, registered.stamp([TREE]))
-        other.publish(schema, 'w', [USERS])
+        publish_at_once(other, schema, 'w', [USERS])
         after = store.snapshot(schema)
         assert not after.in_doubt
         assert after.version(TREE) != registered.version(TREE)
@@ -98,7 +99,7 @@ class Fills(StoreUnderTest):
         assert tags == {USERS, TREE}
         assert store.snapshot(schema).in_doubt == {USERS, TREE}
         assert not self.fill(store, schema, before.stamp([TREE]))
-        other.publish(schema, 'w', tags)
+        publish_at_once(other, schema, 'w', tags)
         after = store.snapshot(schema)
         assert after.version(TREE) != before.version(TREE)
         assert after.version(MENU) == before.version(MENU)

@@ -30,6 +30,12 @@ def put_in_doubt(
     return answer.result()
 
 
+def publish_at_once(store: TagStore, schema: str, writer: str, tags: Collection[str]) -> None:
+    """Publish, and wait until it is done, so that a second client sees it."""
+    store.publish(schema, writer, tags)
+    store.unidentified(schema)  # by the same connection, which has answered the first command
+
+
 class StoreUnderTest:
     """Its fixtures and its `fill` are given by the class that inherits the suite."""
 
