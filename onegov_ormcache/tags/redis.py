@@ -242,6 +242,8 @@ class RedisTagStore:
             if not self._is_full:
                 log.warning('Values are not stored: %s', error)
             self._is_full = True
+            if lock is not None:
+                self.unclaim(schema, lock)  # the script was not even begun
             return False
         self._is_full = self._is_full and not is_stored
         return is_stored

@@ -204,10 +204,14 @@ def test_a_server_without_memory(
 ) -> None:
     """A full server stores no more values, and still takes doubts and new versions."""
     stamp = store.snapshot('main').stamp([PAGES])
+    lock = '{town:main}:lock', 'token'
+    client.set(*lock)
     client.config_set('maxmemory', '1')
     for _ in range(3):
         assert not fill(store, stamp)
     assert caplog.text.count('maxmemory') == 1
+    assert not store.fill('main', stamp, '{town:main}:value', b'', None, lock)
+    assert store.holder(lock) is None, 'nobody may wait for it'
     before = store.snapshot('main')
     commit(store, USERS)
     assert not store.snapshot('main').agrees(before.stamp([USERS]))
