@@ -370,9 +370,9 @@ class WritePath:
             # statements were understood by
             self._learn(inquiry.last_changes(is_unclear=True))
             places = self._cache.by_place(self._scope.schema, self.tags)
-            for place, tags in self._tags_elsewhere.items():
-                places.setdefault(place, []).extend(tags)
             recovery.leave(connection, outbox, places, self._asked_functions)
+            # another tenant's function policies can't be asked about these changes
+            recovery.leave(connection, outbox, self._tags_elsewhere, ())
             self._has_left = True
         else:
             self._must_renew = True

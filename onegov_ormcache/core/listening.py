@@ -20,6 +20,7 @@ import selectors
 import socket
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol
@@ -32,7 +33,7 @@ from ..database.observer import Observer
 from ..database.postgres import Postgres
 from ..database.triggers import WATCHED_SCHEMAS
 from ..database.urls import parse
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, StoreUnreachable
 from ..forks import check, register
 from ..tags.snapshot import PROPERTY_TAG, TagStore, new_token
 from .policies import table_tags
@@ -192,7 +193,8 @@ class OutsideChanges:
                 try:
                     listening = Listening(self._cache, connection)
                     while not self._stopping.is_set():
-                        self.is_active = listening.look()
+                        with suppress(StoreUnreachable):  # the breaker has logged it
+                            self.is_active = listening.look()
                         delay = BACKOFF[0]
                         self._wait(self._file)
                 finally:
@@ -290,12 +292,16 @@ class Listening:
                 changed[schema].add(table)
             else:
                 log.warning('Somebody notified the channel %s of %r', CHANNEL, payload)
-        for schema, tables in changed.items():
-            self._identify(schema)
-            if '' in tables:
-                self._cache.tags.renew(schema)
-            else:
-                self._publish(schema, tables)
+        try:
+            for schema, tables in changed.items():
+                self._identify(schema)
+                if '' in tables:
+                    self._cache.tags.renew(schema)
+                else:
+                    self._publish(schema, tables)
+        except StoreUnreachable:
+            self._heard |= heard  # for the next attempt
+            raise
 
     def _identify(self, schema: str) -> None:
         """Make sure that this process evicts the versions of the database that it listens to."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -72,14 +73,16 @@ class CacheParts:
         #: What must be done after an outage; None if nothing can be lost.
         self.recovery: Recovery | None = None
         if not tags.single_process:
-            has_outbox = settings.on_outage == 'outbox'
+            # also if this process leaves nothing there: one with other settings may
             self.recovery = self.versions.recovery = Recovery(
-                self.versions, outboxes if has_outbox else (), settings.namespace
+                self.versions, outboxes, settings.namespace
             )
         self.settler = Settler(self.tags, settings.lease)
         self._recordings = Recordings()
         self._pid = os.getpid()
         self._is_reached = False
+        # when the database could not be reached, and why
+        self._failed = 0.0, ''
         self._reaching = OwnLock()
 
     # the servers, and the process
@@ -120,10 +123,24 @@ class CacheParts:
         :raises SecondProcessError: if another process uses the database without Redis.
         """
         if not self._is_reached:
+            came = time.monotonic()
             with self._reaching.present:
+                self._raise_again(came)
                 if not self._is_reached:
-                    self._reach_servers()
+                    try:
+                        self._reach_servers()
+                    except DatabaseUnreachable as error:
+                        self._failed = time.monotonic(), str(error)
+                        raise
                     self._is_reached = True
+
+    def _raise_again(self, came: float) -> None:
+        """Raise the error of another caller's attempt, for which this one has waited."""
+        at, problem = self._failed
+        if at >= came:
+            error = DatabaseUnreachable(problem)
+            error.is_temporary = True
+            raise error
 
     def _reach_servers(self) -> None:
         database = self.observer.database

@@ -44,6 +44,12 @@ INTERVAL = 1.0
 #: A process whose thread is late leaves tags in the outbox that others should have heard of.
 PROBES = 0.05, 0.5
 
+#: Seconds after which a look is overdue.
+LATE = 2 * INTERVAL
+
+#: The number of looks between two attempts at outboxes that could not be read.
+RETRIES = 5
+
 #: Seconds that a transaction waits at most for another thread that delivers. Then it does without
 #: cached values.
 PATIENCE = 0.5
@@ -52,8 +58,8 @@ PATIENCE = 0.5
 class Progress(NamedTuple):
     """What must have happened before cached values may be used again."""
 
-    #: How often the store was lost.
-    losses: int
+    #: How often the store was lost, or was back.
+    changes: int
     #: How often transactions of this process have left tags in an outbox, or the thread has found
     #: some.
     left: int
@@ -81,7 +87,11 @@ class Recovery:
         # the schemas whose outboxes can't be read
         self._blocked: frozenset[str] = frozenset()
         self._looking, self._starting, self._counting = OwnLock(), OwnLock(), OwnLock()
+        self._glancing = OwnLock()
         self._next_attempt = 0.0
+        # when the last look began, or was given up
+        self._looked_at = time.monotonic()
+        self._ticks = 0
         self._probe = PROBES[0]
         self._is_used = False
         self._is_closed = False
@@ -104,6 +114,8 @@ class Recovery:
         self._is_used = True
         if not self._has_thread:
             self._start()
+        if time.monotonic() - self._looked_at > LATE:
+            self._look_late()
         if self._done != self._progress() and not self._catch_up():
             return False
         return not self._blocked or self._blocked.isdisjoint(places)
@@ -131,6 +143,11 @@ class Recovery:
                     f'the outbox, so the commit is refused: {error}'
                 ) from error
 
+    @property
+    def is_current(self) -> bool:
+        """True if there was no outage, and nothing was found to deliver, since it was done."""
+        return self._done == self._progress()
+
     def left(self) -> None:
         """Take notice that a transaction that has left tags may have committed."""
         self._found()
@@ -153,6 +170,9 @@ class Recovery:
                 with suppress(StoreUnreachable):
                     self._store.check(insists=True)  # nobody waits for this thread
             self.look()
+            self._ticks += 1
+            if self._blocked and self._ticks % RETRIES == 0:
+                self._retry_blocked()
 
     def pause(self) -> float:
         """Return the seconds until the thread calls :meth:`tick` again."""
@@ -168,15 +188,49 @@ class Recovery:
             if self._store.is_lost:
                 self._store.check()
             self._versions.renew_pending()
-            if self._done == self._progress() and (
-                self._blocked or any(each.is_filled(self._namespace) for each in self._outboxes)
-            ):
-                self._found()
+            if self._done == self._progress():
+                self._look_into()
             if self._done != self._progress():
                 self._catch_up()
             self._complaints.discard('')
         except StoreUnreachable:
             pass  # the breaker has logged it
+        except Exception as error:
+            self._complain('', error)
+
+    def _look_into(self) -> None:
+        """Take notice of tags in the outboxes."""
+        self._looked_at = time.monotonic()
+        if any(each.is_filled(self._namespace) for each in self._outboxes):
+            self._found()
+
+    def _look_late(self) -> None:
+        """Look before a cached value is used, because the thread has not: nobody has used the
+        cache for a while, or the server runs no threads.
+
+        If the database does not answer, cached values are used as before: while it is away, nobody
+        can commit.
+        """
+        with self._glancing.present:
+            if time.monotonic() - self._looked_at > LATE:
+                try:
+                    self._look_into()
+                except Exception as error:
+                    self._complain('', error)
+
+    def _retry_blocked(self) -> None:
+        """Try again to deliver what could not be delivered, while others go on."""
+        blocked: set[str] = set()
+        try:
+            for outbox in self._outboxes:
+                outbox.deliver(
+                    self._namespace,
+                    self._evict,
+                    lambda schema, _: blocked.add(schema),
+                    self._blocked,
+                )
+            self._blocked = frozenset(blocked)
+            self._complaints &= blocked
         except Exception as error:
             self._complain('', error)
 
@@ -196,7 +250,7 @@ class Recovery:
             outbox.close()
 
     def _progress(self) -> Progress:
-        return Progress(self._store.losses, self._left)
+        return Progress(self._store.changes, self._left)
 
     def _catch_up(self) -> bool:
         """Deliver what is in the outboxes, or wait until another thread has; unless that has just
@@ -259,8 +313,8 @@ class Recovery:
         if not self._is_closed and schema not in self._complaints:
             self._complaints.add(schema)
             log.warning(
-                'The outboxes%s can not be read, so cached values are not used after an outage '
-                'until they can: %s', f' of {schema!r}' if schema else '', error,
+                'The outboxes%s can not be read, so nobody knows what others have changed while '
+                'they could not reach Redis: %s', f' of {schema!r}' if schema else '', error,
             )  # fmt: skip
 
     # the thread
@@ -269,6 +323,7 @@ class Recovery:
         """Start another thread in a child, at the next use; see :mod:`onegov_ormcache.forks`."""
         self._has_thread = False
         self._wake = Event()
+        self._done = None  # what was left since the parent has looked, by others or siblings
 
     def _start(self) -> None:
         """Start the thread of this process."""
@@ -277,8 +332,9 @@ class Recovery:
                 self._has_thread = True
                 name = 'onegov_ormcache: recovery'
                 arguments = ref(self), self._wake
-                Thread(target=_watch, args=arguments, name=name, daemon=True).start()
                 finalize(self, self._wake.set)
+                with suppress(RuntimeError):  # no more threads: requests look themselves
+                    Thread(target=_watch, args=arguments, name=name, daemon=True).start()
 
 
 def _watch(recovery: Callable[[], Recovery | None], wake: Event) -> None:
@@ -291,7 +347,10 @@ def _watch(recovery: Callable[[], Recovery | None], wake: Event) -> None:
         if found is None:
             return
         if not found._is_closed:
-            found.tick()
+            try:
+                found.tick()
+            except Exception:
+                log.exception('The outboxes could not be looked into')
         if found._is_closed:
             found.forget()
             return

@@ -27,6 +27,10 @@ FORGET_INTERVAL = 600.0
 class Gate(Protocol):
     """Tells whether an outage is over, for the tenants of these places."""
 
+    @property
+    def is_current(self) -> bool:
+        """True if there was no outage, and nothing was found to deliver, since it was done."""
+
     def is_done(self, places: Collection[str]) -> bool:
         """Return whether cached values of these places may be used.
 
@@ -79,27 +83,35 @@ class Versions:
         Otherwise makes pending renewals first, and registers function policies that the tenant
         lacks.
         """
+        recovery = self.recovery
         try:
-            if self.recovery is not None and not self.recovery.is_done(self.places(schema)):
-                self.tags.missed()
-                return UNREACHABLE
-            if not self._is_identified(schema):
-                return self.tags.unidentified(schema)
-            self._renew_pending(self.places(schema))
-            snapshot = self.tags.snapshot(schema)
-            if not snapshot.identified:
-                return snapshot
-            if self._forget(schema, snapshot):
-                snapshot = self.tags.snapshot(schema)
-            function_tags = self._function_tags()
-            if not function_tags <= snapshot.versions.keys():
-                # this is the first use of the tenant since its birth, or by this release
-                self.tags.register(schema, function_tags)
-                snapshot = self.tags.snapshot(schema)
-            return snapshot
+            if recovery is None:
+                return self._snapshot(schema)
+            if recovery.is_done(self.places(schema)):
+                snapshot = self._snapshot(schema)
+                # else another thread has lost the store, or has left tags, in the meantime
+                if recovery.is_current:
+                    return snapshot
         except StoreUnreachable:
-            self.tags.missed()
-            return UNREACHABLE
+            pass
+        self.tags.missed()
+        return UNREACHABLE
+
+    def _snapshot(self, schema: str) -> Snapshot:
+        if not self._is_identified(schema):
+            return self.tags.unidentified(schema)
+        self._renew_pending(self.places(schema))
+        snapshot = self.tags.snapshot(schema)
+        if not snapshot.identified:
+            return snapshot
+        if self._forget(schema, snapshot):
+            snapshot = self.tags.snapshot(schema)
+        function_tags = self._function_tags()
+        if not function_tags <= snapshot.versions.keys():
+            # this is the first use of the tenant since its birth, or by this release
+            self.tags.register(schema, function_tags)
+            snapshot = self.tags.snapshot(schema)
+        return snapshot
 
     def identify(
         self, schema: str, identities: Mapping[str, str], snapshot: Snapshot, *, replica: bool

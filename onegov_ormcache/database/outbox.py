@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, CursorResult
 from sqlalchemy.engine import TwoPhaseTransaction
 
+from ..errors import ConfigurationError
 from ..forks import register
 from .identity import identity_parameters, identity_query
 from .inherited import KEPT
@@ -34,22 +35,30 @@ CREATE TABLE IF NOT EXISTS {table} (
 )
 """
 
-#: Tells whether the present role may leave messages; null if there is no table.
-IS_WRITABLE = "SELECT has_table_privilege(to_regclass(:name), 'INSERT')"
+#: Tells whether the present role may leave messages where others find them: in a table without
+#: row security. Null if there is nothing of this name.
+IS_WRITABLE = """
+SELECT relkind = 'r' AND NOT relrowsecurity AND has_table_privilege(pg_class.oid, 'INSERT')
+FROM (VALUES (1)) AS present LEFT JOIN pg_class ON pg_class.oid = to_regclass(%(name)s)
+"""
 
-LEAVE = 'INSERT INTO {table} (namespace, message) VALUES (:namespace, :message)'
+LEAVE = 'INSERT INTO {table} (namespace, message) VALUES (%(namespace)s, %(message)s)'
 
-NOTIFY = f"SELECT pg_notify('{OUTBOX_CHANNEL}', :namespace)"
+NOTIFY = f"SELECT pg_notify('{OUTBOX_CHANNEL}', %(namespace)s)"
 
-#: Selects the schemas whose tables may have messages, and whether the present role may read and
-#: delete them there. A table may still have pages when all messages were deleted.
+#: Selects the schemas that have such a table, and whether the present role may read and
+#: delete them there: not on a replica. A table may still have pages when all were deleted.
 FILLED = f"""
 SELECT nspname, has_table_privilege(pg_class.oid, 'SELECT'),
     has_table_privilege(pg_class.oid, 'DELETE')
+        AND current_setting('transaction_read_only') = 'off'
 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-WHERE relname = '{OUTBOX}' AND relkind IN ('r', 'p') AND pg_relation_size(pg_class.oid) > 0
+WHERE relname = '{OUTBOX}' AND relkind = 'r' {{condition}}
 ORDER BY 1
 """
+
+#: The condition that a table has pages. It waits for whoever has locked a table.
+HAS_PAGES = 'AND pg_relation_size(pg_class.oid) > 0'
 
 HAS_MESSAGES = 'EXISTS (SELECT FROM {} WHERE namespace = %(namespace)s)'
 
@@ -60,11 +69,11 @@ SELECT max(id), left(message, %(length)s) AS message FROM taken GROUP BY 2 LIMIT
 
 READ = """
 SELECT max(id), left(message, %(length)s) AS message FROM {table}
-WHERE namespace = %(namespace)s GROUP BY 2 LIMIT %(number)s
+WHERE namespace = %(namespace)s GROUP BY 2 ORDER BY 1 DESC LIMIT %(number)s
 """
 
 #: Nobody waits longer than this for another process that delivers, or for a table that is locked.
-LIMITS = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'"
+LIMITS = "SET LOCAL lock_timeout = '300ms'; SET LOCAL statement_timeout = '10s'"
 
 #: The number of different messages, and the characters of each, beyond which a schema's messages
 #: are too many to be read.
@@ -87,8 +96,9 @@ class Outbox:
 
     def __init__(self, database: OutboxDatabase) -> None:
         self._database = database
-        # by schema, the last message of each kind that was delivered, and could not be deleted
-        self._undeleted: dict[str, frozenset[tuple[int, str]]] = {}
+        # by schema and namespace, the last message of each kind that was handed over, and may not
+        # be deleted
+        self._undeleted: dict[tuple[str, str], frozenset[tuple[int, str]]] = {}
         # the connection that is kept to look for messages
         self._looking: Any = None
         register(self)
@@ -101,38 +111,46 @@ class Outbox:
             goes on, unless its connection is lost.
         """
         name = table_name(schema)
+        values = {'name': name.replace('%%', '%'), 'namespace': namespace, 'message': message}
+
+        def execute(query: str) -> CursorResult[Any]:
+            return connection.exec_driver_sql(query, values, execution_options=INTERNAL)
+
         with question(connection):
-            is_writable = connection.execute(
-                text(IS_WRITABLE), {'name': name}, execution_options=INTERNAL
-            ).scalar()
+            is_writable = execute(IS_WRITABLE).scalar()
         if is_writable is None:
             self._create(name)
+        elif not is_writable:
+            raise ConfigurationError(f'{name} is no table, has row security, or may not be written to')
         with question(connection):
-            connection.execute(
-                text(LEAVE.format(table=name)),
-                {'namespace': namespace, 'message': message},
-                execution_options=INTERNAL,
-            )
+            execute(LEAVE.format(table=name))
             # PostgreSQL prepares no transaction that has sent a notification
             if not isinstance(connection.get_transaction(), TwoPhaseTransaction):
-                connection.execute(
-                    text(NOTIFY), {'namespace': namespace}, execution_options=INTERNAL
-                )
+                execute(NOTIFY)
 
     def is_filled(self, namespace: str) -> bool:
         """Return whether there may be messages of a namespace.
 
-        Takes a query, and a second one if a table has pages, by a connection that is kept for
-        that: an application's pool may be empty.
+        It asks by a connection that is kept for that: an application's pool may be empty.
+
+        :raises Exception: of the driver, if the database can't be asked.
         """
         try:
             cursor = self._look()
-            rows = cursor.execute(FILLED).fetchall()
-            schemas = [schema for schema, is_readable, _ in rows if is_readable]
-            found = ' OR '.join(map(HAS_MESSAGES.format, map(table_name, schemas)))
-            parameters = {'namespace': namespace}
-            return bool(schemas) and cursor.execute(f'SELECT {found}', parameters).fetchone()[0]
-        except Exception:
+            with self._transaction(cursor):
+                rows = cursor.execute(FILLED.format(condition=HAS_PAGES)).fetchall()
+                schemas = [schema for schema, is_readable, _ in rows if is_readable]
+                if not schemas:
+                    return False
+                found = ' OR '.join(map(HAS_MESSAGES.format, map(table_name, schemas)))
+                parameters = {'namespace': namespace}
+                return bool(cursor.execute(f'SELECT {found}', parameters).fetchone()[0])
+        except self._database.error as error:
+            if is_timeout(error):
+                return True  # somebody has locked a table; each is looked at by itself then
+            self.close()
+            raise
+        except BaseException:
             self.close()
             raise
 
@@ -141,6 +159,7 @@ class Outbox:
         namespace: str,
         handle: Callable[[str, Callable[[], str], Collection[str] | None], None],
         failed: Callable[[str, Exception], None],
+        only: Collection[str] | None = None,
     ) -> None:
         """Hand over all messages of a namespace, schema by schema, and delete them.
 
@@ -150,17 +169,22 @@ class Outbox:
         :param handle: called with a schema, a function that asks for its identity, and its
             different messages; None instead of messages that are too many or too long.
         :param failed: called with a schema whose messages can't be handed over, and the error.
+        :param only: leave other schemas than these out.
         :raises Exception: of the driver, if the database can't be asked.
         """
         with self._own() as cursor:
-            with self._transaction(cursor):
-                filled = cursor.execute(FILLED).fetchall()
-            for schema, _, is_deletable in filled:
+            for schema, _, is_deletable in self._filled(cursor):
+                if only is not None and schema not in only:
+                    continue
                 try:
                     with self._transaction(cursor):
-                        messages = self._take(cursor, schema, namespace, is_deletable)
-                        if messages is None or messages:
-                            handle(schema, partial(self._identity, cursor, schema), messages)
+                        query = TAKE if is_deletable else READ
+                        rows = self._rows(cursor, query, schema, namespace)
+                        if rows and rows != self._undeleted.get((schema, namespace)):
+                            ask_identity = partial(self._identity, cursor, schema)
+                            handle(schema, ask_identity, readable(rows))
+                        if not is_deletable:
+                            self._undeleted[schema, namespace] = rows
                 except Exception as error:
                     failed(schema, error)
 
@@ -184,23 +208,27 @@ class Outbox:
             self._looking = connection
         return self._looking.cursor()
 
-    def _take(
-        self, cursor: Any, schema: str, namespace: str, is_deletable: bool
-    ) -> Collection[str] | None:
-        query = (TAKE if is_deletable else READ).format(table=table_name(schema))
+    def _filled(self, cursor: Any) -> Any:
+        """Return the schemas whose tables have pages; all that have a table, if one is locked."""
+        try:
+            with self._transaction(cursor):
+                return cursor.execute(FILLED.format(condition=HAS_PAGES)).fetchall()
+        except self._database.error as error:
+            if not is_timeout(error):
+                raise
+        return cursor.execute(FILLED.format(condition='')).fetchall()
+
+    def _rows(
+        self, cursor: Any, query: str, schema: str, namespace: str
+    ) -> frozenset[tuple[int, str]]:
+        """Return the different messages, each with the last id under which it was left."""
         parameters = {
             'namespace': namespace,
             'number': MOST_MESSAGES + 1,
             'length': LONGEST_MESSAGE + 1,
         }
-        rows = frozenset(cursor.execute(query, parameters).fetchall())
-        if not is_deletable:
-            if self._undeleted.get(schema) == rows:
-                return ()
-            self._undeleted[schema] = rows
-        if len(rows) > MOST_MESSAGES or any(len(row[1]) > LONGEST_MESSAGE for row in rows):
-            return None
-        return [row[1] for row in rows]
+        found = cursor.execute(query.format(table=table_name(schema)), parameters).fetchall()
+        return frozenset(found)
 
     def _identity(self, cursor: Any, schema: str) -> str:
         found = cursor.execute(identity_query(), identity_parameters([schema])).fetchone()
@@ -209,7 +237,9 @@ class Outbox:
     def _create(self, name: str) -> None:
         # in a transaction of its own, so that no other writer waits for the end of this one
         with self._own() as cursor, self._transaction(cursor):
-            cursor.execute(CREATE.format(table=name))
+            # two that make it at once would fail, also with IF NOT EXISTS
+            cursor.execute('SELECT pg_advisory_xact_lock(hashtext(%s))', [f'outbox {name}'])
+            cursor.execute(CREATE.format(table=name), [])
 
     @contextmanager
     def _own(self) -> Iterator[Any]:
@@ -236,5 +266,17 @@ class Outbox:
 
 
 def table_name(schema: str) -> str:
-    """Return the name of a schema's outbox, quoted."""
-    return f'{quote(schema)}.{OUTBOX}'
+    """Return the name of a schema's outbox, quoted, for a query with parameters."""
+    return f'{quote(schema)}.{OUTBOX}'.replace('%', '%%')
+
+
+def is_timeout(error: Exception) -> bool:
+    """Return whether an error says that somebody else has locked a table for too long."""
+    return getattr(error, 'sqlstate', None) in ('55P03', '57014')
+
+
+def readable(rows: Collection[tuple[int, str]]) -> Collection[str] | None:
+    """Return the messages; None if they are too many or too long."""
+    if len(rows) > MOST_MESSAGES or any(len(message) > LONGEST_MESSAGE for _, message in rows):
+        return None
+    return [message for _, message in rows]

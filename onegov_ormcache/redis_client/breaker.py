@@ -73,6 +73,7 @@ class Breaker:
 
     def __init__(self, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._timeout = timeout
         self._shortest = max(PAUSES[0], 2 * timeout)
         self._longest = max(PAUSES[1], 2 * timeout)
         self._lock = OwnLock()
@@ -89,6 +90,8 @@ class Breaker:
         self.is_stalled = False
         #: The number of times that Redis was lost.
         self.losses = 0
+        #: The number of times that it was lost, or was back.
+        self.changes = 0
 
     def __repr__(self) -> str:
         return f'<Breaker {"open" if self.is_open else "closed"}, {self.losses} losses>'
@@ -112,15 +115,16 @@ class Breaker:
             self._next_trial = now + self._next_pause()
         return True
 
-    def failed(self, error: redis.RedisError, reason: str = '') -> None:
+    def failed(self, error: redis.RedisError, reason: str = '', seconds: float = 0.0) -> None:
         """Take notice that a command has failed: Redis is lost.
 
         :param reason: what the error means; by default its text.
+        :param seconds: how long it took to fail.
         """
         reason = reason or str(error)
         with self._lock.present:
             self._reason = reason
-            self.is_stalled = isinstance(error, redis.TimeoutError)
+            self.is_stalled = isinstance(error, redis.TimeoutError) or self.is_slow(seconds)
             kind = type(error)
             if self.is_open:
                 if kind not in self._kinds:
@@ -130,6 +134,7 @@ class Breaker:
             self._kinds = {kind}
             self.is_open = True
             self.losses += 1
+            self.changes += 1
             self._missed = 0
             self._lost_at = self._clock()
             self._pause = self._shortest
@@ -148,10 +153,15 @@ class Breaker:
             if not self.is_open:
                 return
             self.is_open = False
+            self.changes += 1
             seconds = self._clock() - self._lost_at
         log.warning(
             'Redis is back after %.1f s; %s transactions went around it', seconds, self._missed
         )
+
+    def is_slow(self, seconds: float) -> bool:
+        """Return whether a failure that took so long was waited for, whatever its error says."""
+        return seconds >= self._timeout / 2
 
     def missed(self) -> None:
         """Count a transaction that has done without Redis, for the log."""

@@ -9,6 +9,7 @@ This module does not know what is stored.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -95,9 +96,9 @@ class Client(redis.Redis):
         return f'<{type(self).__name__} of {self._address}>'
 
     @property
-    def losses(self) -> int:
-        """The number of times that Redis, or a node of it, was lost."""
-        return self.breaker.losses
+    def changes(self) -> int:
+        """The number of times that Redis, or a node of it, was lost, or was back."""
+        return self.breaker.changes
 
     def at(self, key: str) -> Client:
         """Return the client of the server that has a key; here this one.
@@ -138,15 +139,22 @@ class Client(redis.Redis):
             needs a new token in each call; see :func:`connect`.
         :raises StoreUnreachable: for any failure.
         """
+        begun = time.monotonic()
+        first: redis.RedisError | None = None
         try:
             try:
                 return question()
             except NotAsked:
                 raise
-            except redis.ConnectionError:
+            except redis.ConnectionError as error:
+                if self.breaker.is_slow(time.monotonic() - begun):
+                    raise
+                first = error
                 return question()
         except redis.RedisError as error:
-            raise self.unreachable(error) from error
+            # a trial is one command: the second is not sent
+            failure = first if first is not None and isinstance(error, NotAsked) else error
+            raise self.unreachable(failure, time.monotonic() - begun) from failure
 
     def send(self, *command: str | bytes | int) -> Reply:
         """Send a command without waiting for its reply.
@@ -166,11 +174,14 @@ class Client(redis.Redis):
             raise
         return Reply(pool, connection, is_trial)
 
-    def unreachable(self, error: redis.RedisError) -> StoreUnreachable:
+    def unreachable(self, error: redis.RedisError, seconds: float = 0.0) -> StoreUnreachable:
         """Return the package's own error for one of redis-py's, and open the breaker if it says
-        that the server can't be used."""
+        that the server can't be used.
+
+        :param seconds: how long it took to fail.
+        """
         if is_lost(error):
-            self.breaker.failed(error, reason(error))
+            self.breaker.failed(error, reason(error), seconds)
         kind = StoreFull if isinstance(error, OutOfMemoryError) else StoreUnreachable
         return kind(
             f'Redis (setting redis_url): {reason(error)}; is the server up, and may we talk to it?'
@@ -217,9 +228,9 @@ class NodeClient(Client):
         finally:
             self.connection_pool.release(connection)
 
-    def unreachable(self, error: redis.RedisError) -> StoreUnreachable:
+    def unreachable(self, error: redis.RedisError, seconds: float = 0.0) -> StoreUnreachable:
         self._cluster.look_again()  # another node may have the keys by now
-        return super().unreachable(error)
+        return super().unreachable(error, seconds)
 
 
 class ClusterClient(Client):
@@ -253,9 +264,9 @@ class ClusterClient(Client):
         super().__init__(pool, address, timeout)
 
     @property
-    def losses(self) -> int:
+    def changes(self) -> int:
         nodes = self._cluster.clients()
-        return self.breaker.losses + sum(node.breaker.losses for node in nodes)
+        return self.breaker.changes + sum(node.breaker.changes for node in nodes)
 
     def at(self, key: str) -> Client:
         return self._found(lambda: self._cluster.node_of(key))

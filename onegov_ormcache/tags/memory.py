@@ -84,7 +84,7 @@ class MemoryTagStore:
     """
 
     single_process = True
-    losses = 0
+    changes = 0
     is_lost = False
 
     def __init__(self) -> None:

@@ -94,8 +94,8 @@ class PlacedTagStore:
         self._merged: LRUCache[str, Snapshot] = LRUCache(10_000)
 
     @property
-    def losses(self) -> int:
-        return self.store.losses
+    def changes(self) -> int:
+        return self.store.changes
 
     @property
     def is_lost(self) -> bool:

@@ -27,6 +27,9 @@ from .state import DamagedState, read_identities, read_state, read_token
 
 log = logging.getLogger('onegov_ormcache')
 
+#: A script that changes nothing, and may not be run where the others may not.
+CHECK = "return redis.call('DEL', KEYS[1])"
+
 #: The names of the scripts.
 SCRIPTS = (
     'snapshot', 'doubt', 'publish', 'end_doubt', 'settle', 'quarantine', 'renew', 'register',
@@ -85,8 +88,8 @@ class RedisTagStore:
         self._damaged: LRUCache[str, None] = LRUCache(REMEMBERED_TENANTS)
 
     @property
-    def losses(self) -> int:
-        return self.client.losses
+    def changes(self) -> int:
+        return self.client.changes
 
     @property
     def is_lost(self) -> bool:
@@ -96,12 +99,12 @@ class RedisTagStore:
         self.client.breaker.missed()
 
     def check(self, *, insists: bool = False) -> None:
-        # a replica answers a PING, and can't be used all the same; no such key is ever made
+        # a server may answer a PING, and refuse changes or scripts; no such key is ever made
         name = hash_tag(self._namespace, '') + ':check'
         how = Insistence.ALWAYS if insists else Insistence.NEVER
         with suppress(StoreFull), insisting(how):
             client = self.client.at(name)
-            client.ask(lambda: client.delete(name))
+            client.ask(lambda: client.eval(CHECK, 1, name))
         if not self._is_inspected:
             self._is_inspected = True
             for fault in faults(self.client):

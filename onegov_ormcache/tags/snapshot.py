@@ -202,8 +202,8 @@ class TagStore(Protocol):
     single_process: bool
 
     @property
-    def losses(self) -> int:
-        """The number of times that this process has lost the store."""
+    def changes(self) -> int:
+        """The number of times that this process has lost the store, or found it again."""
 
     @property
     def is_lost(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -397,6 +398,47 @@ def test_a_role_that_may_not_even_read(
             assert value(app, tenant, users) == ['a', 'b']
 
 
+def test_an_attempt_that_fails_at_an_undeletable_message(
+    on_servers: Applications, town: Town, tenant: str, postgres_dsn: str, wire: Wire,
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A message that may not be deleted is delivered at the next attempt."""
+    wire.cut()
+    with no_thread_looks(town):
+        change(town, tenant, User(name='b'))
+        with role(postgres_dsn, tenant) as dsn, ExitStack() as stack:
+            with outside(postgres_dsn, tenant) as connection:
+                connection.execute(f'REVOKE DELETE, INSERT ON orm_cache_outbox FROM r_{tenant}')
+            poor = Applications(
+                Backend('servers', {**on_servers.backend.settings, 'dsn': dsn}), stack
+            )
+
+            def fail(*arguments: Any) -> None:
+                raise StoreUnreachable('lost')
+
+            with monkeypatch.context() as patch:
+                patch.setattr(recovery.Recovery, '_evict', fail)
+                app = poor.start(Town, redis_url=own_redis.url)
+                assert app.orm_cache.recovery._blocked == {tenant}
+            with no_thread_looks(app):
+                app.orm_cache.recovery._left += 1
+                assert value(app, tenant, users) == ['a', 'b']
+                assert not app.orm_cache.recovery._blocked
+
+
+def test_the_table_is_made_by_one(
+    on_servers: Applications, own_redis: RedisServer, tenant: str
+) -> None:
+    """Of many that leave the first message of a tenant at once, none is refused."""
+    app = on_servers.start(Town, redis_url=own_redis.url, redis_timeout=0.2)
+    change(app, tenant, User(name='a'))
+    own_redis.kill()
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(8):
+            pool.submit(change, app, tenant, User(name=f'b{number}'))
+    assert len(value(app, tenant, users)) == 9
+
+
 def test_a_tenant_that_is_dropped(
     town: Town, other: Town, wire: Wire, tenant: str, postgres_dsn: str
 ) -> None:
@@ -547,3 +589,104 @@ def test_the_default(applications: Applications) -> None:
     settings = applications.start(Town).orm_cache.settings
     has_outbox = applications.backend.name == 'servers'
     assert settings.on_outage == ('outbox' if has_outbox else 'expire')
+
+
+# another tenant, idle and forked processes, other settings
+
+
+def test_function_policies_of_another_tenant(
+    on_servers: Applications, make_tenant: Callable[[str], str], wire: Wire,
+    own_redis: RedisServer,
+) -> None:  # fmt: skip
+    """A change of another tenant's table evicts its function policies, which nobody has asked."""
+    app = on_servers.start(Town, redis_url=wire.url)
+    other = on_servers.start(Town, redis_url=own_redis.url)
+    one, two = make_tenant('one'), make_tenant('two')
+
+    def read(app: Any) -> Any:
+        return app.users, app.of_function
+
+    for tenant in (one, two):
+        change(app, tenant, User(name='a'))
+        assert value(other, tenant, read) == (['a'], ['a'])
+    wire.cut()
+    with committed(app, one) as scope:
+        scope.session().execute(text(f'UPDATE "{two}".users SET name = \'z\''))
+    until(lambda: value(other, two, read) == (['z'], ['z']), 30)
+
+
+def test_a_process_that_was_idle(
+    town: Town, other: Town, wire: Wire, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process whose last look is long ago looks before it uses a cached value."""
+    with no_thread_looks(town), no_thread_looks(other):
+        wire.cut()
+        change(town, tenant, User(name='b'))
+        found: Any = other.orm_cache.recovery
+        found._looked_at -= 60
+        assert value(other, tenant, users) == ['a', 'b']
+        assert value(other, tenant, users) == ['a', 'b']
+
+
+def test_a_child_looks_anew(town: Town, other: Town, wire: Wire, tenant: str) -> None:
+    """A process that is forked later does not trust the look of its parent."""
+    with no_thread_looks(town), no_thread_looks(other):
+        wire.cut()
+        change(town, tenant, User(name='b'))
+        found: Any = other.orm_cache.recovery
+        found.after_fork()
+        assert value(other, tenant, users) == ['a', 'b']
+
+
+@pytest.mark.parametrize('on_outage', ['refuse', 'continue'])
+def test_a_process_with_another_setting(
+    on_servers: Applications, town: Town, wire: Wire, own_redis: RedisServer, tenant: str,
+    on_outage: str,
+) -> None:  # fmt: skip
+    """It leaves nothing in an outbox, and delivers what others have left."""
+    other = on_servers.start(Town, redis_url=own_redis.url, on_outage=on_outage)
+    assert value(other, tenant, users) == ['a']
+    wire.cut()
+    change(town, tenant, User(name='b'))
+    until(lambda: value(other, tenant, users) == ['a', 'b'], 30)
+
+
+def test_a_locked_outbox(
+    on_servers: Applications, make_tenant: Callable[[str], str], wire: Wire,
+    own_redis: RedisServer, postgres_dsn: str,
+) -> None:  # fmt: skip
+    """Somebody who has locked the outbox of one tenant keeps nobody from those of others."""
+    app = on_servers.start(Town, redis_url=wire.url)
+    other = on_servers.start(Town, redis_url=own_redis.url)
+    one, two = make_tenant('one'), make_tenant('two')
+    for tenant in (one, two):
+        change(app, tenant, User(name='a'))
+        assert value(other, tenant, users) == ['a']
+    with no_thread_looks(other):
+        wire.cut()
+        for tenant in (one, two):
+            change(app, tenant, User(name='b'))
+        with outside(postgres_dsn, one) as connection, connection.transaction():
+            connection.execute('LOCK TABLE orm_cache_outbox')
+            other.orm_cache.recovery._looked_at -= 60
+            assert value(other, two, users) == ['a', 'b']
+            assert value(other, one, users) == ['a', 'b'], 'by the database'
+    until(lambda: not other.orm_cache.recovery._blocked, 30)
+    assert value(other, one, users) == ['a', 'b']
+
+
+def test_an_outbox_that_hides_rows(
+    town: Town, tenant: str, postgres_dsn: str, wire: Wire
+) -> None:
+    """A table in which others would not find what is left is no outbox."""
+    with outside(postgres_dsn, tenant) as connection:
+        connection.execute(
+            'CREATE TABLE orm_cache_outbox (id bigint GENERATED ALWAYS AS IDENTITY, '
+            'namespace text, message text) PARTITION BY LIST (namespace)'
+        )
+        connection.execute(
+            'CREATE TABLE orm_cache_outbox_all PARTITION OF orm_cache_outbox DEFAULT'
+        )
+    wire.cut()
+    with pytest.raises(StoreUnreachable, match='outbox'):
+        change(town, tenant, User(name='b'))

@@ -212,3 +212,11 @@ def test_a_replica_is_lost(hasty: Client, own_redis: RedisServer) -> None:
 def test_what_is_a_loss(error: redis.RedisError, expected: bool) -> None:
     """An error that all commands would get is a loss, and no other."""
     assert is_lost(error) is expected
+
+
+def test_a_refusal_that_was_waited_for(breaker: Breaker) -> None:
+    """An error that took as long as a timeout is one, whatever it says: no commit waits for the
+    next."""
+    breaker.failed(redis.ConnectionError('no Sentinel answers'), seconds=1.5)
+    with insisting(Insistence.UNLESS_STALLED):
+        assert not may_enter(breaker)

@@ -80,7 +80,7 @@ def test_gap_after_an_outage_of_redis(
         becomes(app, tenant, 'names', ['Alan'])
         own_redis.pause()
         program.execute("UPDATE users SET name = 'Grace'")
-        until(lambda: 'StoreUnreachable' in caplog.text, TAKEN_OVER)
+        until(lambda: 'Redis is lost' in caplog.text, TAKEN_OVER)
         own_redis.resume()
     becomes(app, tenant, 'names', ['Grace'], TAKEN_OVER)
 
