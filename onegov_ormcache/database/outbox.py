@@ -121,7 +121,9 @@ class Outbox:
         if is_writable is None:
             self._create(name)
         elif not is_writable:
-            raise ConfigurationError(f'{name} is no table, has row security, or may not be written to')
+            raise ConfigurationError(
+                f'{name} is no table, has row security, or may not be written to'
+            )
         with question(connection):
             execute(LEAVE.format(table=name))
             # PostgreSQL prepares no transaction that has sent a notification
