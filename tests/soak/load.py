@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from .servers import TENANTS, World
-from .serving import PROCESS, STATEMENTS
+from .serving import ERROR, PROCESS, STATEMENTS
 
 #: The title of pages that are never committed.
 NEVER = 'never committed'
@@ -55,6 +55,7 @@ class Answer:
     body: bytes
     process: str
     statements: int
+    error: str
 
 
 class News:
@@ -90,7 +91,7 @@ def ask(
         content = response.read()
         return Answer(
             response.status, content, response.headers.get(PROCESS, ''),
-            int(response.headers.get(STATEMENTS, '-1')),
+            int(response.headers.get(STATEMENTS, '-1')), response.headers.get(ERROR, ''),
         )  # fmt: skip
     finally:
         connection.close()
@@ -219,7 +220,7 @@ def of_status(answer: Answer, expected: int) -> Answer:
     :raises Failed: if it has another one.
     """
     if answer.status != expected:
-        raise Failed(f'status {answer.status}')
+        raise Failed(f'status {answer.status} {answer.error}'.strip())
     return answer
 
 

@@ -47,7 +47,7 @@ class Gunicorn:
             env={**os.environ, **self._environment},
             pass_fds=[self._listener.fileno()],
             stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=None if os.environ.get('SOAK_LOG') else subprocess.DEVNULL,
             process_group=0,
         )
         return self

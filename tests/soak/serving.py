@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -13,6 +14,11 @@ from fixtures.townhall import make_application
 
 #: The headers of an answer: the process that has made it, and its number of SQL statements.
 PROCESS, STATEMENTS = 'X-Process', 'X-Statements'
+
+#: The header of an answer to a request that has failed: the name of the error.
+ERROR = 'X-Error'
+
+log = logging.getLogger('soak')
 
 _counted = threading.local()
 
@@ -45,6 +51,11 @@ def make() -> Callable[..., Iterable[bytes]]:
             ]
             return start_response(status, headers, *rest)
 
-        return application(environ, start)
+        try:
+            return application(environ, start)
+        except Exception as error:
+            log.exception('%s', environ.get('PATH_INFO'))
+            start_response('500 Internal Server Error', [(ERROR, type(error).__name__)])
+            return []
 
     return counted

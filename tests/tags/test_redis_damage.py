@@ -15,7 +15,7 @@ import redis
 from onegov_ormcache.errors import StoreUnreachable
 from onegov_ormcache.tags.redis import KEPT_IDENTITIES, RedisTagStore
 from tests.tags.conformance import ONE, PAGES, TREE, TWO, USERS, found, put_in_doubt
-from tests.tags.redis_store import KEY, fill, settle_down
+from tests.tags.redis_store import KEY, NAMESPACE, fill, settle_down
 
 LIST = '{town:main}:identities'
 
@@ -59,6 +59,7 @@ DAMAGES: dict[str, Damage] = {
     **{f'a {kind}': _of_another_kind(kind) for kind in KINDS},
     'no birth': lambda client: client.hdel(KEY, 'birth'),
     'no epoch': lambda client: client.hdel(KEY, 'epoch'),
+    'an empty birth': lambda client: client.hset(KEY, 'birth', ''),
     'no key': lambda client: client.hdel(KEY, 'key'),
     'a copy': _copied,
     'bytes as the birth': _field('birth', b'\xff\x00'),
@@ -271,3 +272,11 @@ def test_a_reader_of_a_replica_follows_what_it_can_read(
     LISTS[damage](client)
     store.follow('main', TWO, '')
     assert store.identity('main') in (ONE, TWO)
+
+
+def test_an_empty_epoch(warm: RedisTagStore, client: redis.Redis) -> None:
+    """A process that knows no epoch yet does not take it for the one that it knows."""
+    before = warm.snapshot('main')
+    client.hset(KEY, 'epoch', '')
+    other = RedisTagStore(warm.client, NAMESPACE, quarantined=True)
+    assert other.snapshot('main').birth != before.birth

@@ -54,6 +54,6 @@ elseif head[1] ~= run_id then
     bear()
 elseif head[2] ~= key then
     bear('it is a copy of another key')
-elseif not (head[3] and head[4]) then
+elseif (head[3] or '') == '' or (head[4] or '') == '' then
     bear('it has no birth or no epoch')
 end
