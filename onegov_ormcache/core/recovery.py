@@ -71,7 +71,7 @@ class Recovery:
     Made by a cache whose store is Redis, and ended with it; used by all threads.
 
     :param versions: of the cache.
-    :param outboxes: of its databases; none if tags are not left there.
+    :param outboxes: of its databases; none if these have none.
     :param namespace: only tags of this namespace are delivered.
     """
 
@@ -81,13 +81,13 @@ class Recovery:
         self._outboxes = outboxes
         self._namespace = namespace
         self._left = 0
-        # when the outboxes were last looked into; None: never, so that nothing is lost that a
-        # process has left which is gone
+        # the progress up to which all was delivered; None: this process has not looked yet, and
+        # another one may have left something and be gone
         self._done: Progress | None = None
         # the schemas whose outboxes can't be read
         self._blocked: frozenset[str] = frozenset()
         self._looking, self._starting, self._counting = OwnLock(), OwnLock(), OwnLock()
-        self._glancing = OwnLock()
+        self._glancing = OwnLock(is_reentrant=True)
         self._next_attempt = 0.0
         # when the last look began, or was given up
         self._looked_at = time.monotonic()
@@ -101,7 +101,7 @@ class Recovery:
         register(self)
 
     def __repr__(self) -> str:
-        state = 'done' if self._done == self._progress() else 'to do'
+        state = 'done' if self.is_current else 'to do'
         return f'<Recovery {state} of {self._namespace!r}>'
 
     def is_done(self, places: Collection[str]) -> bool:
@@ -116,7 +116,7 @@ class Recovery:
             self._start()
         if time.monotonic() - self._looked_at > LATE:
             self._look_late()
-        if self._done != self._progress() and not self._catch_up():
+        if not self.is_current and not self._catch_up():
             return False
         return not self._blocked or self._blocked.isdisjoint(places)
 
@@ -164,7 +164,7 @@ class Recovery:
 
     def tick(self) -> None:
         """Look, if this process is in use or something is to be done. The thread calls this."""
-        if self._is_used or self._store.is_lost or self._done != self._progress():
+        if self._is_used or self._store.is_lost or not self.is_current:
             self._is_used = False
             if self._store.is_lost:
                 with suppress(StoreUnreachable):
@@ -188,9 +188,9 @@ class Recovery:
             if self._store.is_lost:
                 self._store.check()
             self._versions.renew_pending()
-            if self._done == self._progress():
+            if self.is_current:
                 self._look_into()
-            if self._done != self._progress():
+            if not self.is_current:
                 self._catch_up()
             self._complaints.discard('')
         except StoreUnreachable:
@@ -200,9 +200,10 @@ class Recovery:
 
     def _look_into(self) -> None:
         """Take notice of tags in the outboxes."""
-        self._looked_at = time.monotonic()
-        if any(each.is_filled(self._namespace) for each in self._outboxes):
-            self._found()
+        with self._glancing.present:  # the connection for that is one thread's at a time
+            self._looked_at = time.monotonic()
+            if any(each.is_filled(self._namespace) for each in self._outboxes):
+                self._found()
 
     def _look_late(self) -> None:
         """Look before a cached value is used, because the thread has not: nobody has used the
@@ -211,12 +212,17 @@ class Recovery:
         If the database does not answer, cached values are used as before: while it is away, nobody
         can commit.
         """
-        with self._glancing.present:
+        glancing = self._glancing.present
+        if not glancing.acquire(timeout=PATIENCE):
+            self._looked_at = time.monotonic()  # another thread waits for the database
+            return
+        try:
             if time.monotonic() - self._looked_at > LATE:
-                try:
-                    self._look_into()
-                except Exception as error:
-                    self._complain('', error)
+                self._look_into()
+        except Exception as error:
+            self._complain('', error)
+        finally:
+            glancing.release()
 
     def _retry_blocked(self) -> None:
         """Try again to deliver what could not be delivered, while others go on."""
@@ -238,7 +244,7 @@ class Recovery:
         """End the thread; make a last attempt at what is still to be done."""
         self._is_closed = True
         self._wake.set()
-        if self._has_thread and self._done != self._progress():
+        if self._has_thread and not self.is_current:
             self.look()
         with suppress(StoreUnreachable):
             self._versions.renew_pending()
@@ -265,7 +271,7 @@ class Recovery:
         if time.monotonic() < self._next_attempt or not looking.acquire(timeout=PATIENCE):
             return False
         try:
-            if self._done == self._progress():
+            if self.is_current:
                 return True
             # a loss, or tags that are left, from here on must be looked for again
             progress = self._progress()
