@@ -151,4 +151,10 @@ class SnapshotConflict(RetryableConflict):
     value was read, before COMMIT under SERIALIZABLE, and in a request under READ COMMITTED when
     two of its values belong to different moments. The tween retries the request; elsewhere,
     roll back and run the transaction again.
+
+    :param tag: the tag that has changed or is about to change, if there is one that tells.
     """
+
+    def __init__(self, message: str = '', tag: str | None = None) -> None:
+        super().__init__(message)
+        self.tag = tag

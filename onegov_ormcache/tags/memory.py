@@ -64,13 +64,13 @@ class AnsweredDoubt:
     :param conflict: why no tag was put in doubt; None if they were.
     """
 
-    def __init__(self, conflict: str | None, tags: frozenset[str] = NO_TAGS) -> None:
+    def __init__(self, conflict: SnapshotConflict | None, tags: frozenset[str] = NO_TAGS) -> None:
         self._conflict = conflict
         self._tags = tags
 
     def result(self) -> frozenset[str]:
         if self._conflict is not None:
-            raise SnapshotConflict(self._conflict)
+            raise self._conflict
         return self._tags
 
     def leave(self) -> None:
@@ -148,7 +148,8 @@ class MemoryTagStore:
             tenant = self._tenant(schema)
             # no quarantine, so nothing has outlasted one
             if tag := tenant.first_broken({**computed, **read}, but=writer):
-                return AnsweredDoubt(f'{schema}: {tag} has changed since it was read')
+                text = f'{schema}: {tag} has changed since it was read'
+                return AnsweredDoubt(SnapshotConflict(text, tag))
             strangers = {tag for tag in tenant.versions if tag.startswith(PROPERTY_TAG)}
             tags = frozenset(tags) | strangers.difference(known)
             if writer in tenant.doubts:

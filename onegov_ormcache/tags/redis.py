@@ -359,9 +359,8 @@ class SentDoubt:
     def result(self) -> frozenset[str]:
         done, *named = self._running.result()
         if not done:
-            raise SnapshotConflict(
-                f'{self._schema}: {_readable(named[0])} has changed since it was read'
-            )
+            tag = _readable(named[0])
+            raise SnapshotConflict(f'{self._schema}: {tag} has changed since it was read', tag)
         return frozenset(map(_readable, named))
 
     def leave(self) -> None:

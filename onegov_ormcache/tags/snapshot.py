@@ -179,7 +179,7 @@ class DoubtAnswer(Protocol):
         """Wait for the answer; return the tags that the writer has in doubt now.
 
         :raises SnapshotConflict: if one of the versions that the writer has read does not hold;
-            no tag of this doubt was put in doubt then.
+            its ``tag`` says which. No tag of this doubt was put in doubt then.
         :raises StoreUnreachable: if the store can't be reached.
         """
 

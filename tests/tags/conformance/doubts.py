@@ -188,8 +188,9 @@ class Doubts(StoreUnderTest):
         put_in_doubt(other, schema, 'v', PAGES)
         publish_at_once(other, schema, 'v', [PAGES])
         before = store.snapshot(schema)
-        with pytest.raises(SnapshotConflict, match=PAGES):
+        with pytest.raises(SnapshotConflict, match=PAGES) as raised:
             put_in_doubt(store, schema, 'w', USERS, read=read)
+        assert raised.value.tag == PAGES
         assert store.snapshot(schema) == before
 
     def test_read_that_is_in_doubt(self, store: TagStore, other: TagStore, schema: str) -> None:
@@ -197,8 +198,9 @@ class Doubts(StoreUnderTest):
         read = store.snapshot(schema).stamp([USERS, PAGES])
         put_in_doubt(store, schema, 'v', USERS, read=read)
         before = store.snapshot(schema)
-        with pytest.raises(SnapshotConflict, match=USERS):
+        with pytest.raises(SnapshotConflict, match=USERS) as raised:
             put_in_doubt(other, schema, 'w', PAGES, read=read)
+        assert raised.value.tag == USERS
         assert store.snapshot(schema) == before
 
     def test_computed_that_holds(self, store: TagStore, schema: str) -> None:
@@ -213,11 +215,12 @@ class Doubts(StoreUnderTest):
         put_in_doubt(other, schema, 'v', PAGES)
         publish_at_once(other, schema, 'v', [PAGES])
         before = store.snapshot(schema)
-        with pytest.raises(SnapshotConflict, match=PAGES):
+        with pytest.raises(SnapshotConflict, match=PAGES) as raised:
             put_in_doubt(
                 store, schema, 'w', USERS,
                 read=snapshot.stamp([USERS]), computed=snapshot.stamp([PAGES]),
             )  # fmt: skip
+        assert raised.value.tag == PAGES
         assert store.snapshot(schema) == before
 
     def test_computed_that_is_in_doubt(
