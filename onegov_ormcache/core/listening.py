@@ -35,7 +35,7 @@ from ..database.triggers import WATCHED_SCHEMAS
 from ..database.urls import parse
 from ..errors import ConfigurationError, StoreUnreachable
 from ..forks import check, register
-from ..tags.snapshot import PROPERTY_TAG, TagStore, new_token
+from ..tags.snapshot import TagStore, new_token
 from .policies import table_tags
 from .protocols import PropertyRegistry
 from .recovery import Recovery
@@ -324,8 +324,7 @@ class Listening:
         cache.tags.publish(schema, self._writer, tags)
         # function policies of other releases and applications, which can't be asked here, may
         # be concerned too
-        versions = cache.tags.snapshot(schema).versions
-        present = {tag for tag in versions if tag.startswith(PROPERTY_TAG)}
+        present = cache.tags.snapshot(schema).property_tags
         unknown = present - cache.registry.function_tags
         if unknown:
             cache.tags.publish(schema, self._writer, unknown)

@@ -107,7 +107,7 @@ class Versions:
         if self._forget(schema, snapshot):
             snapshot = self.tags.snapshot(schema)
         function_tags = self._function_tags()
-        if not function_tags <= snapshot.versions.keys():
+        if not function_tags <= snapshot.property_tags:
             # this is the first use of the tenant since its birth, or by this release
             self.tags.register(schema, function_tags)
             snapshot = self.tags.snapshot(schema)

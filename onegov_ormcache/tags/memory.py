@@ -12,7 +12,17 @@ from dataclasses import dataclass, field
 
 from ..errors import SnapshotConflict
 from ..forks import OwnLock
-from .snapshot import NO_TAGS, NO_VERSIONS, PROPERTY_TAG, Doubt, Snapshot, Stamp, new_token
+from .overlays import with_changes
+from .snapshot import (
+    NO_TAGS,
+    NO_VERSIONS,
+    PROPERTY_TAG,
+    Doubt,
+    Snapshot,
+    Stamp,
+    new_token,
+    property_tags_of,
+)
 
 #: The number of identities of which a tenant's versions are kept.
 KEPT_IDENTITIES = 4
@@ -24,8 +34,10 @@ class Tenant:
 
     birth: str
     epoch: str
-    #: By tag.
-    versions: dict[str, str] = field(default_factory=dict)
+    #: By tag; replaced by each change, as the snapshots have them too.
+    versions: Stamp = field(default_factory=dict)
+    #: The tags of properties that have a version.
+    property_tags: frozenset[str] = NO_TAGS
     #: By writer's id.
     doubts: dict[str, Doubt] = field(default_factory=dict)
     #: When each doubt began, by writer's id: seconds of ``time.monotonic()``.
@@ -51,6 +63,15 @@ class Tenant:
             if any(tag in doubt.tags for writer, doubt in self.doubts.items() if writer != but):
                 return tag
         return None
+
+    def renew_versions(self, tags: Collection[str]) -> None:
+        """Give the tags new versions."""
+        if not tags:
+            return
+        changes = dict.fromkeys(tags, new_token())
+        self.versions = with_changes(self.versions, changes)
+        if added := property_tags_of(changes) - self.property_tags:
+            self.property_tags |= added
 
     def renew_epoch(self) -> None:
         """Begin a new epoch, after a change of versions or doubts."""
@@ -129,8 +150,8 @@ class MemoryTagStore:
             tenant = self._tenant(schema)
             if tenant.snapshot is None:
                 tenant.snapshot = Snapshot.of(
-                    tenant.birth, tenant.epoch, dict(tenant.versions), dict(tenant.doubts), None,
-                    self._known.get(schema, ''),
+                    tenant.birth, tenant.epoch, tenant.versions, dict(tenant.doubts), None,
+                    self._known.get(schema, ''), property_tags=tenant.property_tags,
                 )  # fmt: skip
             return tenant.snapshot
 
@@ -150,8 +171,7 @@ class MemoryTagStore:
             if tag := tenant.first_broken({**computed, **read}, but=writer):
                 text = f'{schema}: {tag} has changed since it was read'
                 return AnsweredDoubt(SnapshotConflict(text, tag))
-            strangers = {tag for tag in tenant.versions if tag.startswith(PROPERTY_TAG)}
-            tags = frozenset(tags) | strangers.difference(known)
+            tags = frozenset(tags) | tenant.property_tags.difference(known)
             if writer in tenant.doubts:
                 tags |= tenant.doubts[writer].tags
             tenant.doubts[writer] = Doubt(tags, transaction_key)
@@ -163,8 +183,7 @@ class MemoryTagStore:
         with self._lock.present:
             tenant = self._tenant(schema)
             doubt = tenant.doubts.get(writer)
-            changed = {*tags, *(doubt.tags if doubt else ())}
-            tenant.versions.update(dict.fromkeys(changed, new_token()))
+            tenant.renew_versions({*tags, *(doubt.tags if doubt else ())})
             self._end(tenant, writer)
 
     def end_doubt(self, schema: str, writer: str) -> None:
@@ -179,7 +198,7 @@ class MemoryTagStore:
                 return
             if lease is not None and time.monotonic() - tenant.since[writer] < lease:
                 return
-            tenant.versions.update(dict.fromkeys(doubt.tags, new_token()))
+            tenant.renew_versions(doubt.tags)
             self._end(tenant, writer)
 
     def quarantine(self, schema: str, birth: str, waiting: Collection[str]) -> None:
@@ -188,9 +207,9 @@ class MemoryTagStore:
     def register(self, schema: str, tags: Collection[str]) -> None:
         with self._lock.present:
             tenant = self._tenant(schema)
-            added = frozenset(tags) - tenant.versions.keys()
+            added = frozenset(tag for tag in tags if tag not in tenant.versions)
             if added:
-                tenant.versions.update(dict.fromkeys(added, new_token()))
+                tenant.renew_versions(added)
                 for writer, doubt in tenant.doubts.items():
                     tenant.doubts[writer] = Doubt(doubt.tags | added, doubt.transaction_key)
                 tenant.renew_epoch()
@@ -209,7 +228,7 @@ class MemoryTagStore:
             if tenant.forgotten is None or now - tenant.forgotten >= interval:
                 tenant.forgotten = now
                 tenant.birth = new_token()
-                tenant.versions = {}
+                tenant.versions, tenant.property_tags = NO_VERSIONS, NO_TAGS
                 tenant.renew_epoch()
 
     def fill(self, schema: str, stamp: Stamp, store: Callable[[], None]) -> bool:

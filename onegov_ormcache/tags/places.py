@@ -15,6 +15,7 @@ from cachetools import LRUCache
 
 from ..errors import OrmCacheError
 from ..forks import OwnLock
+from .overlays import with_changes
 from .snapshot import CATALOG_TAG, NO_VERSIONS, TABLE_TAG, DoubtAnswer, Snapshot, Stamp, TagStore
 
 
@@ -221,15 +222,13 @@ class PlacedTagStore:
     def _merge(self, parts: tuple[tuple[str, Snapshot], ...]) -> Snapshot:
         (_, own), *_ = parts
         by_place = dict(parts)
-        versions = dict(own.versions)
-        for tag, place in self._place_of.items():
-            versions[tag] = by_place[place].version(tag)
+        shared = {tag: by_place[place].version(tag) for tag, place in self._place_of.items()}
         quarantines = [part.quarantine for _, part in parts if part.quarantine is not None]
         doubts = {writer: doubt for _, part in parts for writer, doubt in part.doubts.items()}
         return Snapshot(
             birth=own.birth,
             epoch=own.epoch,
-            versions=versions,
+            versions=with_changes(own.versions, shared),
             doubts=doubts,
             quarantine=quarantines[0] if quarantines else None,
             in_doubt=frozenset().union(*(part.in_doubt for _, part in parts)),
@@ -237,6 +236,7 @@ class PlacedTagStore:
             identity=own.identity,
             identities=own.identities,
             identified=all(part.identified for _, part in parts),
+            property_tags=own.property_tags,
         )
 
     def by_place(self, schema: str, tags: Iterable[str]) -> dict[str, list[str]]:

@@ -1,5 +1,8 @@
 """The tag store on Redis: a hash per tenant and identity, changed by Lua scripts alone.
 
+A large hash has a log of its changes beside it, so that a reader that knows an earlier epoch gets
+only what has changed, see ``lua/helpers.lua``.
+
 A second hash per tenant lists the identities that its database had, see ``lua/identify.lua``.
 
 :mod:`.scripts` runs them.
@@ -23,7 +26,7 @@ from ..redis_client.client import Client, hash_tag
 from ..redis_client.inspection import faults
 from .scripts import Running, Scripts
 from .snapshot import NO_VERSIONS, Snapshot, Stamp, same_schema
-from .state import DamagedState, read_identities, read_state, read_token
+from .state import DamagedState, read_changes, read_identities, read_state, read_token
 
 log = logging.getLogger('onegov_ormcache')
 
@@ -161,8 +164,13 @@ class RedisTagStore:
                 return last
             if len(reply) == 1:  # the list of identities is another one
                 return Snapshot.unidentified(read_token(reply[0]))
+            damage = None
             try:
-                snapshot, damage = read_state(reply, identity or '', identities)
+                if len(reply) == 3:  # what has changed since the epoch that is known
+                    assert last is not None
+                    snapshot = read_changes(reply, last, identities)
+                else:
+                    snapshot, damage = read_state(reply, identity or '', identities)
             except DamagedState as damaged:
                 self._log_damage(schema, str(damaged))
                 self._run_on(keys, 'replace', damaged.epoch, str(damaged))

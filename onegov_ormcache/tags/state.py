@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from .snapshot import Doubt, Snapshot
 
@@ -72,6 +74,48 @@ def _read(
         identities,
     )
     return snapshot, fields.get('damage')
+
+
+def read_changes(reply: Sequence[Any], known: Snapshot, identities: str) -> Snapshot:
+    """Return the snapshot after the changes in a reply of ``snapshot.lua``.
+
+    :param reply: the epoch; the changed fields and their values, alternating; the fields that are
+        gone.
+    :param known: the snapshot of the epoch that the script was told.
+    :raises DamagedState: if a part of the changes can't be read.
+    """
+    epoch, changed, gone = reply
+    try:
+        return _changed(epoch, changed, gone, known, identities)
+    except (ValueError, KeyError, RecursionError) as error:
+        raise DamagedState(f'it can not be read ({error!r:.100})', epoch) from error
+
+
+def _changed(
+    epoch: bytes,
+    changed: Sequence[bytes],
+    gone: Sequence[bytes],
+    known: Snapshot,
+    identities: str,
+) -> Snapshot:
+    versions: dict[str, str] = {}
+    doubts: dict[str, Doubt] = {}
+    for name, value in zip(*[map(bytes.decode, changed)] * 2, strict=True):
+        if name.startswith('v:'):
+            versions[name[2:]] = value
+        else:
+            doubts[name[2:]] = _doubt(value)
+    names = [name.decode() for name in gone]
+    snapshot = known.after(
+        epoch.decode(),
+        versions,
+        doubts,
+        gone=[name[2:] for name in names if name.startswith('v:')],
+        ended=[name[2:] for name in names if name.startswith('d:')],
+    )
+    if identities == known.identities:
+        return snapshot
+    return replace(snapshot, identities=identities)
 
 
 def _doubt(text: str) -> Doubt:

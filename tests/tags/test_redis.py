@@ -20,7 +20,7 @@ from onegov_ormcache.tags.snapshot import Stamp
 from tests.support.counting import RedisCommands
 from tests.support.servers import RedisServer
 from tests.tags.conformance import PAGES, TREE, USERS, TagStoreConformance, put_in_doubt
-from tests.tags.redis_store import KEY, NAMESPACE, VALUE, commit, fill
+from tests.tags.redis_store import KEY, NAMESPACE, VALUE, commit, fill, with_a_log
 
 
 class TestRedisTagStore(TagStoreConformance):
@@ -45,6 +45,14 @@ class TestRedisTagStore(TagStoreConformance):
         allowed = store.fill(schema, stamp, key, b'value', None)
         assert (store.client.get(key) == b'value') == allowed
         return allowed
+
+
+class TestRedisTagStoreWithALog(TestRedisTagStore):
+    """The same holds for tenants with an index and a log of changes."""
+
+    @pytest.fixture(autouse=True)
+    def _with_a_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with_a_log(monkeypatch)
 
 
 def test_is_of_many_processes(store: RedisTagStore) -> None:

@@ -15,7 +15,7 @@ import redis
 from onegov_ormcache.errors import StoreUnreachable
 from onegov_ormcache.tags.redis import KEPT_IDENTITIES, RedisTagStore
 from tests.tags.conformance import ONE, PAGES, TREE, TWO, USERS, found, put_in_doubt
-from tests.tags.redis_store import KEY, NAMESPACE, fill, settle_down
+from tests.tags.redis_store import KEY, NAMESPACE, fill, settle_down, with_a_log
 
 LIST = '{town:main}:identities'
 
@@ -87,6 +87,12 @@ FOR_SCRIPTS: dict[str, Damage] = {
     'a large doubt': _field('d:x', b'{"tags": ["a"], "at": 1, "key": ""}' + b' ' * 5_000_000),
     'a doubt without a time': _field('d:x', b'{"tags": ["a"], "key": ""}'),
 }
+
+
+@pytest.fixture(autouse=True, params=['all is sent', 'changes are sent'])
+def _sent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == 'changes are sent':
+        with_a_log(monkeypatch)
 
 
 @pytest.fixture

@@ -16,6 +16,11 @@
 --            v:TAG       the tag's version: a token; with a '+' at its end if it has not
 --                        changed since the quarantine
 --            d:WRITER    a doubt, as JSON: tags, key, at (seconds, the server's clock)
+--          and three fields that only a large hash has, see helpers.lua:
+--            index       the epoch and the number of fields for which the next two hold
+--            writers     the writers in doubt, sealed JSON
+--            properties  the tags of properties that have a version, sealed JSON
+--          Its log of changes, see helpers.lua, is the key with ':changes' at its end.
 -- ARGV[1]  a new random token
 -- ARGV[2]  '1' if a birth must begin a quarantine
 --
@@ -29,14 +34,33 @@
 -- quarantine lasts until every writer that was in progress at the birth has ended, and its end is
 -- a new birth. So no value from before a commit whose doubt was dropped can be valid after it.
 local key, token = KEYS[1], ARGV[1]
+local log = key .. ':changes'
 local born = false
+-- what is known of the names in the hash, see helpers.lua
+local lists = {}
 
 -- The most fields and bytes that a tenant's state, and the most bytes that a doubt may have.
 -- They bound the time for which a forged key can stop the server.
 local MAX_FIELDS, MAX_STATE, MAX_DOUBT = 100000, 16777216, 4194304
 
+-- A hash with no more fields is small: to send or to look at all of it costs less than to keep an
+-- index and a log. So only large ones have them.
+local SMALL = 32
+
+-- Puts a digest before a text, so that bytes which were damaged are not taken for it.
+local function sealed(text)
+    return redis.sha1hex(text) .. text
+end
+
+-- Returns the text behind its digest; nil if it is not as it was.
+local function unsealed(bytes)
+    local text = type(bytes) == 'string' and string.sub(bytes, 41)
+    return text and redis.sha1hex(text) == string.sub(bytes, 1, 40) and text or nil
+end
+
 local function bear(damage)
-    redis.call('UNLINK', key)
+    redis.call('UNLINK', key, log)
+    lists = {}
     redis.call('HSET', key, 'run_id', run_id, 'key', key, 'birth', token, 'epoch', token)
     if ARGV[2] == '1' then
         redis.call('HSET', key, 'quarantine', '')
@@ -47,7 +71,7 @@ local function bear(damage)
     born = true
 end
 
-local head = redis.pcall('HMGET', key, 'run_id', 'key', 'birth', 'epoch')
+local head = redis.pcall('HMGET', key, 'run_id', 'key', 'birth', 'epoch', 'index')
 if head.err then
     bear('it is no hash')
 elseif head[1] ~= run_id then

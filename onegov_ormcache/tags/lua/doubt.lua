@@ -29,8 +29,8 @@ end
 for _, tag in ipairs(change.tags) do
     known[tag] = true
 end
-for _, tag in ipairs(names('v:')) do
-    if string.sub(tag, 1, 9) == 'property:' and not known[tag] then
+for tag in pairs(members('properties')) do
+    if not known[tag] then
         table.insert(change.tags, tag)
     end
 end
@@ -46,9 +46,8 @@ if sent then
         end
     end
 end
-local doubt = {tags = change.tags, key = ARGV[4], at = now()}
-redis.call('HSET', key, 'd:' .. ARGV[3], cjson.encode(doubt))
-renew_epoch()
+set_doubt(ARGV[3], {tags = change.tags, key = ARGV[4], at = now()})
+renew_epoch_by_changes()
 -- the reply is made in the list itself, because unpack() fails for some thousand tags
 table.insert(change.tags, 1, 1)
 return change.tags

@@ -5,6 +5,6 @@
 -- Reply:   1
 -- Atomic: the epoch changes together with the doubt, so that nobody goes on using a
 -- snapshot that has the doubt.
-redis.call('HDEL', key, 'd:' .. ARGV[3])
-renew_epoch()
+drop_doubt(ARGV[3])
+renew_epoch_by_changes()
 return 1

@@ -16,5 +16,7 @@ for _, tag in ipairs(names('v:')) do
     redis.call('HDEL', key, 'v:' .. tag)
 end
 redis.call('HSET', key, 'birth', token, 'forgotten', now())
+-- the hash is small now, and has no index
+redis.call('HDEL', key, 'index', 'writers', 'properties')
 renew_epoch()
 return 1

@@ -9,11 +9,11 @@
 -- for valid that were stored before the commit.
 local doubt = doubt_of(ARGV[3])
 for _, tag in ipairs(cjson.decode(ARGV[4])) do
-    redis.call('HSET', key, 'v:' .. tag, token)
+    renew_version(tag)
 end
 for _, tag in ipairs(doubt and doubt.tags or {}) do
-    redis.call('HSET', key, 'v:' .. tag, token)
+    renew_version(tag)
 end
-redis.call('HDEL', key, 'd:' .. ARGV[3])
-renew_epoch()
+drop_doubt(ARGV[3])
+renew_epoch_by_changes()
 return 1

@@ -7,12 +7,13 @@
 -- Atomic: writers that are about to commit could not know of new tags, so their doubts get
 -- them at once; publish.lua gives the tags of the doubt new versions.
 local doubts = {}
-for _, writer in ipairs(names('d:')) do
+for writer in pairs(members('writers')) do
     doubts[writer] = doubt_of(writer)
 end
 local added = {}
 for _, tag in ipairs(cjson.decode(ARGV[3])) do
-    if redis.call('HSETNX', key, 'v:' .. tag, token) == 1 then
+    if redis.call('HEXISTS', key, 'v:' .. tag) == 0 then
+        renew_version(tag)
         added[#added + 1] = tag
     end
 end
@@ -21,8 +22,8 @@ if #added > 0 then
         for _, tag in ipairs(added) do
             doubt.tags[#doubt.tags + 1] = tag
         end
-        redis.call('HSET', key, 'd:' .. writer, cjson.encode(doubt))
+        set_doubt(writer, doubt)
     end
-    renew_epoch()
+    renew_epoch_by_changes()
 end
 return 1

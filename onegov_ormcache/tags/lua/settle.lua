@@ -21,8 +21,8 @@ if ARGV[4] ~= '' then
     end
 end
 for _, tag in ipairs(doubt.tags) do
-    redis.call('HSET', key, 'v:' .. tag, token)
+    renew_version(tag)
 end
-redis.call('HDEL', key, 'd:' .. ARGV[3])
-renew_epoch()
+drop_doubt(ARGV[3])
+renew_epoch_by_changes()
 return 1

@@ -7,9 +7,12 @@ import pytest
 from onegov_ormcache.tags.snapshot import TagStore
 from tests.tags.conformance.store_under_test import (
     FILES,
+    MENU,
     PAGES,
+    TREE,
     USERS,
     StoreUnderTest,
+    publish_at_once,
     put_in_doubt,
 )
 
@@ -71,6 +74,35 @@ class Versions(StoreUnderTest):
             assert (after.doubts, after.in_doubt) == ({}, frozenset())
             assert not after.agrees(before.stamp([USERS]))
             assert after.agrees(before.stamp([FILES]))
+
+    def test_tenant_with_many_tags(self, store: TagStore, other: TagStore, schema: str) -> None:
+        """Of 1,000 tags, a commit changes its own, and each reader sees just that, whichever
+        snapshot it knows; doubts and tags of properties are those of the moment."""
+        tags = [f'rows:books.id:int/{number}' for number in range(1000)]
+        store.register(schema, [TREE])
+        publish_at_once(store, schema, 'v', tags)
+        first = other.snapshot(schema)
+        for number in range(0, 1000, 7):
+            before = store.snapshot(schema)
+            in_doubt = put_in_doubt(store, schema, 'w', tags[number])
+            assert in_doubt == {tags[number], TREE}
+            between = store.snapshot(schema)
+            assert (between.in_doubt, set(between.doubts)) == (in_doubt, {'w'})
+            assert between.versions == before.versions
+            assert between.unsettled(before) == in_doubt
+            publish_at_once(store, schema, 'w', [tags[number]])
+            after = store.snapshot(schema)
+            assert after.doubts == {}
+            assert after.unsettled(before) == after.unsettled(between) == in_doubt
+            assert after.property_tags == {TREE}
+            if number % 21 == 0:
+                assert other.snapshot(schema) == after
+        last = store.snapshot(schema)
+        assert last.unsettled(first) == {TREE, *tags[::7]}
+        assert len(last.versions) == len(tags) + 1
+        store.register(schema, [MENU])
+        assert store.snapshot(schema).property_tags == {TREE, MENU}
+        assert other.snapshot(schema) == store.snapshot(schema)
 
     def test_tokens_never_repeat(self, store: TagStore, schema: str) -> None:
         """No version and no epoch is ever given twice."""
