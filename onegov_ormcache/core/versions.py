@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from ..errors import StoreUnreachable
 from ..forks import OwnLock
 from ..steps import Step, about_to
+from ..tags.overlays import differing
 from ..tags.places import PlacedTagStore
-from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore
+from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore, whole_tag
 from .policies import table_tags
 
 #: The number of tags that a tenant may have beside those of this application.
@@ -46,7 +47,8 @@ class Versions:
     :param shared_tables: the names of tables that tenants share, each with its schema.
     :param function_tags: returns the tags of all function policies, which must be registered
         for each tenant.
-    :param all_tags: returns the tags of all tables and of all function policies.
+    :param all_tags: returns the tags of all tables and of all function policies, and the whole
+        tags of all policies of rows; see :func:`~onegov_ormcache.tags.snapshot.whole_tag`.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Versions:
         self._all_tags = all_tags
         # the places that this process found crowded within the last interval
         self._crowded: TTLCache[str, None] = TTLCache(10_000, FORGET_INTERVAL)
+        # by place, the snapshot whose tags of others were counted last, and their number
+        self._counted: LRUCache[str, tuple[Snapshot, int]] = LRUCache(10_000)
         # by schema, a new mark for each call of renew_later: a renewal removes the mark that
         # it found, and not that of a later call
         self._pending_renewals: dict[str, object] = {}
@@ -206,13 +210,50 @@ class Versions:
         for place, part in snapshot.parts or ((schema, snapshot),):
             if len(part.versions) <= FOREIGN_TAGS or place in self._crowded:
                 continue
-            own = self._all_tags()
-            if len(part.versions.keys() - own) > max(FOREIGN_TAGS, len(own)):
+            if self._is_crowded(place, part):
                 with self._lock.present:
                     self._crowded[place] = None
                 self.tags.forget(place, FORGET_INTERVAL)
                 is_crowded = True
         return is_crowded
+
+    def _is_crowded(self, place: str, part: Snapshot) -> bool:
+        """Return whether a place has too many tags of others.
+
+        A tenant may have thousands of tags that are all its own. So of a snapshot that comes after
+        one whose tags were counted, only the tags that have changed since are looked at.
+        """
+        with self._lock.present:
+            counted, foreign = self._counted.get(place, (None, 0))
+        if counted is part:
+            return False  # if it was, nobody needs to be told again
+        own: frozenset[str] | None = None
+        if counted is None or counted.birth != part.birth:
+            own = self._all_tags()
+            foreign = _foreign(part.versions, own)
+        elif len(counted.versions) != len(part.versions):
+            # while a birth lasts, no tag goes
+            own = self._all_tags()
+            changed = differing(part.versions, counted.versions)
+            foreign += _foreign((tag for tag in changed if tag not in counted.versions), own)
+        is_crowded = False
+        if foreign > FOREIGN_TAGS:
+            own = own or self._all_tags()
+            # exactly, because another thread may have counted some twice, and the application may
+            # have got more tags since
+            foreign = _foreign(part.versions, own) if foreign > len(own) else foreign
+            is_crowded = foreign > max(FOREIGN_TAGS, len(own))
+        with self._lock.present:
+            self._counted[place] = part, foreign
+        return is_crowded
+
+
+def _foreign(tags: Iterable[str], own: frozenset[str]) -> int:
+    """Return how many of the tags are those of others.
+
+    The bucket of rows belongs to whom the whole belongs to.
+    """
+    return sum(tag not in own and whole_tag(tag) not in own for tag in tags)
 
 
 def identify(tags: TagStore, schema: str, ask: Callable[[], str]) -> None:

@@ -26,6 +26,14 @@ NO_VERSIONS: Stamp = MappingProxyType({})
 #: Prefix of the tags of properties whose policies are functions.
 PROPERTY_TAG = 'property:'
 
+#: Prefix of the tags of rows: ``rows:NAME/BUCKET``, with one of 256 numbers. Each change of the
+#: rows gives new versions to their buckets, or to the whole, ``property:rows:NAME``. It is the tag
+#: of a property, so that writers that do not know the rows evict it.
+ROWS_TAG = 'rows:'
+
+#: The buckets of rows, as in their tags.
+BUCKETS = frozenset(map(str, range(256)))
+
 #: Prefix of the tags of tables.
 TABLE_TAG = 'table:'
 
@@ -45,6 +53,17 @@ NO_TAGS: frozenset[str] = frozenset()
 def new_token() -> str:
     """Return a new version, epoch, birth or writer's id: random, so that none comes twice."""
     return secrets.token_urlsafe(12)
+
+
+def whole_tag(tag: str) -> str | None:
+    """Return the tag that stands for all buckets of the same rows.
+
+    :return: None if the tag is that of no bucket.
+    """
+    if not tag.startswith(ROWS_TAG):
+        return None
+    name, _, bucket = tag.rpartition('/')
+    return PROPERTY_TAG + name if name and bucket in BUCKETS else None
 
 
 @dataclass(frozen=True, slots=True)

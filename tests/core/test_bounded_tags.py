@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -126,3 +127,76 @@ def test_asked_for_once(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         present.snapshot('main')
     assert asked == ['main']
+
+
+# buckets of rows
+
+WHOLE = frozenset(f'property:rows:t{number}.id:int' for number in range(40))
+
+BUCKETS = [f'rows:t{number}.id:int/{bucket}' for number in range(40) for bucket in range(256)]
+
+
+def release_with_rows(store: TagStore) -> Versions:
+    """Return the versions as a process of an application with policies of rows has them."""
+    return Versions(store, (), lambda: WHOLE, lambda: TABLES | WHOLE)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Counts the tags that are looked at to tell whose they are."""
+    counted = Mock(wraps=versions_module.whole_tag)
+    monkeypatch.setattr(versions_module, 'whole_tag', counted)
+    return counted
+
+
+@pytest.mark.usefixtures('often')
+def test_buckets_of_own_rows(store: Any, looks: Mock) -> None:
+    """10,240 buckets of an application's own rows are none too many, and each is looked at a few
+    times when it is new, and never again."""
+    present = release_with_rows(store)
+    birth = present.snapshot('main').birth
+    for first in range(0, len(BUCKETS), 256):
+        write(store, first, *BUCKETS[first : first + 256])
+        assert present.snapshot('main').birth == birth
+    assert len(present.snapshot('main').versions) == len(BUCKETS) + len(WHOLE)
+    assert looks.call_count < 2 * len(BUCKETS)
+    looks.reset_mock()
+    for number in range(100):
+        write(store, number, *BUCKETS[number : number + 3])
+        assert present.snapshot('main').birth == birth
+    assert not looks.called
+    write(store, 1, 'table:t1')
+    assert present.snapshot('main').birth == birth
+    assert looks.call_count < 2
+
+
+@pytest.mark.usefixtures('often')
+@pytest.mark.parametrize('own', [2000, 0])
+def test_buckets_of_rows_that_nobody_has(store: Any, own: int) -> None:
+    """Buckets of other applications and of releases that are gone are forgotten, beside own ones
+    and for an application without any."""
+    present = release_with_rows(store) if own else release(store, 1)
+    write(store, 0, *BUCKETS[:own])
+    birth = present.snapshot('main').birth
+    write(store, 1, *(f'rows:other.id:int/{number}' for number in range(256)))
+    assert present.snapshot('main').birth == birth
+    write(store, 2, 'rows:t1.id/1', 'rows:t1.id:int/256', *BUCKETS[:own])
+    assert present.snapshot('main').birth != birth
+    assert len(present.snapshot('main').versions) <= MOST
+
+
+def test_application_that_gets_policies(store: Any) -> None:
+    """What was counted as a tag of others counts as the application's own once it has its
+    policy."""
+    own = {'tags': TABLES}
+    present = Versions(store, (), frozenset, lambda: own['tags'])
+    birth = present.snapshot('main').birth
+    write(store, 0, *BUCKETS[:250])
+    assert present.snapshot('main').birth == birth
+    write(store, 0, *TABLES)
+    assert present.snapshot('main').birth == birth
+    own['tags'] = TABLES | WHOLE
+    write(store, 1, *BUCKETS[250:1000])
+    assert present.snapshot('main').birth == birth
+    write(store, 2, *(f'table:other{number}' for number in range(200)))
+    assert present.snapshot('main').birth == birth

@@ -1,8 +1,31 @@
-"""The snapshots that come after changes."""
+"""Tags of rows, and the snapshots that come after changes."""
 
 from __future__ import annotations
 
-from onegov_ormcache.tags.snapshot import Doubt, Snapshot
+import pytest
+
+from onegov_ormcache.tags.snapshot import Doubt, Snapshot, whole_tag
+
+
+@pytest.mark.parametrize(
+    ('tag', 'whole'),
+    [
+        ('rows:books.id:int/0', 'property:rows:books.id:int'),
+        ('rows:books.id:int/255', 'property:rows:books.id:int'),
+        ('rows:a/b.id:str/17', 'property:rows:a/b.id:str'),
+        ('rows:books.id:int/256', None),
+        ('rows:books.id:int/07', None),
+        ('rows:books.id:int/-1', None),
+        ('rows:books.id:int/', None),
+        ('rows:books.id:int', None),
+        ('rows:17', None),
+        ('property:rows:books.id:int', None),
+        ('table:rows:books/17', None),
+    ],
+)
+def test_whole_tag(tag: str, whole: str | None) -> None:
+    """A bucket's tag tells which tag stands for all buckets; no other tag is one of a bucket."""
+    assert whole_tag(tag) == whole
 
 
 def test_after_changes() -> None:
