@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import ChainMap
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import NoReturn
 
@@ -32,7 +32,7 @@ from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore
 from ..tiers.claims import Claim
 from ..tiers.process import ProcessTier, StoredValue
 from ..tiers.serializer import Serializer
-from ..tiers.shared import MemoryTier, RedisTier, SharedTier
+from ..tiers.shared import Fill, MemoryTier, RedisTier, SharedTier
 from .policies import table_tags
 from .recording import CacheEvent, Recordings
 from .recovery import Recovery
@@ -287,8 +287,24 @@ class CacheParts:
         :param claim: the claim of who has computed it.
         :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
         """
-        stamp = self.versions.own_part(schema, {**stored.stamp, **holding})
-        return stamp is not None and self.shared_tier.fill(schema, key, stored, stamp, claim)
+        (is_stored,) = self.fill_many(schema, [Fill(key, stored, None, claim)], holding)
+        return is_stored
+
+    def fill_many(self, schema: str, fills: Sequence[Fill], holding: Stamp) -> list[bool]:
+        """Store several values in the shared tier, each if its stamp holds.
+
+        :param fills: the values with their claims; the part of a stamp that is compared is
+            found here.
+        :param holding: other versions that must hold for each, too.
+        :return: for each whether it was stored.
+        :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
+        """
+        stamps = [{**fill.stored.stamp, **holding} for fill in fills]
+        own_parts = self.versions.own_parts(schema, stamps)
+        held = {number: own for number, own in enumerate(own_parts) if own is not None}
+        chosen = [fills[number]._replace(stamp=own) for number, own in held.items()]
+        stored = dict(zip(held, self.shared_tier.fill_many(schema, chosen), strict=True))
+        return [stored.get(number, False) for number in range(len(fills))]
 
     # events
 

@@ -26,7 +26,7 @@ from ..tiers.claims import Claim
 from ..tiers.process import ProcessTier, Slot, StoredValue
 from ..tiers.request import TierEntry
 from ..tiers.serializer import Serializer
-from ..tiers.shared import SharedTier
+from ..tiers.shared import Fill, SharedTier
 from .properties import Declaration, Property
 from .recording import CacheEvent
 from .recovery import Recovery
@@ -94,6 +94,14 @@ class ReadingCache(AnyCache, Protocol):
         """Store a value in the shared tier if its stamp holds; return whether it was stored.
 
         :param holding: other versions that must hold, too.
+        :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
+        """
+
+    def fill_many(self, schema: str, fills: Sequence[Fill], holding: Stamp) -> list[bool]:
+        """Store several values in the shared tier, each if its stamp holds; return for each
+        whether it was stored.
+
+        :param holding: other versions that must hold for each, too.
         :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
         """
 

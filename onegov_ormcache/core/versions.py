@@ -5,7 +5,7 @@ This module knows schemas and tags. It does not know properties, values or trans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from cachetools import LRUCache, TTLCache
@@ -145,15 +145,15 @@ class Versions:
                 has_changed = True
         return has_changed
 
-    def own_part(self, schema: str, stamp: Stamp) -> Stamp | None:
-        """Return the part of a stamp whose tags have their place in the tenant itself.
+    def own_parts(self, schema: str, stamps: Sequence[Stamp]) -> Sequence[Stamp | None]:
+        """Return the parts of stamps whose tags have their place in the tenant itself.
 
         The rest, the tags of shared tables, is checked here.
 
-        :return: None if the rest of the stamp does not hold.
+        :return: for each stamp, None if the rest of it does not hold.
         :raises StoreUnreachable: if the store can't be reached.
         """
-        return stamp if self._placed is None else self._placed.own_part(schema, stamp)
+        return stamps if self._placed is None else self._placed.own_parts(schema, stamps)
 
     def by_place(self, schema: str, tags: Iterable[str]) -> dict[str, list[str]]:
         """Return a tenant's tags by their places."""

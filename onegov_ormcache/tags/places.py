@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import starmap
 
 from cachetools import LRUCache
 
@@ -197,27 +198,35 @@ class PlacedTagStore:
     def forget(self, schema: str, interval: float) -> None:
         self.store.forget(schema, interval)
 
-    def own_part(self, schema: str, stamp: Stamp) -> Stamp | None:
-        """Return the part of a stamp that belongs to the tenant itself.
+    def own_parts(self, schema: str, stamps: Sequence[Stamp]) -> list[Stamp | None]:
+        """Return the parts of stamps that belong to the tenant itself.
 
         The tenant's part must be checked when the value is stored. The parts of other places
-        are checked now. If one of these changes before the value is stored, no harm is done:
-        the stamp agrees with no later snapshot, so the value is never used.
+        are checked now, each place once for all stamps. If one of these changes before the value
+        is stored, no harm is done: the stamp agrees with no later snapshot, so the value is never
+        used.
 
-        :return: None if the part of another place does not hold.
+        :return: for each stamp, None if the part of another place does not hold.
         """
-        stamps = self._stamps(schema, stamp)
-        own = stamps.pop(schema, {})
-        for place, part in stamps.items():
-            present = self.store.snapshot(place)
-            if (
-                not present.identified
-                or present.quarantine is not None
-                or not present.agrees(part)
-                or not present.in_doubt.isdisjoint(part)
-            ):
-                return None
-        return own
+        present: dict[str, Snapshot] = {}
+
+        def holds(place: str, part: Stamp) -> bool:
+            if place not in present:
+                present[place] = self.store.snapshot(place)
+            now = present[place]
+            return (
+                now.identified
+                and now.quarantine is None
+                and now.agrees(part)
+                and now.in_doubt.isdisjoint(part)
+            )
+
+        own_parts: list[Stamp | None] = []
+        for stamp in stamps:
+            parts = self._stamps(schema, stamp)
+            own = parts.pop(schema, {})
+            own_parts.append(own if all(starmap(holds, parts.items())) else None)
+        return own_parts
 
     def _merge(self, parts: tuple[tuple[str, Snapshot], ...]) -> Snapshot:
         (_, own), *_ = parts

@@ -57,8 +57,18 @@ KEPT_SECONDS = 7 * 24 * 3600
 UNLISTED = '-'
 
 
-#: What a value of one key begins with; the most bytes that it may have; and its stamp.
+#: What every value begins with; the most bytes that it may have; and its stamp.
 Expected: TypeAlias = tuple[bytes, int, int]
+
+#: A value's bytes, None if there are none; and milliseconds until it expires.
+Found: TypeAlias = tuple[bytes | None, int]
+
+#: The key of a lock, and its holder's token.
+Lock: TypeAlias = tuple[str, str]
+
+#: A stamp, a key, the value to store there if the stamp holds, the seconds after which it goes
+#: (None: never), and the lock of its computation.
+ToFill: TypeAlias = tuple[Stamp, str, bytes, float | None, Lock | None]
 
 
 class RedisTagStore:
@@ -225,89 +235,86 @@ class RedisTagStore:
     def forget(self, schema: str, interval: float) -> None:
         self._run('forget', schema, str(interval))
 
-    def fill(
-        self,
-        schema: str,
-        stamp: Stamp,
-        key: str,
-        value: bytes,
-        ttl: float | None,
-        lock: tuple[str, str] | None = None,
-    ) -> bool:
-        """Store a value under ``key``, if its stamp holds.
+    def fill_many(self, schema: str, values: Sequence[ToFill]) -> list[bool]:
+        """Store values, each if its stamp holds.
 
-        :param key: a full key of Redis, which begins with the tenant's hash tag.
-        :param value: stored as it is.
-        :param ttl: seconds until the value expires, at least a millisecond; None: never.
-        :param lock: the lock of its computation, see :meth:`claim`; it is given back in any case.
-        :return: False if it was not stored, because the stamp does not hold, a property's
-            tag in it is not registered, or the tenant is new or in quarantine.
+        See :class:`onegov_ormcache.tiers.shared.RedisFills`. Each value is stored as it is, under
+        a full key of Redis, which begins with the tenant's hash tag. Its lock is given back in
+        any case.
+
+        :return: for each value, False if it was not stored, because its stamp does not hold, a
+            property's tag in it is not registered, the tenant is new or in quarantine, or Redis
+            is full.
         """
-        milliseconds = '' if ttl is None else _milliseconds(ttl)
-        name, token = lock or ('', '')
-        keys = (key, name) if lock else (key,)
-        arguments = (json.dumps(dict(stamp)), value, milliseconds, token)
+        keys: list[str] = []
+        arguments: list[str | bytes] = []
+        for stamp, key, value, ttl, lock in values:
+            name, token = lock or (key, '')
+            keys += key, name
+            milliseconds = '' if ttl is None else _milliseconds(ttl)
+            arguments += json.dumps(dict(stamp)), value, milliseconds, token
         try:
-            is_stored = bool(self._run('fill', schema, *arguments, more_keys=keys))
+            reply = self._run('fill', schema, *arguments, more_keys=tuple(keys))
         except StoreFull as error:
             if not self._is_full:
                 log.warning('Values are not stored: %s', error)
             self._is_full = True
-            if lock is not None:
-                self.unclaim(schema, lock)  # the script was not even begun
-            return False
-        self._is_full = self._is_full and not is_stored
-        return is_stored
+            # the script was not even begun
+            self.unclaim_many(schema, [lock for *_, lock in values if lock is not None])
+            return [False] * len(values)
+        are_stored = list(map(bool, reply))
+        self._is_full = self._is_full and not any(are_stored)
+        return are_stored
 
-    def claim(
+    def claim_many(
         self,
         schema: str,
-        key: str,
-        lock: tuple[str, str],
+        values: Sequence[tuple[str, Lock]],
         lifetime: float,
         elsewhere: Stamp,
         expected: Expected,
-    ) -> tuple[bool | None, tuple[bytes | None, int]]:
-        """Look for a value, and lock its computation if there is none that is valid now.
+    ) -> list[tuple[bool | None, Found]]:
+        """Look for values, and lock the computation of each that is not there, or not valid now.
 
         See :class:`onegov_ormcache.tiers.claims.RedisClaims`.
         """
-        name, token = lock
-        head, most, most_of_stamp = expected
-        arguments = (
-            token, _milliseconds(lifetime), json.dumps(dict(elsewhere)),
-            head, str(most), str(most_of_stamp),
-        )  # fmt: skip
-        state, value, left = self._run('claim', schema, *arguments, more_keys=(key, name))
-        return (None, True, False)[state], (value, left)
+        magic, most, most_of_stamp = expected
+        keys = [each for key, lock in values for each in (key, lock[0])]
+        arguments: list[str | bytes] = [
+            magic, str(most), str(most_of_stamp), _milliseconds(lifetime),
+            json.dumps(dict(elsewhere)),
+        ]  # fmt: skip
+        arguments += [token for _, (_, token) in values]
+        reply = self._run('claim', schema, *arguments, more_keys=tuple(keys))
+        return [
+            ((None, True, False)[state], (value, left))
+            for state, value, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+        ]
 
-    def look(
-        self, schema: str, keys: Sequence[str], most: int, timed: bool
-    ) -> list[tuple[bytes | None, int]]:
+    def look(self, schema: str, keys: Sequence[str], expected: Expected) -> list[Found]:
         """Return the values of keys, in their order.
 
         See :class:`onegov_ormcache.tiers.shared.RedisFills`.
         """
-        arguments = str(most), '1' if timed else '0'
-        found = self._run('look', schema, *arguments, more_keys=tuple(keys))
-        values, left = found[: len(keys)], found[len(keys) :] or [-1] * len(keys)
-        return [
-            (None, value) if isinstance(value, int) else (value, milliseconds)
-            for value, milliseconds in zip(values, left, strict=True)
-        ]
+        magic, most, _ = expected
+        found = self._run('look', schema, magic, str(most), more_keys=tuple(keys))
+        values, timed = found[: len(keys)], found[len(keys) :]
+        left = dict(zip(timed[::2], timed[1::2], strict=True))
+        return [(value, left.get(number, -1)) for number, value in enumerate(values)]
 
-    def unclaim(self, schema: str, lock: tuple[str, str]) -> None:
-        """Give the lock of a computation back, if the caller still has it."""
-        name, token = lock
-        self._run('unclaim', schema, token, more_keys=(name,))
+    def unclaim_many(self, schema: str, locks: Sequence[Lock]) -> None:
+        """Give the locks of computations back, those that the caller still has."""
+        if locks:
+            names = tuple(name for name, _ in locks)
+            self._run('unclaim', schema, *(token for _, token in locks), more_keys=names)
 
-    def extend(self, schema: str, lock: tuple[str, str], lifetime: float) -> bool:
+    def extend(self, schema: str, lock: Lock, lifetime: float) -> bool:
         """Let the lock of a computation last longer; return False if it was lost."""
         name, token = lock
         arguments = (token, _milliseconds(lifetime))
         return bool(self._run('extend', schema, *arguments, more_keys=(name,)))
 
-    def holder(self, lock: tuple[str, str]) -> bytes | None:
+    def holder(self, lock: Lock) -> bytes | None:
         """Return the token of the lock's present holder; None if there is none."""
         client = self.client.at(lock[0])
         found: Any = client.ask(lambda: client.get(lock[0]))

@@ -66,12 +66,17 @@ STORING = frozenset({'fill'})
 #: The scripts that need nothing of ``helpers.lua``.
 LEAN = frozenset({'snapshot', 'replace', 'identities', 'look'})
 
+#: The scripts that need ``values.lua``.
+READING = frozenset({'look', 'claim'})
+
 
 @cache
 def script(name: str) -> str:
     """Return the text of a script, after the code that all scripts have in common."""
     folder = files(__package__) / 'lua'
-    parts = ('common', name) if name in LEAN else ('common', 'helpers', name)
+    helpers = () if name in LEAN else ('helpers',)
+    values = ('values',) if name in READING else ()
+    parts = 'common', *helpers, *values, name
     return ''.join((folder / f'{part}.lua').read_text() for part in parts)
 
 

@@ -43,10 +43,14 @@ class BoundedCache(Generic[V]):
         """Return whether the value alone is no larger than the whole cache."""
         return self._size_of(value) <= self._values.maxsize
 
-    def remove(self, key: str) -> None:
-        """Remove the value of the key, if there is one."""
+    def remove(self, key: str, only: V | None = None) -> None:
+        """Remove the value of the key, if there is one.
+
+        :param only: removed if it is this object and not one that has replaced it; None: any.
+        """
         with self._lock.present:
-            self._values.pop(key, None)
+            if only is None or self._values.get(key) is only:
+                self._values.pop(key, None)
 
     @property
     def bytes_held(self) -> int:

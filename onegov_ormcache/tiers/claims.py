@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from secrets import token_hex
 from typing import Protocol, TypeAlias
@@ -24,9 +24,12 @@ from .locks import POLL, RENEWER, SHORT, ThreadLock
 from .process import StoredValue
 from .stored import Found
 
-#: What a value of one key begins with, as :func:`.stored.head` returns it; and the most bytes that
-#: the value, and its stamp, may have.
+#: What every value begins with, :data:`.stored.MAGIC`; and the most bytes that the value, and its
+#: stamp, may have.
 Expected: TypeAlias = tuple[bytes, int, int]
+
+#: The full key of a lock on Redis, and its holder's token.
+Lock: TypeAlias = tuple[str, str]
 
 #: Seconds that a holder may wait for its connection before those who hold one stop to wait.
 PATIENCE = 0.1
@@ -35,40 +38,39 @@ PATIENCE = 0.1
 class RedisClaims(Protocol):
     """The part of a tag store on Redis that locks the computation of values."""
 
-    def claim(
+    def claim_many(
         self,
         schema: str,
-        key: str,
-        lock: tuple[str, str],
+        values: Sequence[tuple[str, Lock]],
         lifetime: float,
         elsewhere: Mapping[str, str],
         expected: Expected,
-    ) -> tuple[bool | None, Found]:
-        """Look for a value, and lock its computation if there is none that is valid now.
+    ) -> Sequence[tuple[bool | None, Found]]:
+        """Look for values, and lock the computation of each that is not there, or not valid now;
+        all in one command.
 
-        :param key: the value's full key of Redis.
-        :param lock: the lock's full key, and the caller's token.
-        :param lifetime: seconds until the lock expires.
+        :param values: for each the full key of Redis, and the lock with the caller's token.
+        :param lifetime: seconds until the locks expire.
         :param elsewhere: the versions that the caller knows of tags of other places.
-        :param expected: what the value must be like.
-        :return: whether the caller has the lock, None if nobody needs it; and the value. A value
-            that is not like that counts as none that is valid now.
+        :param expected: what the values must be like.
+        :return: for each whether the caller has the lock, None if nobody needs it; and the value.
+            A value that is not as expected counts as none that is valid now.
         :raises StoreUnreachable: if Redis can't be reached.
         """
 
-    def unclaim(self, schema: str, lock: tuple[str, str]) -> None:
-        """Give the lock back, if the caller still has it.
+    def unclaim_many(self, schema: str, locks: Sequence[Lock]) -> None:
+        """Give the locks back that the caller still has, in one command.
 
         :raises StoreUnreachable: if Redis can't be reached.
         """
 
-    def extend(self, schema: str, lock: tuple[str, str], lifetime: float) -> bool:
+    def extend(self, schema: str, lock: Lock, lifetime: float) -> bool:
         """Let the lock last for so many seconds from now; return False if it was lost.
 
         :raises StoreUnreachable: if Redis can't be reached.
         """
 
-    def holder(self, lock: tuple[str, str]) -> bytes | None:
+    def holder(self, lock: Lock) -> bytes | None:
         """Return the token of the present holder of the lock; None if there is none.
 
         :raises StoreUnreachable: if Redis can't be reached.
@@ -192,7 +194,7 @@ class RedisClaim(Claim):
     :param claims: the tag store, on whose Redis the lock lies.
     :param key: the value's full key of Redis.
     :param name: the lock's full key.
-    :param elsewhere: see :meth:`RedisClaims.claim`.
+    :param elsewhere: see :meth:`RedisClaims.claim_many`.
     :param expected: what the value must be like.
     :param unpack: returns the value that was found; None if it is none. Its second argument is the
         time of the monotonic clock before Redis was asked.
@@ -216,21 +218,38 @@ class RedisClaim(Claim):
         self._schema = schema
         self._key = key
         #: The lock on Redis: its key, and the token of this caller.
-        self.lock = name, token_hex(16)
+        self.lock: Lock = name, token_hex(16)
         self._elsewhere = elsewhere
         self._expected = expected
         self._unpack = unpack
 
     def look(self) -> StoredValue | None:
-        lifetime = min(SHORT, self._timeout)
+        (found,) = self.look_many([self])
+        return found
+
+    @staticmethod
+    def look_many(claims: Sequence[RedisClaim]) -> list[StoredValue | None]:
+        """Do what :meth:`look` does for several claims, in one command.
+
+        :param claims: of one tenant and one snapshot.
+        """
+        first = claims[0]
+        lifetime = min(SHORT, first._timeout)
+        expected = max(claim._expected for claim in claims)  # they differ by the key's length
+        values = [(claim._key, claim.lock) for claim in claims]
         asked = time.monotonic()
-        has_lock, found = self._claims.claim(
-            self._schema, self._key, self.lock, lifetime, self._elsewhere, self._expected
+        answers = first._claims.claim_many(
+            first._schema, values, lifetime, first._elsewhere, expected
         )
-        self.is_held, self.is_taken = has_lock is True, has_lock is False
-        if self.is_held and lifetime < self._timeout:
-            RENEWER.add(self, lifetime, time.monotonic() + self._timeout)
-        return self._unpack(found, asked)
+        until = time.monotonic() + first._timeout
+        for claim, (has_lock, _) in zip(claims, answers, strict=True):
+            claim.is_held, claim.is_taken = has_lock is True, has_lock is False
+            if claim.is_held and lifetime < first._timeout:
+                RENEWER.add(claim, lifetime, until)
+        return [
+            claim._unpack(found, asked)
+            for claim, (_, found) in zip(claims, answers, strict=True)
+        ]
 
     def wait_for_others(self, has_connection: bool) -> None:
         may_stop = self._may_stop(has_connection)
@@ -257,10 +276,20 @@ class RedisClaim(Claim):
         RENEWER.remove(self)
 
     def leave(self) -> None:
-        if self.is_held:
-            self.given_back()
-            try:
-                self._claims.unclaim(self._schema, self.lock)
-            except StoreUnreachable:
-                pass  # it expires soon
-        super().leave()
+        self.leave_many([self])
+
+    @staticmethod
+    def leave_many(claims: Sequence[RedisClaim]) -> None:
+        """Do what :meth:`leave` does for several claims of one tenant, in one command."""
+        held = [claim for claim in claims if claim.is_held]
+        for claim in held:
+            claim.given_back()
+        try:
+            if held:
+                locks = [claim.lock for claim in held]
+                held[0]._claims.unclaim_many(held[0]._schema, locks)
+        except StoreUnreachable:
+            pass  # they expire soon
+        finally:
+            for claim in claims:
+                Claim.leave(claim)

@@ -26,7 +26,8 @@ class StoredValue(NamedTuple):
     #: The versions of all tags that it depends on.
     stamp: Stamp
     encoded: Encoded
-    #: The time of this process's monotonic clock at which it expires; None: never.
+    #: The time of this process's monotonic clock at which it expires, by what its property says
+    #: or a setting; None: never.
     expires: float | None
 
 

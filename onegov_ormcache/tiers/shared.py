@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Protocol
+from typing import NamedTuple, Protocol, cast
 
 import ormsgpack
 from cachetools import LRUCache
 from dogpile.cache import CacheRegion
 
 from ..redis_client.client import Client, hash_tag
+from .batches import BATCH, ToFill, batches
 from .bounded import BoundedCache
 from .claims import Claim, Crowd, Expected, MemoryClaim, RedisClaim, RedisClaims
 from .locks import NamedLocks
@@ -26,12 +27,13 @@ from .process import OVERHEAD, Stamp, StoredValue
 from .regions import MEMORY_BACKEND, REDIS_BACKEND, make_region
 from .serializer import Serializer
 from .stored import (
+    MAGIC,
     MAX_LIFETIME,
     MAX_STAMP,
     UNREADABLE,
     DamagedValue,
     Found,
-    head,
+    earlier,
     overhead,
     pack,
     unpack,
@@ -46,6 +48,17 @@ MAX_VALUE_SIZE = 16 * 1024 * 1024
 
 #: The number of tenants of which a tier remembers what it has logged.
 LOGGED_TENANTS = 10_000
+
+
+class Fill(NamedTuple):
+    """A value to store in the shared tier."""
+
+    key: str
+    stored: StoredValue
+    #: The part of its stamp that is compared with the tenant's own versions; None: the whole.
+    stamp: Stamp | None = None
+    #: The claim of who has computed it.
+    claim: Claim | None = None
 
 
 class MemoryFills(Protocol):
@@ -63,31 +76,18 @@ class RedisFills(RedisClaims, Protocol):
 
     client: Client
 
-    def fill(
-        self,
-        schema: str,
-        stamp: Stamp,
-        key: str,
-        value: bytes,
-        ttl: float | None,
-        lock: tuple[str, str] | None = None,
-    ) -> bool:
-        """Store the value under the key if the stamp holds, in one atomic step.
+    def fill_many(self, schema: str, values: Sequence[ToFill]) -> Sequence[bool]:
+        """Store values, each if its stamp holds, in one atomic step.
 
-        :param ttl: the value's lifetime in seconds; None for no limit.
-        :param lock: the lock of its computation, to give back in any case.
-        :return: True if it was stored.
+        :return: for each whether it was stored.
         :raises StoreUnreachable: if Redis can't be reached.
         """
 
-    def look(
-        self, schema: str, keys: Sequence[str], most: int, timed: bool
-    ) -> Sequence[Found]:
+    def look(self, schema: str, keys: Sequence[str], expected: Expected) -> Sequence[Found]:
         """Return the values of keys, in their order, in one command.
 
         :param keys: full keys of Redis.
-        :param most: the most bytes that a value may have; a larger one is not sent.
-        :param timed: tell what is left of the values' lifetimes.
+        :param expected: what the values must be like; one that has too many bytes is not sent.
         :raises StoreUnreachable: if Redis can't be reached.
         """
 
@@ -120,8 +120,17 @@ class SharedTier(Protocol):
         :param stamp: the part of the value's stamp that is compared with the tenant's own
             versions; by default the whole stamp.
         :param claim: the claim of who has computed it.
-        :return: True if it was stored.
+        :return: True if it was stored. A value that has expired is not.
         :raises StoreUnreachable: if the tier can't be reached.
+        """
+
+    def fill_many(self, schema: str, fills: Sequence[Fill]) -> list[bool]:
+        """Store several values, each if its stamp holds.
+
+        On Redis that is one round trip, or one for every few megabytes.
+
+        :return: for each whether it was stored.
+        :raises StoreUnreachable: if the tier can't be reached; some may be stored then.
         """
 
     def claim(self, schema: str, key: str, stamp: Stamp, elsewhere: Stamp) -> Claim:
@@ -134,6 +143,23 @@ class SharedTier(Protocol):
         :param elsewhere: the versions that the caller knows of tags of other places.
         """
 
+    def look_many(self, claims: Sequence[Claim]) -> list[StoredValue | None]:
+        """Call :meth:`.Claim.look` for several claims, in one round trip.
+
+        Whoever has several claims computes and fills what it holds before it waits for what others
+        hold. Two that wait for one another would wait until the timeout.
+
+        :param claims: of one tenant and one snapshot; :meth:`.Claim.enter` was True for each.
+        :return: the values, in the order of the claims.
+        :raises StoreUnreachable: if the tier can't be reached. Some claims may be held then.
+        """
+
+    def leave_many(self, claims: Sequence[Claim]) -> None:
+        """Call :meth:`.Claim.leave` for several claims, in one round trip.
+
+        :param claims: of one tenant.
+        """
+
     def region(self, schema: str) -> CacheRegion:
         """Return a dogpile.cache region of this tenant alone."""
 
@@ -144,9 +170,11 @@ class MemoryTier:
     :param tags: the tag store.
     :param size: the number of bytes that the values may take. Values that applications cache
         by hand may take as many again. The least recently used values are dropped first.
-    :param ttl: the lifetime, in seconds, of values in a region; None for no limit.
+    :param ttl: the most seconds that a value lives; None for no limit.
     :param lock_timeout: seconds that a caller waits for a lock at most.
     :param max_value_size: the most bytes that a value in a region may have.
+    :param kept: the lifetime, in seconds, of values in a region if there is no ``ttl``; None for
+        no limit.
     """
 
     def __init__(
@@ -157,10 +185,12 @@ class MemoryTier:
         ttl: float | None,
         lock_timeout: float,
         max_value_size: int = MAX_VALUE_SIZE,
+        kept: float | None = None,
     ) -> None:
         self._tags = tags
         self._serializer = serializer
         self._ttl = ttl
+        self._region_ttl = kept if ttl is None else ttl
         self._lock_timeout = lock_timeout
         self._max_value_size = max_value_size
         self._values: BoundedCache[StoredValue] = BoundedCache(
@@ -172,7 +202,12 @@ class MemoryTier:
         self._crowd = Crowd()
 
     def get(self, schema: str, key: str) -> StoredValue | None:
-        return self._values.get(f'{schema}|{key}')
+        name = f'{schema}|{key}'
+        stored = self._values.get(name)
+        if stored is not None and _is_past(stored.expires, time.monotonic()):
+            self._values.remove(name, only=stored)
+            return None
+        return stored
 
     def get_many(self, schema: str, keys: Sequence[str]) -> dict[str, StoredValue]:
         found = {key: self.get(schema, key) for key in keys}
@@ -186,19 +221,31 @@ class MemoryTier:
         stamp: Stamp | None = None,
         claim: Claim | None = None,
     ) -> bool:
-        if not self._values.has_room_for(stored):
+        now = time.monotonic()
+        bounded = stored._replace(expires=earlier(stored.expires, self._ttl, now))
+        if _is_past(bounded.expires, now) or not self._values.has_room_for(bounded):
             return False
 
         def store() -> None:
-            self._values.put(f'{schema}|{key}', stored)
+            self._values.put(f'{schema}|{key}', bounded)
 
         return self._tags.fill(schema, stored.stamp if stamp is None else stamp, store)
+
+    def fill_many(self, schema: str, fills: Sequence[Fill]) -> list[bool]:
+        return [self.fill(schema, *each) for each in fills]
 
     def claim(self, schema: str, key: str, stamp: Stamp, elsewhere: Stamp) -> Claim:
         lock = self._locks.get(f'{schema}|{key}|{_digest(stamp)}')
         return MemoryClaim(
             lock, self._lock_timeout, self._crowd, lambda: self.get(schema, key)
         )
+
+    def look_many(self, claims: Sequence[Claim]) -> list[StoredValue | None]:
+        return [claim.look() for claim in claims]
+
+    def leave_many(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            claim.leave()
 
     def region(self, schema: str) -> CacheRegion:
         arguments = {
@@ -208,7 +255,7 @@ class MemoryTier:
             'max_value_size': self._max_value_size,
         }
         name = f'{hash_tag("", schema)}:cache:'
-        return make_region(name, self._serializer, MEMORY_BACKEND, arguments, self._ttl)
+        return make_region(name, self._serializer, MEMORY_BACKEND, arguments, self._region_ttl)
 
 
 class RedisTier:
@@ -216,10 +263,12 @@ class RedisTier:
 
     :param tags: the tag store, whose Redis the tier uses.
     :param namespace: the part of all keys that separates applications that share a Redis.
-    :param ttl: the lifetime of values in seconds; None for no limit.
+    :param ttl: the most seconds that a value lives; None for no limit.
     :param lock_timeout: seconds that a caller waits for a lock at most.
     :param max_value_size: the most bytes that a value may have. Larger ones are neither stored nor
         read.
+    :param kept: the seconds for which Redis keeps a value that does not expire, and the lifetime
+        of values in a region if there is no ``ttl``; None for no limit.
     """
 
     def __init__(
@@ -230,11 +279,14 @@ class RedisTier:
         ttl: float | None,
         lock_timeout: float,
         max_value_size: int = MAX_VALUE_SIZE,
+        kept: float | None = None,
     ) -> None:
         self._tags = tags
         self._serializer = serializer
         self._namespace = namespace
         self._ttl = None if ttl is None else min(ttl, MAX_LIFETIME)
+        self._kept = None if kept is None else min(kept, MAX_LIFETIME)
+        self._region_ttl = self._kept if self._ttl is None else self._ttl
         self._lock_timeout = lock_timeout
         self._max_value_size = max_value_size
         self._locks = NamedLocks()
@@ -243,11 +295,11 @@ class RedisTier:
         self._damaged: LRUCache[str, None] = LRUCache(LOGGED_TENANTS)
 
     def get(self, schema: str, key: str) -> StoredValue | None:
-        return self._look(schema, [self._name(schema, key)])[0]
+        return self._look(schema, [self._name(schema, key)], self._ttl)[0]
 
     def get_many(self, schema: str, keys: Sequence[str]) -> dict[str, StoredValue]:
-        found = self._look(schema, [self._name(schema, key) for key in keys])
-        pairs = zip(keys, found, strict=True)
+        names = [self._name(schema, key) for key in keys]
+        pairs = zip(keys, self._look(schema, names, self._ttl), strict=True)
         return {key: stored for key, stored in pairs if stored is not None}
 
     def fill(
@@ -258,25 +310,27 @@ class RedisTier:
         stamp: Stamp | None = None,
         claim: Claim | None = None,
     ) -> bool:
-        name = self._name(schema, key)
-        data = pack(name, stored, self._ttl)
-        if data is None or len(stored.encoded.data) > self._max_value_size:
-            return False
-        arguments = schema, stored.stamp if stamp is None else stamp, name, data, self._ttl
-        if not (isinstance(claim, RedisClaim) and claim.is_held):
-            return self._tags.fill(*arguments)
-        is_stored = self._tags.fill(*arguments, claim.lock)
-        claim.given_back()
+        (is_stored,) = self.fill_many(schema, [Fill(key, stored, stamp, claim)])
         return is_stored
+
+    def fill_many(self, schema: str, fills: Sequence[Fill]) -> list[bool]:
+        are_stored = [False] * len(fills)
+        for batch in batches(self._packed(schema, fills)):
+            reply = self._tags.fill_many(schema, [packed for _, packed in batch])
+            for (number, packed), is_stored in zip(batch, reply, strict=True):
+                are_stored[number] = is_stored
+                claim = fills[number].claim
+                if packed.lock is not None and isinstance(claim, RedisClaim):
+                    claim.given_back()
+        return are_stored
 
     def claim(self, schema: str, key: str, stamp: Stamp, elsewhere: Stamp) -> Claim:
         lock = f'{hash_tag(self._namespace, schema)}:lock:{key}:{_digest(stamp)}'
         name = self._name(schema, key)
 
         def unpack_found(found: Found, asked: float) -> StoredValue | None:
-            return self._unpack(schema, name, found, asked)
+            return self._unpack(schema, name, found, self._ttl, asked)
 
-        expected: Expected = head(name), self._most(name), MAX_STAMP
         return RedisClaim(
             self._locks.get(lock),
             self._lock_timeout,
@@ -286,41 +340,73 @@ class RedisTier:
             name,
             lock,
             elsewhere,
-            expected,
+            self._expected(name),
             unpack_found,
         )
 
+    def look_many(self, claims: Sequence[Claim]) -> list[StoredValue | None]:
+        own = cast('Sequence[RedisClaim]', claims)
+        found: list[StoredValue | None] = []
+        for first in range(0, len(own), BATCH):
+            found += RedisClaim.look_many(own[first : first + BATCH])
+        return found
+
+    def leave_many(self, claims: Sequence[Claim]) -> None:
+        RedisClaim.leave_many(cast('Sequence[RedisClaim]', claims))
+
     def region(self, schema: str) -> CacheRegion:
         name = f'{hash_tag(self._namespace, schema)}:cache:'
+        ttl = self._region_ttl
         arguments = {
             'client': self._tags.client,
             'lock_timeout': self._lock_timeout,
             'max_value_size': self._max_value_size,
             'prefix': name,
-            'ttl': self._ttl,
-            'look': lambda keys: self._look(schema, keys),
+            'ttl': ttl,
+            'look': lambda keys: self._look(schema, keys, ttl),
         }
-        return make_region(name, self._serializer, REDIS_BACKEND, arguments, self._ttl)
+        return make_region(name, self._serializer, REDIS_BACKEND, arguments, ttl)
 
-    def _look(self, schema: str, names: Sequence[str]) -> list[StoredValue | None]:
-        """Return the values of full keys of Redis, in their order."""
+    def _packed(self, schema: str, fills: Sequence[Fill]) -> Iterator[tuple[int, ToFill]]:
+        """Yield the values that can be stored, with their numbers among the fills."""
+        for number, (key, stored, stamp, claim) in enumerate(fills):
+            now = time.monotonic()
+            expires = earlier(stored.expires, self._ttl, now)
+            if _is_past(expires, now) or len(stored.encoded.data) > self._max_value_size:
+                continue
+            name = self._name(schema, key)
+            lifetime = None if expires is None else min(expires - now, MAX_LIFETIME)
+            data = pack(name, stored, lifetime)
+            if data is None:
+                continue
+            ttl = self._kept if lifetime is None else lifetime
+            lock = claim.lock if isinstance(claim, RedisClaim) and claim.is_held else None
+            compared = stored.stamp if stamp is None else stamp
+            yield number, ToFill(compared, name, data, ttl, lock)
+
+    def _look(
+        self, schema: str, names: Sequence[str], lifetime: float | None
+    ) -> list[StoredValue | None]:
+        """Return the values of full keys of Redis, in their order.
+
+        :param lifetime: the most seconds that a value lives; None for no limit.
+        """
         asked = time.monotonic()
-        most = self._most(max(names, key=len))
-        found = self._tags.look(schema, names, most, self._ttl is not None)
+        found = self._tags.look(schema, names, self._expected(max(names, key=len)))
         return [
-            self._unpack(schema, name, each, asked)
+            self._unpack(schema, name, each, lifetime, asked)
             for name, each in zip(names, found, strict=True)
         ]
 
     def _unpack(
-        self, schema: str, name: str, found: Found, asked: float
+        self, schema: str, name: str, found: Found, lifetime: float | None, asked: float
     ) -> StoredValue | None:
         """Return a value that was found; None if there is none, or if it can't be used."""
         data, left = found
         try:
             if left == UNREADABLE:
                 raise DamagedValue('it is no string, or too large')
-            return None if data is None else unpack(name, data, left, self._ttl, asked)
+            return None if data is None else unpack(name, data, left, lifetime, asked)
         except DamagedValue as damage:
             if schema not in self._damaged:
                 self._damaged[schema] = None
@@ -331,11 +417,16 @@ class RedisTier:
                 )  # fmt: skip
             return None
 
-    def _most(self, name: str) -> int:
-        return self._max_value_size + overhead(name)
+    def _expected(self, name: str) -> Expected:
+        """Return what the value of a full key of Redis, or of a shorter one, must be like."""
+        return MAGIC, self._max_value_size + overhead(name), MAX_STAMP
 
     def _name(self, schema: str, key: str) -> str:
         return f'{hash_tag(self._namespace, schema)}:value:{key}'
+
+
+def _is_past(expires: float | None, now: float) -> bool:
+    return expires is not None and not expires > now  # not a number is no time to come
 
 
 def _digest(stamp: Stamp) -> str:

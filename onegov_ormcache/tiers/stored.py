@@ -24,7 +24,8 @@ MAGIC = b'ormcache\x02'
 _KEY = struct.Struct('>I')
 
 #: Whether the value is immutable, the milliseconds of its lifetime (0: it does not expire), and
-#: the length of its stamp. Stamp and value follow. ``claim.lua`` reads the length and the stamp.
+#: the length of its stamp. Stamp and value follow. ``values.lua`` reads the lifetime, and
+#: ``claim.lua`` the length and the stamp.
 _REST = struct.Struct('>?QI')
 
 #: The most bytes that a stamp may have: it is read also for a value that is not used.
@@ -40,7 +41,7 @@ _ROUNDING = 2
 UNREADABLE = -3
 
 #: A value's bytes as Redis has them, None if there are none; and the milliseconds that are left of
-#: its lifetime, below 0 if it does not expire.
+#: its lifetime, below 0 if it does not expire, or if Redis does not know of a lifetime.
 Found = tuple[bytes | None, int]
 
 
@@ -60,11 +61,23 @@ def overhead(key: str) -> int:
     return len(MAGIC) + _KEY.size + most_of_key + _REST.size + MAX_STAMP
 
 
+def earlier(expires: float | None, lifetime: float | None, since: float) -> float | None:
+    """Return when a value expires that has two bounds; None: never.
+
+    :param expires: the one, a time of the monotonic clock.
+    :param lifetime: the other, seconds since the time ``since``.
+    """
+    if lifetime is None:
+        return expires
+    end = since + lifetime
+    return end if expires is None else min(expires, end)
+
+
 def pack(key: str, stored: StoredValue, lifetime: float | None) -> bytes | None:
     """Return the bytes of a value; None if its stamp is too large.
 
     :param key: the value's full key of Redis.
-    :param lifetime: seconds for which it is stored, :data:`MAX_LIFETIME` at most; None for no
+    :param lifetime: seconds for which it may be used, :data:`MAX_LIFETIME` at most; None for no
         limit.
     """
     stamp = ormsgpack.packb(dict(stored.stamp))
@@ -80,11 +93,14 @@ def unpack(
 ) -> StoredValue | None:
     """Return the value that the bytes of a key are.
 
-    :param left: milliseconds that are left of its lifetime; below 0 if it does not expire.
-    :param lifetime: seconds for which this process may use a value; None for no limit.
+    It expires at the end of its own lifetime, or of the reader's if that is earlier.
+
+    :param left: milliseconds that are left of its own lifetime, as Redis says.
+    :param lifetime: seconds for which this process may use a value after it was stored; None for
+        no limit.
     :param asked: the time of the monotonic clock before Redis was asked.
-    :return: None if the value is of another version of the format, is older than the lifetime, or
-        if its age is not known.
+    :return: None if the value is of another version of the format, has expired, or if it is not
+        known when it does.
     :raises DamagedValue: if they are no value of this key.
     """
     expected = head(key)
@@ -106,13 +122,15 @@ def unpack(
     if type(stamp) is not dict or set(map(type, stamp.values())) - {str}:
         raise DamagedValue('its stamp is none')
     expires: float | None = None
-    if lifetime is not None:
-        if not stored_for or left < 0:
+    if stored_for:
+        if left < 0:  # somebody has made it last for ever
             return None
         age = stored_for - left
         if age < -_ROUNDING:
             raise DamagedValue('it expires later than it was stored for')
-        expires = asked + lifetime - age / 1000
-        if expires <= asked:
-            return None
+        expires = earlier(asked + left / 1000, lifetime, asked - age / 1000)
+    elif lifetime is not None:
+        return None
+    if expires is not None and expires <= asked:
+        return None
     return StoredValue(stamp, Encoded(data[start + length :], immutable), expires)

@@ -99,15 +99,13 @@ def without_lock_of_the_writer() -> AbstractContextManager[Any]:
 
 
 def without_check_on_fill() -> AbstractContextManager[Any]:
-    def fill(
-        self: Any, schema: str, stamp: Stamp, key: str, value: bytes, ttl: Any, lock: Any = None
-    ) -> bool:
-        self.client.set(key, value)
-        if lock:
-            self.unclaim(schema, lock)
-        return True
+    def fill_many(self: Any, schema: str, values: Any) -> list[bool]:
+        for _, key, value, _, lock in values:
+            self.client.set(key, value)
+            self.unclaim_many(schema, [lock] if lock else [])
+        return [True] * len(values)
 
-    return patch.object(RedisTagStore, 'fill', fill)
+    return patch.object(RedisTagStore, 'fill_many', fill_many)
 
 
 def without_check_on_read() -> AbstractContextManager[Any]:

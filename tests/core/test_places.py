@@ -10,8 +10,11 @@ from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from onegov_ormcache import OrmCacheApp, orm_cached
+from onegov_ormcache.tiers.process import StoredValue
+from onegov_ormcache.tiers.serializer import Encoded
+from onegov_ormcache.tiers.shared import Fill
 from tests.support.applications import Applications, committed, value
-from tests.support.counting import Runs
+from tests.support.counting import RedisCommands, Runs
 
 
 class Base(DeclarativeBase):
@@ -293,3 +296,32 @@ def test_function_that_is_replaced(on_servers: Applications, make_tenant: Any, p
     finally:
         with committed(app, own) as scope:
             scope.session().execute(text(f'DROP FUNCTION "{schema}".label()'))
+
+
+def test_fills_of_several_values(
+    app: App, tenant: str, redis_commands: Callable[[], RedisCommands]
+) -> None:
+    """Each of several values is stored if its tags hold at their places; a place is asked once."""
+    read(app, tenant)
+    cache = app.orm_cache
+    own, common = 'table:own', 'table:shared_by_places.common'
+    stamp = dict(cache.snapshot(tenant).stamp([own, common]))
+    assert len(cache.by_place(tenant, [own, common])) == 2
+    stamps = {
+        'both': stamp,
+        'own alone': {own: stamp[own]},
+        'old of the shared': {**stamp, common: 'old'},
+        'old of its own': {**stamp, own: 'old'},
+        'again': stamp,
+    }
+    fills = [
+        Fill(name, StoredValue(each, Encoded(name.encode(), True), None))
+        for name, each in stamps.items()
+    ]
+    with redis_commands() as seen:
+        stored = cache.fill_many(tenant, fills, {})
+    assert stored == [True, True, False, False, True]
+    assert seen.count == 2
+    found = cache.shared_tier.get_many(tenant, list(stamps))
+    assert found.keys() == {'both', 'own alone', 'again'}
+    assert cache.fill_many(tenant, fills, {common: 'old'}) == [False] * 5

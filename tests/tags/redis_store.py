@@ -19,9 +19,19 @@ VALUE = '{town:main}:value:users'
 SMALL = 'local SMALL = 32'
 
 
-def fill(store: RedisTagStore, stamp: Stamp, schema: str = 'main') -> bool:
-    key = f'{hash_tag(store._namespace, schema)}:value:any'
-    return store.fill(schema, stamp, key, b'value', None)
+def fill(
+    store: RedisTagStore,
+    stamp: Stamp,
+    schema: str = 'main',
+    *,
+    key: str | None = None,
+    value: bytes = b'value',
+    ttl: float | None = None,
+    lock: tuple[str, str] | None = None,
+) -> bool:
+    key = key or f'{hash_tag(store._namespace, schema)}:value:any'
+    (is_stored,) = store.fill_many(schema, [(stamp, key, value, ttl, lock)])
+    return is_stored
 
 
 def commit(store: RedisTagStore, *tags: str) -> None:

@@ -42,7 +42,7 @@ class TestRedisTagStore(TagStoreConformance):
         """Store a value; return whether it was allowed, and assert that it is there only then."""
         key = f'{hash_tag(store._namespace, schema)}:value:{id(stamp)}'
         store.client.delete(key)
-        allowed = store.fill(schema, stamp, key, b'value', None)
+        allowed = fill(store, stamp, schema, key=key)
         assert (store.client.get(key) == b'value') == allowed
         return allowed
 
@@ -119,7 +119,7 @@ def test_forgets_tenants_it_can_not_keep(
 def test_keys_of_a_tenant_lie_together(store: RedisTagStore, client: redis.Redis) -> None:
     """All keys of a tenant share a hash tag, so that a script may take them together."""
     stamp = store.snapshot('main').stamp([USERS])
-    assert store.fill('main', stamp, VALUE, b'users', None)
+    assert fill(store, stamp, key=VALUE)
     put_in_doubt(store, 'main', 'w', USERS)
     store.snapshot('other')
     keys = {key.decode() for key in client.scan_iter()}
@@ -161,11 +161,11 @@ def test_names_of_all_kinds(store: RedisTagStore, tag: str, schema: str) -> None
 def test_values_live_as_long_as_told(store: RedisTagStore, client: redis.Redis) -> None:
     """A value lives as long as `fill` says: down to milliseconds, or without end."""
     stamp = store.snapshot('main').stamp([USERS])
-    assert store.fill('main', stamp, VALUE, b'1', 100)
+    assert fill(store, stamp, key=VALUE, ttl=100)
     assert 0 < int(client.pttl(VALUE)) <= 100_000
-    assert store.fill('main', stamp, VALUE, b'1', None)
+    assert fill(store, stamp, key=VALUE)
     assert client.pttl(VALUE) == -1
-    assert store.fill('main', stamp, VALUE, b'1', 0.0001)
+    assert fill(store, stamp, key=VALUE, ttl=0.0001)
     assert client.pttl(VALUE) != -1
     assert client.pttl(KEY) == -1
 
@@ -173,9 +173,9 @@ def test_values_live_as_long_as_told(store: RedisTagStore, client: redis.Redis) 
 def test_refused_values_leave_the_old_one(store: RedisTagStore, client: redis.Redis) -> None:
     """A value that is refused leaves the stored one as it is."""
     stamp = store.snapshot('main').stamp([USERS])
-    assert store.fill('main', stamp, VALUE, b'old', None)
+    assert fill(store, stamp, key=VALUE, value=b'old')
     commit(store, USERS)
-    assert not store.fill('main', stamp, VALUE, b'new', None)
+    assert not fill(store, stamp, key=VALUE, value=b'new')
     assert client.get(VALUE) == b'old'
 
 

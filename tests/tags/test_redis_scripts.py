@@ -210,7 +210,7 @@ def test_a_server_without_memory(
     for _ in range(3):
         assert not fill(store, stamp)
     assert caplog.text.count('maxmemory') == 1
-    assert not store.fill('main', stamp, '{town:main}:value', b'', None, lock)
+    assert not fill(store, stamp, lock=lock)
     assert store.holder(lock) is None, 'nobody may wait for it'
     before = store.snapshot('main')
     commit(store, USERS)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Event
-from typing import Any
 
 import ormsgpack
 import pytest
@@ -14,21 +13,16 @@ import redis
 
 from onegov_ormcache.errors import StoreUnreachable
 from onegov_ormcache.redis_client.client import connect
-from onegov_ormcache.tags.memory import MemoryTagStore
-from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tiers import claims
 from onegov_ormcache.tiers.claims import Claim, Crowd, RedisClaim
 from onegov_ormcache.tiers.locks import RENEWER, SHORT, ThreadLock
 from onegov_ormcache.tiers.process import StoredValue
-from onegov_ormcache.tiers.serializer import Encoded, Serializer
-from onegov_ormcache.tiers.shared import MemoryTier, RedisTier
+from onegov_ormcache.tiers.serializer import Encoded
 from tests.support.counting import RedisCommands
 from tests.support.outside import until
 from tests.support.servers import RedisServer
 from tests.tags.conformance import PAGES, USERS, put_in_doubt
-
-#: Seconds that no test lasts.
-LONG = 60.0
+from tests.tiers.processes import Process, on
 
 
 @pytest.fixture(autouse=True)
@@ -36,62 +30,6 @@ def _nothing_left() -> Iterator[None]:
     """Each test leaves its claims: others would go on to be renewed."""
     yield
     assert not [lock for lock in RENEWER._held if isinstance(lock, RedisClaim)]
-
-
-class Process:
-    """The shared tier of one process, with its tag store."""
-
-    def __init__(self, tags: Any, tier: Any) -> None:
-        self.tags = tags
-        self.tier = tier
-
-    def stamp(self, *tags: str) -> dict[str, str]:
-        stamp: dict[str, str] = self.tags.snapshot('main').stamp(tags or (USERS,))
-        return stamp
-
-    def claim(self, key: str = 'key', **elsewhere: str) -> Claim:
-        """A claim that has entered."""
-        claim: Claim = self.tier.claim('main', key, self.stamp(), elsewhere)
-        assert claim.enter()
-        return claim
-
-    def fill(self, claim: Claim | None = None, data: bytes = b'value', **more: str) -> bool:
-        stored = StoredValue({**self.stamp(), **more}, Encoded(data, True), None)
-        return bool(self.tier.fill('main', 'key', stored, self.stamp(), claim))
-
-
-def on(client: redis.Redis, namespace: str, timeout: float = LONG) -> Process:
-    tags = RedisTagStore(client, namespace, quarantined=False)
-    return Process(tags, RedisTier(tags, Serializer(), namespace, None, timeout))
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    """A client of the shared server."""
-    with closing(connect(redis_url, 10)) as made:
-        yield made
-
-
-@pytest.fixture
-def one(client: redis.Redis, namespace: str) -> Process:
-    """One process on Redis."""
-    return on(client, namespace)
-
-
-@pytest.fixture
-def other(client: redis.Redis, namespace: str) -> Process:
-    """Another process on the same Redis."""
-    return on(client, namespace)
-
-
-@pytest.fixture(params=['memory', 'redis'])
-def either(request: pytest.FixtureRequest) -> Process:
-    """A process without Redis, then one with it."""
-    if request.param == 'memory':
-        tags = MemoryTagStore()
-        return Process(tags, MemoryTier(tags, Serializer(), 100_000, None, LONG))
-    found: Process = request.getfixturevalue('one')
-    return found
 
 
 # within a process

@@ -102,14 +102,16 @@ def test_a_stamp_that_is_too_large_is_not_packed() -> None:
     ('stored_for', 'left', 'lifetime', 'expires'),
     [
         (None, -1, None, None),
-        (60, 59_000, None, None),
+        (60, 59_000, None, 59),
+        (60, 0, None, None),
+        (60, -1, None, None),
         (60, 60_000, 60, 60),
         (60, 59_000, 60, 59),
         (60, 1, 60, 0.001),
         (60, 0, 60, None),
         (60, 31_000, 30, 1),
         (60, 30_000, 30, None),
-        (60, 30_000, 120, 90),
+        (60, 30_000, 120, 30),
         (None, -1, 60, None),
         (60, -1, 60, None),
     ],
@@ -117,12 +119,13 @@ def test_a_stamp_that_is_too_large_is_not_packed() -> None:
 def test_lifetimes(
     stored_for: float | None, left: int, lifetime: float | None, expires: float | None
 ) -> None:
-    """A value lives as long as the reader's setting says, from when Redis has stored it.
+    """A value lives as long as it was stored for, and as the reader's setting says.
 
-    A value whose age is not known is a miss, if the reader has a limit.
+    If Redis does not know of its lifetime, or it has none and the reader's setting has, it is a
+    miss.
     """
     found = unpack(KEY, packed(lifetime=stored_for), left, lifetime, ASKED)
-    if lifetime is None:
+    if stored_for is None and lifetime is None:
         assert found is not None
         assert found.expires is None
     elif expires is None:

@@ -1,44 +1,36 @@
--- Looks for a value, and locks its computation if there is none that is valid now.
+-- Looks for values, and locks the computation of each that is not there, or not valid now.
 --
 -- KEYS[1], ARGV[1], ARGV[2]  see common.lua
--- KEYS[2]  the value's key
--- KEYS[3]  the lock's key
--- ARGV[3]  the caller's token of the lock
--- ARGV[4]  milliseconds until the lock expires
--- ARGV[5]  JSON, object: tags that have their place elsewhere, each with the version that the
+-- ARGV[3], ARGV[4]           see values.lua
+-- KEYS[2] and all after it   two for each value: its key, and that of its lock
+-- ARGV[5]  the most bytes that a stamp may have
+-- ARGV[6]  milliseconds until the locks expire
+-- ARGV[7]  JSON, object: tags that have their place elsewhere, each with the version that the
 --          caller knows
--- ARGV[6]  what a value of this key begins with. Nine bytes follow that are not looked at, then
---          the length of the stamp (four bytes, big-endian), then the stamp as MessagePack
--- ARGV[7]  the most bytes that a value may have
--- ARGV[8]  the most bytes that a stamp may have
--- Reply:   {0, value, left} if it is valid now. {1, value, left} if the caller has the lock,
---          {2, value, left} if somebody else has; the value is not valid now, but may be for the
---          caller's snapshot, or is nil. left: milliseconds until it expires, -1 if it does not, -3
---          if the key is no string or has too many bytes.
--- Atomic: nobody can store the value between the look and the lock, so whoever gets the lock need
+-- ARGV[8] and all after it   the caller's token of each lock
+-- Reply:   three for each value: state, value, left. State 0: it is valid. 1: the caller has the
+--          lock, 2: somebody else has; the value is not valid now, but may be for the caller's
+--          snapshot, or is nil. left: milliseconds until it expires, or a number below 0, see
+--          values.lua.
+-- Atomic: nobody can store a value between the look and the lock, so whoever gets the lock need
 -- not look again.
 
 -- The most milliseconds for which a lock is set. A key that lasts longer is no lock of ours, and
 -- nobody would ever give it back.
 local MAX_LOCK = 60000
 
-local value, left = redis.pcall('GETRANGE', KEYS[2], 0, ARGV[7]), -1
-if type(value) ~= 'string' or #value > tonumber(ARGV[7]) then
-    value, left = false, -3
-elseif value == '' then
-    value = false
-else
-    left = redis.call('PTTL', KEYS[2])
-end
+local elsewhere = cjson.decode(ARGV[7])
+local doubted
 
 -- Returns the stamp; nil if there is none that can be read.
-local function stamp_of()
-    local at = #ARGV[6] + 9
-    if string.sub(value, 1, #ARGV[6]) ~= ARGV[6] or #value < at + 4 then
+local function stamp_of(name, value)
+    local head = MAGIC .. struct.pack('>I4', #name) .. name
+    local at = #head + 9
+    if string.sub(value, 1, #head) ~= head or #value < at + 4 then
         return nil
     end
     local length = struct.unpack('>I4', value, at + 1)
-    if length > tonumber(ARGV[8]) then
+    if length > tonumber(ARGV[5]) then
         return nil
     end
     local read, _, stamp = pcall(cmsgpack.unpack_one, string.sub(value, at + 5, at + 4 + length))
@@ -54,12 +46,7 @@ local function stamp_of()
 end
 
 -- Returns whether the stamp has the present versions.
-local function is_valid()
-    local stamp = stamp_of()
-    if not stamp then
-        return false
-    end
-    local elsewhere = cjson.decode(ARGV[5])
+local function is_valid(stamp)
     local own = {}
     for tag, stamped in pairs(stamp) do
         if elsewhere[tag] == nil then
@@ -68,17 +55,40 @@ local function is_valid()
             return false
         end
     end
-    return not broken(own, '')
+    doubted = doubted or doubted_beside('')
+    return not broken(own, '', false, doubted)
 end
 
-if value and is_valid() then
-    return {0, value, left}
-end
-local is_mine = redis.call('SET', KEYS[3], ARGV[3], 'NX', 'PX', ARGV[4])
-if not is_mine then
-    local lasts = redis.call('PTTL', KEYS[3])
-    if lasts < 0 or lasts > MAX_LOCK then
-        is_mine = redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
+-- Returns whether the caller has the lock.
+local function has_lock(lock, token)
+    if redis.call('SET', lock, token, 'NX', 'PX', ARGV[6]) then
+        return true
     end
+    local lasts = redis.call('PTTL', lock)
+    if lasts < 0 or lasts > MAX_LOCK then
+        redis.call('SET', lock, token, 'PX', ARGV[6])
+        return true
+    end
+    -- the reply to the caller's first attempt may have been lost
+    return redis.pcall('GET', lock) == token
 end
-return {is_mine and 1 or 2, value, left}
+
+local reply = {}
+for number = 1, (#KEYS - 1) / 2 do
+    local name, lock = KEYS[2 * number], KEYS[2 * number + 1]
+    local value, left = redis.pcall('GETRANGE', name, 0, MOST), -1
+    if value == '' then
+        value = false
+    else
+        value, left = sent(name, value)
+    end
+    -- nobody can use a value of which Redis does not know when it expires
+    local stamp = value and left ~= -2 and stamp_of(name, value)
+    local state = 0
+    if not stamp or not is_valid(stamp) then
+        state = has_lock(lock, ARGV[number + 7]) and 1 or 2
+    end
+    local last = #reply
+    reply[last + 1], reply[last + 2], reply[last + 3] = state, value, left
+end
+return reply

@@ -249,14 +249,8 @@ local function doubt_of(writer)
     return nil
 end
 
--- Returns a tag that has another version than in the stamp, or that is in the doubt of
--- another writer than `writer`; nil if the stamp holds. If `outlasting`, a version of a
--- quarantine also holds after its end.
-local function broken(stamp, writer, outlasting)
-    if next(stamp) == nil then
-        return nil
-    end
-    -- first the doubts: if one can't be read, there are other versions afterwards
+-- Returns the tags that are in the doubts of other writers than `writer`, as a set.
+local function doubted_beside(writer)
     local doubted = {}
     for other in pairs(members('writers')) do
         local doubt = other ~= writer and doubt_of(other)
@@ -264,6 +258,19 @@ local function broken(stamp, writer, outlasting)
             doubted[tag] = true
         end
     end
+    return doubted
+end
+
+-- Returns a tag that has another version than in the stamp, or that is in the doubt of
+-- another writer than `writer`; nil if the stamp holds. If `outlasting`, a version of a
+-- quarantine also holds after its end. A script that asks about several stamps gives `doubted`,
+-- what doubted_beside() has returned since it began.
+local function broken(stamp, writer, outlasting, doubted)
+    if next(stamp) == nil then
+        return nil
+    end
+    -- first the doubts: if one can't be read, there are other versions afterwards
+    doubted = doubted or doubted_beside(writer)
     for tag, stamped in pairs(stamp) do
         local present = version(tag)
         if present ~= stamped and not (outlasting and present == stamped .. ENDED) then
