@@ -327,17 +327,14 @@ def _stores(
     settings: OrmCacheSettings, serializer: Serializer
 ) -> tuple[TagStore, SharedTier]:
     """Return the tag store and the shared tier: both in memory, or both on Redis."""
-    lifetimes = settings.lifetime, settings.lock_timeout
+    limits = settings.lifetime, settings.lock_timeout, settings.max_value_size
+    kept = settings.shared_lifetime
     if settings.redis_url is None:
         memory = MemoryTagStore()
-        size = settings.process_cache_size
-        return memory, MemoryTier(memory, serializer, size, *lifetimes, settings.max_value_size)
+        return memory, MemoryTier(memory, serializer, settings.process_cache_size, *limits, kept)
     client = connect(settings.redis_url, settings.redis_timeout)
     redis = RedisTagStore(client, settings.namespace, quarantined=True)
-    tier = RedisTier(
-        redis, serializer, settings.namespace, *lifetimes, settings.max_value_size
-    )
-    return redis, tier
+    return redis, RedisTier(redis, serializer, settings.namespace, *limits, kept)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

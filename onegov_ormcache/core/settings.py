@@ -53,6 +53,10 @@ class OrmCacheSettings:
     namespace: str = 'ormcache'
     #: Seconds after which a value is computed anew, even if nothing has changed; None: never.
     expiration_time: float | None = None
+    #: Seconds for which the shared tier keeps a value that has no lifetime of its own, so that
+    #: values which nobody reads any longer go; None: as long as Redis keeps them. Values of
+    #: ``app.cache`` are computed anew after it.
+    shared_lifetime: float | None = 7 * 24 * 3600
     #: Bytes that the process tier may hold, over all tenants.
     process_cache_size: int = 64 * 1024 * 1024
     #: The most bytes that one value may have; a larger one is not stored. Reading it would keep a
@@ -152,6 +156,7 @@ class SettingsValues(TypedDict, total=False):
     redis_url: str | None
     namespace: str
     expiration_time: float | None
+    shared_lifetime: float | None
     process_cache_size: int
     max_value_size: int
     release: str
@@ -198,6 +203,7 @@ RULES: tuple[Rule, ...] = (
         'up to 100 letters, digits, "_", "-" or "."',
     ),
     ('expiration_time', lambda v: v is None or _is_positive(v), 'seconds above 0, or None'),
+    ('shared_lifetime', lambda v: v is None or _is_positive(v), 'seconds above 0, or None'),
     ('process_cache_size', lambda v: is_whole(v) and v >= 0, 'a number of bytes'),
     ('max_value_size', lambda v: is_whole(v) and v >= 1, 'a number of bytes above 0'),
     ('release', lambda v: isinstance(v, str), 'a string'),

@@ -96,6 +96,69 @@ def test_expiration_time_beside_another_clock(
         assert runs.count('count') == expected, (app, later)
 
 
+WEEK = 7 * 24 * 3600
+
+
+@pytest.mark.parametrize(
+    ('settings', 'expected'),
+    [({}, WEEK), ({'shared_lifetime': 100}, 100), ({'shared_lifetime': None}, None)],
+)
+def test_shared_lifetime(
+    on_servers: Applications,
+    tenant: str,
+    runs: Runs,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    expected: float | None,
+) -> None:
+    """Redis keeps a value for so long; it is no older for that, and a process that has it goes on
+    using it."""
+
+    class App(OrmCacheApp):
+        @orm_cached(policy=User)
+        def count(self) -> int:
+            runs('count')
+            return user_count(self)
+
+    app = on_servers.start(App, **settings)
+    value(app, tenant, lambda app: app.count)
+    client: Any = app.orm_cache.tags.client
+    (key,) = client.scan_iter(match=f'*{tenant}*:value:*')
+    left = client.pttl(key)
+    assert left == -1 if expected is None else (expected - 60) * 1000 < left <= expected * 1000
+    client.delete(key)
+    late = time.monotonic() + 2 * WEEK
+    monkeypatch.setattr('onegov_ormcache.core.reading.now', lambda: late)
+    value(app, tenant, lambda app: app.count)
+    assert runs.count('count') == 1
+
+
+@pytest.mark.parametrize(
+    ('settings', 'expected'),
+    [
+        ({}, WEEK),
+        ({'expiration_time': 60}, 60),
+        ({'expiration_time': 2 * WEEK}, 2 * WEEK),
+        ({'shared_lifetime': 100}, 100),
+        ({'shared_lifetime': None}, None),
+    ],
+)
+def test_lifetime_of_app_cache(
+    applications: Applications, tenant: str, settings: dict[str, Any], expected: float | None
+) -> None:
+    """What an application caches by hand has a lifetime, by default a week."""
+    app = applications.start(OrmCacheApp, **settings)
+    with app.request_scope(tenant):
+        assert app.cache.expiration_time == expected
+        app.cache.set('key', 1)
+        assert app.cache.get('key') == 1
+    if applications.backend.name == 'servers':
+        client: Any = app.orm_cache.tags.client
+        (key,) = client.scan_iter(match=f'*{tenant}*:cache:*')
+        left = client.pttl(key)
+        assert left == -1 if expected is None else 0 < left <= expected * 1000
+
+
 def test_releases_are_apart(on_servers: Applications, tenant: str, runs: Runs) -> None:
     """Two releases of an application never read each other's values, but evict them."""
 

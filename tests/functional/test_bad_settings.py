@@ -30,6 +30,8 @@ from tests.support.models import Base
         ('namespace', ''),
         ('expiration_time', 0),
         ('expiration_time', True),
+        ('shared_lifetime', 0),
+        ('shared_lifetime', '7 days'),
         ('process_cache_size', -1),
         ('process_cache_size', 1.5),
         ('max_value_size', 0),
