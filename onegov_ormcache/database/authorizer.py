@@ -9,6 +9,7 @@ that unless SQLAlchemy ends it. This module does not know what is done with what
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -74,6 +75,10 @@ class Authorizer:
         self._writes: set[Relation] = set()
         self._functions: set[str] = set()
         self._read_temporary = False
+        # how often SQLite has asked for each kind of change, by relation and column
+        self._asked: Counter[tuple[int, Relation, str]] = Counter()
+        # what triggers change
+        self._triggered: set[Relation] = set()
 
     def authorize(
         self, action: int, first: str | None, second: str | None, database: str | None, by: Any
@@ -83,6 +88,7 @@ class Authorizer:
             self._note(self._reads, first, database)
         elif action in CHANGING:
             self._note(self._writes, first, database)
+            self._note_change(action, str(first), second, by)
             if self.report is not None and not self.announced:
                 self.report()
         elif action in REDEFINING:
@@ -119,6 +125,13 @@ class Authorizer:
         elif not name.lower().startswith(OWN_PREFIX):
             relations.add(Relation(self.schema, name))
 
+    def _note_change(self, action: int, name: str, column: str | None, by: object) -> None:
+        """Note a kind of change; ``by`` is the name of a trigger that makes it."""
+        relation = Relation(None, name.lower())
+        self._asked[action, relation, str(column or '').lower()] += 1
+        if by is not None:
+            self._triggered.add(relation)
+
     def take(self, notes: Notes | None = None, of_objects: bool = False) -> Statement | None:
         """Return what was noted since the last call; None if it was nothing.
 
@@ -137,12 +150,34 @@ class Authorizer:
         statement = Statement(
             reads=self._named(self._reads),
             writes=writes & own,
-            cascades=writes - own,
+            cascades=(writes - own) | (writes & self._named(self._further(notes))),
             unrepeatable=unrepeatable,
             of_objects=of_objects,
         )
         self._forget()
         return statement
+
+    def _further(self, notes: Notes | None) -> set[Relation]:
+        """Return the relations, among those that the statement itself changes, of which the
+        database has changed further rows.
+
+        SQLite does not say that a foreign key makes a change. But it asks once for each kind of
+        change that the statement makes by itself, so any other question is for a foreign key.
+        """
+        found = set(self._triggered)
+        if notes is None or not self._asked:
+            return found
+        deletes = {each.name.lower() for each in notes.deletes}
+        updates = {(each.name.lower(), column.lower()) for each, column in notes.updates}
+        for (action, relation, column), times in self._asked.items():
+            is_own = times == 1 and (
+                (action == sqlite3.SQLITE_DELETE and relation.name in deletes)
+                or (action == sqlite3.SQLITE_UPDATE and (relation.name, column) in updates)
+                or action == sqlite3.SQLITE_INSERT
+            )
+            if not is_own:
+                found.add(relation)
+        return found
 
     def _named(self, relations: Iterable[Relation]) -> frozenset[str]:
         tenant = self.schema

@@ -22,7 +22,8 @@ def affected(
     """Return the relations that the database changes by itself after a statement.
 
     These are the tables that its foreign keys delete from or update, and the relations that
-    show the rows of any changed table.
+    show the rows of any changed table. A table that the statement changes is among them if the
+    database may change further rows of it, as by a foreign key that refers to its own table.
 
     :param definitions: the known definitions.
     :param writes: the relations that the statement changes; the others are parts of them.
@@ -34,11 +35,10 @@ def affected(
         return None
     ahead: set[tuple[Relation, str | None]] = {(relation, None) for relation in deletes}
     ahead.update(updates)
-    changed = set(writes)
+    changed: set[Relation] = set()
     while ahead:
         relation, column = change = ahead.pop()
         seen.add(change)
-        changed.add(relation)
         if _acts(definitions, relation):
             return None
         for reference in definitions[relation].references:
@@ -46,12 +46,15 @@ def affected(
             if column is not None:
                 hit = column == ANY_COLUMN or column in reference.referred
                 action = reference.on_update if hit else ''
+            if action not in ('c', 'n', 'd'):
+                continue
+            changed.add(reference.relation)
             # a cascade of an update updates; one of a deletion deletes
             if action == 'c' and column is None:
                 ahead |= {(reference.relation, None)} - seen
-            elif action in ('c', 'n', 'd'):
+            else:
                 ahead |= {(reference.relation, each) for each in reference.columns} - seen
-    return changed.union(*(definitions[each].shown_by for each in changed))
+    return changed.union(*(definitions[each].shown_by for each in {*changed, *writes}))
 
 
 def _acts(definitions: dict[Relation, Definition], relation: Relation) -> bool:

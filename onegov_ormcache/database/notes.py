@@ -164,8 +164,14 @@ class NotingCompiler(SQLCompiler):
             )
 
     def visit_on_conflict_do_update(self, on_conflict: Any, **options: Any) -> Any:
-        # the target is that of the INSERT around it
-        self.notes.updates.update((relation, ANY_COLUMN) for relation in self.notes.writes)
+        insert: Any = self.stack[-1]['selectable']  # the one around it
+        table = insert.table
+        if isinstance(table, TableClause):
+            relation = relation_of(table)
+            known = {column.key: column.name for column in table.c}
+            for column in on_conflict.update_values_to_set:
+                key = getattr(column, 'key', column)
+                self.notes.updates.add((relation, known.get(key, ANY_COLUMN)))
         return super().visit_on_conflict_do_update(  # type: ignore[misc]
             on_conflict, **options
         )

@@ -30,7 +30,8 @@ class Statement(NamedTuple):
     #: The tables in which it inserts, updates or deletes rows by itself.
     writes: frozenset[str] = NO_NAMES
     #: The tables that the database changes beside them, by foreign keys or triggers, and the
-    #: relations that show their rows: views and partitioned tables.
+    #: relations that show their rows: views and partitioned tables. A table that it writes is
+    #: one of them if the database may change further rows of it.
     cascades: frozenset[str] = NO_NAMES
     #: The relations of other schemas that it reads.
     reads_elsewhere: frozenset[Relation] = NO_RELATIONS

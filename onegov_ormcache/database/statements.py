@@ -113,11 +113,12 @@ class Understanding:
             return _unclear(notes, unclear or 'tables that it changes have triggers or the like')
         reads, reads_elsewhere = self.named(relations.reads, tenant)
         writes, _ = self.named(relations.writes, tenant)
-        every, writes_elsewhere = self.named(changed, tenant)
+        cascades, _ = self.named(changed, tenant)
+        _, writes_elsewhere = self.named(changed | relations.writes, tenant)
         return Statement(
             reads=reads,
             writes=writes,
-            cascades=every - writes,
+            cascades=cascades,
             reads_elsewhere=reads_elsewhere,
             writes_elsewhere=writes_elsewhere,
             unrepeatable='it locked rows (FOR UPDATE)' if notes.locks else unrepeatable,

@@ -106,7 +106,7 @@ class Tables:
                     )
         relations = {self._relation(t) for t in self._all() if t.fullname == name}
         updates = {(relation, ANY_COLUMN) for relation in relations}
-        changed = affected(definitions, relations, relations, updates) or set()
+        changed = relations | (affected(definitions, relations, relations, updates) or set())
         return frozenset(n for each in changed for n in self._known().get(each, ()))
 
     def _known(self) -> dict[Relation, frozenset[str]]:

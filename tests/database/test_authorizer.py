@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Column, Integer, MetaData, Table, delete, insert, text, update
+from sqlalchemy.dialects import sqlite
 
 from onegov_ormcache.database.protocols import Statement
 from onegov_ormcache.database.session_manager import SessionManager
@@ -93,6 +94,65 @@ def test_what_the_database_does(scope: FakeScope, sql: str, changed: str) -> Non
     scope.session().connection().exec_driver_sql(sql)
     found = last(scope)
     assert changed in found.writes | found.cascades
+
+
+NODES = MetaData()
+nodes = Table('Nodes', NODES, Column('id', Integer, primary_key=True), Column('up', Integer))
+
+
+def upsert(**values: int) -> Any:
+    made = sqlite.insert(nodes).values(id=1, up=1)
+    return made.on_conflict_do_update(index_elements=['id'], set_=values)
+
+
+@pytest.mark.parametrize(
+    ('definition', 'statement', 'changed'),
+    [
+        ('up int', delete(nodes), False),
+        ('up int REFERENCES Nodes ON DELETE CASCADE', delete(nodes), True),
+        ('up int REFERENCES Nodes ON DELETE SET NULL', delete(nodes), True),
+        ('up int REFERENCES Nodes ON DELETE RESTRICT', delete(nodes), False),
+        ('up int REFERENCES Nodes ON DELETE CASCADE', update(nodes).values(id=7), False),
+        ('up int REFERENCES Nodes ON DELETE CASCADE', insert(nodes).values(id=7), False),
+        ('up int REFERENCES Nodes ON UPDATE CASCADE', update(nodes).values(id=7), True),
+        ('up int REFERENCES Nodes ON UPDATE CASCADE', update(nodes).values(id=7, up=7), True),
+        ('up int REFERENCES Nodes ON UPDATE CASCADE', update(nodes).values(up=1), False),
+        ('up int REFERENCES Nodes ON UPDATE CASCADE', upsert(id=7), True),
+        ('up int REFERENCES Nodes ON UPDATE CASCADE', upsert(up=1), False),
+    ],
+)
+def test_changes_of_further_rows(
+    scope: FakeScope, definition: str, statement: Any, changed: bool
+) -> None:
+    """A table is told as one that the database changes if a foreign key refers to itself."""
+    scope.session().execute(text(f'CREATE TABLE Nodes (id INTEGER PRIMARY KEY, {definition})'))
+    scope.session().execute(insert(nodes).values(id=1))
+    scope.session().connection().execute(statement)
+    assert last(scope).writes == {'nodes'}
+    assert last(scope).cascades == ({'nodes'} if changed else set())
+
+
+def test_changes_by_way_of_another_table(scope: FakeScope) -> None:
+    """A table is told as one that the database changes if foreign keys lead back to it."""
+    for definition in (
+        'CREATE TABLE Nodes (id INTEGER PRIMARY KEY, up int REFERENCES edges ON DELETE SET NULL)',
+        'CREATE TABLE edges (id INTEGER PRIMARY KEY REFERENCES Nodes ON DELETE CASCADE)',
+    ):
+        scope.session().execute(text(definition))
+    scope.session().connection().execute(delete(nodes))
+    assert last(scope).cascades == {'nodes', 'edges'}
+
+
+def test_changes_by_a_trigger(scope: FakeScope) -> None:
+    """A table is told as one that the database changes if a trigger changes it, too."""
+    session = scope.session()
+    session.execute(text('CREATE TABLE Nodes (id INTEGER PRIMARY KEY, up int)'))
+    session.connection().execute(update(nodes).values(up=1))
+    assert last(scope).cascades == set()
+    session.execute(text('CREATE TRIGGER own AFTER UPDATE OF up ON Nodes BEGIN '
+                         'UPDATE Nodes SET id = 7 WHERE id = old.id + 1; END'))  # fmt: skip
+    session.connection().execute(update(nodes).values(up=1))
+    assert last(scope).cascades == {'nodes'}
 
 
 def test_cursors_of_the_driver(scope: FakeScope) -> None:

@@ -155,6 +155,37 @@ def test_cascades(
     assert found.cascades == {'counts', *(('refers', 'shows') if changed else ())}
 
 
+@pytest.mark.parametrize(
+    ('key', 'statement', 'changed'),
+    [
+        ('ON DELETE CASCADE', delete(Page), True),
+        ('ON DELETE SET NULL', delete(Page), True),
+        ('ON DELETE RESTRICT', delete(Page), False),
+        ('ON DELETE CASCADE', update(Page).values(id=Page.id), False),
+        ('ON UPDATE CASCADE', update(Page).values(id=Page.id), True),
+        ('ON UPDATE CASCADE', update(Page).values(title='a'), False),
+        ('ON DELETE CASCADE', insert(Page).values(id=9), False),
+    ],
+)
+def test_cascades_into_the_table_itself(
+    manager: SessionManager, postgres_dsn: str, tenant: str, key: str, statement: Any,
+    changed: bool,
+) -> None:  # fmt: skip
+    """A table whose foreign key refers to itself is told as one that the database changes."""
+    define(postgres_dsn, tenant, f'ALTER TABLE pages ADD parent int REFERENCES pages {key}')
+    found = told(manager, tenant, statement)
+    assert found.writes == {'pages'}
+    assert found.cascades == {'counts', *(('pages',) if changed else ())}
+
+
+def test_cascades_in_a_circle(manager: SessionManager, postgres_dsn: str, tenant: str) -> None:
+    """A table that refers to itself by way of another one is told, too."""
+    define(postgres_dsn, tenant,
+           'CREATE TABLE second (id int PRIMARY KEY REFERENCES pages ON DELETE CASCADE)',
+           'ALTER TABLE pages ADD second int REFERENCES second ON DELETE SET NULL')  # fmt: skip
+    assert told(manager, tenant, delete(Page)).cascades == {'counts', 'second', 'pages'}
+
+
 def test_chain_of_cascades(manager: SessionManager, postgres_dsn: str, tenant: str) -> None:
     """Cascades are followed from table to table, and a trigger on the way is unclear."""
     define(postgres_dsn, tenant,
