@@ -130,7 +130,8 @@ class CircularPropertyError(OrmCacheError):
 class VariantError(OrmCacheError):
     """A property reads another one that varies by more, by role or ``vary``, than it does.
 
-    Also raised if a ``vary`` function returns a value that can't be part of a key.
+    Also raised if a ``vary`` function returns a value that can't be part of a key, or an app is
+    mounted with one.
     """
 
 

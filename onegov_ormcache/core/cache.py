@@ -202,6 +202,11 @@ class OrmCache(CacheParts):
         found = getattr(type(instance), name, None)
         return found if isinstance(found, CachedDescriptor) else None
 
+    def context_key(self, instance: Any) -> str:
+        """Return the part of a value's key that says where the object belongs, beside its class;
+        here it is empty."""
+        return ''
+
     def watching(self, instance: Any) -> AbstractContextManager[None]:
         """Return a context manager in which the creator of an orm-cached property of the object
         runs; here it does nothing."""

@@ -228,7 +228,7 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
         return super().variant(instance)
 
     def read(self, scope: RequestScope, instance: Any, prop: Property) -> T:
-        key = prop.key + self.variant(instance)
+        key = prop.key + scope.cache.context_key(instance) + self.variant(instance)
         if len(self._used_keys) < REMEMBERED_KEYS:
             self._used_keys.add(key)
         return cast('T', read(scope, instance, prop, key))

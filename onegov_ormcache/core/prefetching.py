@@ -57,6 +57,6 @@ def _lookup(scope: RequestScope, instances: tuple[Any, ...], name: str) -> Looku
             declared, owner = scope.cache.resolve(found, instance)
             prop = scope.cache.registry.property_of(declared, owner)
             variant = cast('OrmCacheDescriptor[Any]', declared).variant(instance)
-            return Lookup(scope, prop, prop.key + variant)
+            return Lookup(scope, prop, prop.key + scope.cache.context_key(instance) + variant)
     where = ' nor '.join(type(instance).__qualname__ for instance in instances)
     raise PropertyError(f'prefetch: {where} has no orm-cached property {name!r}')

@@ -190,6 +190,10 @@ class ScopeCache(ReadingCache, WritingCache, Protocol):
     def find(self, instance: Any, name: str) -> Declaration | None:
         """Return the cached property of this name that an object has; None if it has none."""
 
+    def context_key(self, instance: Any) -> str:
+        """Return the part of a value's key that says where the object belongs, beside its
+        class."""
+
     def watching(self, instance: Any) -> AbstractContextManager[None]:
         """Return a context manager in which the creator of an orm-cached property of the object
         runs."""

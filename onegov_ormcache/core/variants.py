@@ -40,21 +40,31 @@ def variant_key(functions: tuple[Vary, ...], instance: Any, where: str) -> str:
     :raises VariantError: if a function returns a value that can't be part of a key.
     """
     parts = [function(instance) for function in functions]
-    for part in parts:
-        _check(part, where)
-    return '-' + ','.join(map(_text, parts))
+    return '-' + ','.join(
+        key_text(part, f'{where}: vary gave {part!r}; a variant') for part in parts
+    )
 
 
-def _check(part: Any, where: str) -> None:
+def key_text(part: Any, what: str) -> str:
+    """Return the text of a value in a key, the same in each process.
+
+    :param part: None, an instance of :data:`PLAIN`, an enum member, or a tuple of these.
+    :param what: what the value is and where it comes from, the begin of the message.
+    :raises VariantError: if it is anything else.
+    """
+    _check(part, what)
+    return _text(part)
+
+
+def _check(part: Any, what: str) -> None:
     if part is None or isinstance(part, (*PLAIN, Enum)):
         return
     if isinstance(part, tuple):
         for item in part:
-            _check(item, where)
+            _check(item, what)
         return
     raise VariantError(
-        f'{where}: vary gave {part!r}; a variant is None, a number, string, date, UUID, enum '
-        'member, or a tuple of these'
+        f'{what} is None, a number, string, date, UUID, enum member, or a tuple of these'
     )
 
 

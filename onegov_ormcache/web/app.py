@@ -28,6 +28,7 @@ from .auditing import remember
 from .cache import ROOT_ATTRIBUTE, AppCache, descriptors_of
 from .configuration import ConfiguredApp
 from .host import HostAttribute
+from .mounting import mount_variables
 from .settings import AppSettings
 
 #: Held while an app is set up, by one thread.
@@ -293,6 +294,12 @@ class OrmCacheApp(ConfiguredApp):
     def orm_cache_settings(self) -> Mapping[str, Any]:
         """Settings of this app alone, beside those of its class."""
         return {}
+
+    @HostAttribute
+    def mount_variables(self) -> Mapping[str, Any]:
+        """The variables by which the values of a mounted app differ from those of others of its
+        class, by name; by default those that it is mounted with. Read once per app."""
+        return mount_variables(self)
 
     @HostAttribute
     def session_manager(self) -> SessionManager:

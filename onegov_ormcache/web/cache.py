@@ -17,6 +17,7 @@ from ..core.properties import Declaration
 from ..database.hosts import HostObserver
 from ..database.session_manager import SessionManager
 from .auditing import watching
+from .mounting import mounted_as
 from .settings import AppSettings
 
 #: The attribute in which a root app keeps its cache. Mounted apps and requests use the cache
@@ -74,6 +75,15 @@ class AppCache(OrmCache):
         if not is_request or (found is not None and found is not declaration):
             return declaration, type(app)
         return nearest_for_request(app, declaration.name) or (declaration, type(app))
+
+    def context_key(self, instance: Any) -> str:
+        """Return the variables with which an app, or the app that answers a request, is mounted,
+        as a part of a value's key.
+
+        :raises VariantError: if a variable can't be part of a key.
+        """
+        app = app_of(instance)
+        return '' if app is None else mounted_as(app)
 
     def watching(self, instance: Any) -> AbstractContextManager[None]:
         """Return a context manager in which reads of the request are audited, if the setting

@@ -28,6 +28,7 @@ from .directives import (
     property_directive,
     refuse_existing,
 )
+from .mounting import RecordingMountAction
 from .request import OrmCacheRequest, own_request_class
 from .settings import AppSettings
 
@@ -44,6 +45,7 @@ class ConfiguredApp(morepath.App):
     view = directive(PrefetchingViewAction)
     json = directive(PrefetchingJsonAction)
     html = directive(PrefetchingHtmlAction)
+    mount = directive(RecordingMountAction)
 
     request_class: type[Any] = OrmCacheRequest
 
