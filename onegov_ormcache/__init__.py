@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from .core.cache import OrmCache
 from .core.decorators import orm_cached, request_cached
 from .core.descriptors import OrmCacheDescriptor
+from .core.functions import OrmCacheFunction
+from .core.rows import rows
 from .database.hosts import observe
 from .database.session_manager import SessionManager
 from .errors import MissingExtraError, OrmCacheError, RetryableConflict
@@ -20,12 +22,14 @@ __all__ = [
     'OrmCacheApp',
     'OrmCacheDescriptor',
     'OrmCacheError',
+    'OrmCacheFunction',
     'OrmCacheMiddleware',
     'RetryableConflict',
     'SessionManager',
     'observe',
     'orm_cached',
     'request_cached',
+    'rows',
     'transaction_tween_factory',
 ]
 

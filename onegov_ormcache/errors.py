@@ -60,6 +60,11 @@ class UnknownTableError(OrmCacheError, LookupError):
     """A change of a table is reported that the application does not have."""
 
 
+class UnknownTagError(OrmCacheError, LookupError):
+    """Values are evicted by something that is no tag, or by the tag of a table that the
+    application does not have."""
+
+
 class CacheClosedError(OrmCacheError):
     """A cache is used after it was closed, when others may change the database unnoticed."""
 
@@ -133,6 +138,11 @@ class VariantError(OrmCacheError):
     Also raised if a ``vary`` function returns a value that can't be part of a key, or an app is
     mounted with one.
     """
+
+
+class ArgumentError(OrmCacheError, TypeError):
+    """A property that takes arguments is called with others than its creator has, or with one that
+    can't be part of a key."""
 
 
 class AuditError(OrmCacheError):

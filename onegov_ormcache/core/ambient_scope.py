@@ -22,7 +22,7 @@ from ..database.sessions import ScopedSession, TenantSession, flushing
 from ..database.signals import pending_in
 from ..errors import ConfigurationError, OutsideScopeError, UnknownSchemaError
 from .lending import lend
-from .properties import Property
+from .properties import Call
 from .protocols import ScopeCache, Transaction
 from .runs import Run
 from .scope import NOTHING_PENDING, RequestScope
@@ -285,8 +285,8 @@ class AmbientScope(RequestScope):
         self._scopes.taint_others(self)
 
     @contextmanager
-    def run(self, prop: Property) -> Iterator[Run]:
-        with self._scopes.running(self), super().run(prop) as run:
+    def run(self, *calls: Call) -> Iterator[Run]:
+        with self._scopes.running(self), super().run(*calls) as run:
             with self._session_of(run):
                 yield run
             session = run.session or self._scopes.existing_session(self)

@@ -18,7 +18,7 @@ from ..tags.snapshot import TABLE_TAG
 from ..tiers.process import bytes_taken
 from ..tiers.serializer import Encoded
 from .policies import as_written
-from .properties import Property
+from .properties import Call, Property
 from .protocols import ComputingScope
 from .runs import Run
 from .settings import OrmCacheSettings
@@ -43,9 +43,9 @@ def learn(scope: ComputingScope, run: Run) -> None:
     """Add the tags of all tables that the run has read to the run's tags.
 
     These are the tables that its statements have read, and the shared tables that cascade into
-    them.
+    them. Not among them are those of which the property depends on single rows.
     """
-    run.tags |= run.reads
+    run.tags |= run.reads_beside
     run.tags |= scope.cache.registry.with_shared(run.tags)
 
 
@@ -71,7 +71,7 @@ def audit(scope: ComputingScope, run: Run) -> None:
     :raises AuditError: if there is such a table and the setting ``audit`` is ``'error'``.
     """
     prop, mode = run.prop, scope.cache.settings.audit
-    missed = scope.cache.registry.of_metadata(run.reads - prop.tags)
+    missed = scope.cache.registry.of_metadata(run.reads_beside - prop.tags)
     # nobody but the function knows which tables a function policy covers
     if mode == 'off' or not missed or prop.functions:
         return
@@ -128,17 +128,28 @@ def report_size(settings: OrmCacheSettings, prop: Property, encoded: Encoded) ->
     return True
 
 
+def report_expired(prop: Property) -> None:
+    """Log, once, that a value had expired when it was computed."""
+    _warn_once(
+        prop,
+        f'{prop.where} is not stored: its value, or one that it was made of, had expired when it '
+        'was computed (expires); each request computes it',
+        subject='expires',
+    )
+
+
 def report_undecodable(prop: Property, error: Exception) -> None:
     """Log, once, that a stored value of a property could not be decoded, and is computed anew."""
     message = f'{prop.where}: a stored value can not be used and is computed anew: {error!r:.500}'
     _warn_once(prop, message, subject='undecodable')
 
 
-def refuse_cycle(runs: Sequence[Run], prop: Property) -> None:
-    """Raise :class:`CircularPropertyError` if the property's creator is running already."""
-    if any(run.prop is prop for run in runs):
-        way = ' -> '.join([*(run.prop.name for run in runs), prop.name])
-        raise CircularPropertyError(f'{prop.where}: the property reads itself: {way}')
+def refuse_cycle(runs: Sequence[Run], call: Call) -> None:
+    """Raise :class:`CircularPropertyError` if the property's creator is running already, with the
+    same arguments."""
+    if any(call.key in run.keys for run in runs):
+        way = ' -> '.join([*(run.prop.name for run in runs), call.prop.name])
+        raise CircularPropertyError(f'{call.prop.where}: the property reads itself: {way}')
 
 
 def refuse_variant(reader: Property, prop: Property) -> NoReturn:

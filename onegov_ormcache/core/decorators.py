@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVar, TypeVarTuple, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy import Row, Select
 from sqlalchemy.orm import Query
 
 from ..errors import PropertyConflictError, PropertyError
+from .arguments import takes_more
 from .descriptors import (
     CachedDescriptor,
     Creator,
     OrmCacheDescriptor,
     RequestCacheDescriptor,
 )
+from .expiry import Expires
+from .functions import OrmCacheFunction
 from .policies import CachePolicy
 from .properties import location
 from .variants import Vary
 
+P = ParamSpec('P')
 T = TypeVar('T')
 Ts = TypeVarTuple('Ts')
 
@@ -33,28 +38,46 @@ class OrmCachedDecorator:
     """The decorator that :func:`orm_cached` returns. Its arguments are those of the latter."""
 
     def __init__(
-        self, policy: CachePolicy, by_role: bool, vary: Vary | None, frozen: bool
+        self,
+        policy: CachePolicy,
+        by_role: bool,
+        vary: Vary | None,
+        frozen: bool,
+        expires: Expires,
+        many: Callable[..., Any] | None,
     ) -> None:
         self._policy = policy
         self._by_role = by_role
         self._vary = vary
         self._frozen = frozen
+        self._expires = expires
+        self._many = many
         self._has_decorated = False
 
     @overload
-    def __call__(self, creator: Creator[Query[T]]) -> OrmCacheDescriptor[tuple[T, ...]]: ...
+    def __call__(
+        self, creator: Callable[Concatenate[Any, P], Query[T]]
+    ) -> OrmCacheFunction[tuple[T, ...], Callable[P, tuple[T, ...]]]: ...
 
     @overload
     def __call__(
-        self, creator: Creator[Select[*Ts]]
-    ) -> OrmCacheDescriptor[tuple[Row[*Ts], ...]]: ...
+        self, creator: Callable[Concatenate[Any, P], Select[*Ts]]
+    ) -> OrmCacheFunction[tuple[Row[*Ts], ...], Callable[P, tuple[Row[*Ts], ...]]]: ...
 
     @overload
-    def __call__(self, creator: Creator[T]) -> OrmCacheDescriptor[T]: ...
+    def __call__(
+        self, creator: Callable[Concatenate[Any, P], T]
+    ) -> OrmCacheFunction[T, Callable[P, T]]: ...
 
-    def __call__(self, creator: Creator[Any]) -> OrmCacheDescriptor[Any]:
-        descriptor = OrmCacheDescriptor(
-            self._policy, creator, self._by_role, vary=self._vary, frozen=self._frozen
+    def __call__(self, creator: Any) -> Any:
+        descriptor = make_orm_cached(
+            self._policy,
+            creator,
+            self._by_role,
+            vary=self._vary,
+            frozen=self._frozen,
+            expires=self._expires,
+            many=self._many,
         )
         refuse_second(descriptor, sys._getframe(1).f_locals)
         self._has_decorated = True
@@ -71,14 +94,20 @@ def orm_cached(
     by_role: bool = False,
     vary: Vary | None = None,
     frozen: bool = False,
+    expires: Expires = None,
+    many: Callable[..., Any] | None = None,
 ) -> OrmCachedDecorator:
     """Declare an orm-cached property in the body of a class: an app, a request, or another with
     the attribute ``orm_cache``.
 
+    If the creator takes arguments beside the instance, the property is a function of them:
+    ``app.book(3)``, ``app.book.many([1, 2, 3])``. Arguments are of the types that ``vary`` may
+    return.
+
     :param policy: the changes that evict the property: ``'on-table-change:users'``, several
-        tables (``'on-table-change:users,groups'``), a mapped class, a ``Table``, a function of
-        the changed object, ``'auto'`` (changes of all tables that the creator reads), or a list
-        of these.
+        tables (``'on-table-change:users,groups'``), a mapped class, a ``Table``, :func:`rows` (the
+        rows that equal an argument), a function of the changed object, ``'auto'`` (changes of all
+        tables that the creator reads), or a list of these.
     :param by_role: keep a value for each role of the instance's ``identity``; short for a ``vary``
         that returns the role. The instance must have this attribute, which may be None.
     :param vary: a function of the instance; keep a value for each key that it returns:
@@ -86,15 +115,34 @@ def orm_cached(
     :param frozen: return the value with its lists as tuples, its dicts as frozendicts and its
         sets as frozensets. Requests then share it, so that a large value is not decoded for
         each.
-    :raises PropertyError: if the creator can't be called with just the instance, ``vary`` is no
-        function, or the decorator is used without parentheses.
+    :param expires: seconds after which a value is computed anew although nothing has changed; or a
+        function of the value that returns that moment as an aware datetime, or None. What is made
+        of the value ends with it.
+    :param many: a function of the instance and a list of items, which computes the values of
+        several calls at once and returns them as a dict by item; for ``many([...])``. An item that
+        it leaves out is computed by the creator.
+    :raises PropertyError: if the creator can't be called with the instance or takes any number of
+        arguments, an option is wrong, or the decorator is used without parentheses.
     :raises PolicyError: if the policy is of no known kind.
     :raises PropertyConflictError: if the class body has such a property already.
     """
 
     if is_decorator_of(policy, sys._getframe(1)):
         raise without_creator(getattr(policy, '__name__', ''), policy)
-    return OrmCachedDecorator(policy, by_role, vary, frozen)
+    return OrmCachedDecorator(policy, by_role, vary, frozen, expires, many)
+
+
+def make_orm_cached(
+    policy: CachePolicy, creator: Callable[..., Any], *arguments: Any, **options: Any
+) -> OrmCacheDescriptor[Any]:
+    """Return the descriptor of an orm-cached property: a function, if the creator takes arguments.
+
+    Its arguments are those of :class:`.OrmCacheDescriptor`.
+    """
+    takes_arguments = callable(creator) and takes_more(creator)
+    kind: Any = OrmCacheFunction if takes_arguments else OrmCacheDescriptor
+    made: OrmCacheDescriptor[Any] = kind(policy, creator, *arguments, **options)
+    return made
 
 
 class RequestCachedDecorator:

@@ -8,7 +8,7 @@ This module does not know how a value is found or computed.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Generic, Never, NoReturn, Self, TypeVar, cast, overload
 
 from ..database.transactions import current_scope
@@ -19,10 +19,12 @@ from ..errors import (
 )
 from ..tiers.refusals import is_orm_object
 from .ambient import is_any_open, scopes_of
+from .arguments import NO_KEYWORDS, Arguments, Parameters, number_of_parameters
 from .computing import fetched
+from .expiry import Expires, check_expires
 from .merging import GoneError, of_session
 from .policies import CachePolicy, check_policy
-from .properties import Property, location
+from .properties import Call, Property, location
 from .reading import read, read_request_cached
 from .scope import RequestScope
 from .variants import Vary, role_of, variant_key
@@ -35,12 +37,12 @@ ATTRIBUTE = 'orm_cache'
 get_current_scope = current_scope.get
 
 #: The largest number of used keys that a descriptor remembers.
-REMEMBERED_KEYS = 10_000
+REMEMBERED_KEYS = 1000
 
 #: Takes the place of a hit's instance if there is no hit; it is identical to no instance.
 NOBODY: Any = object()
 
-Creator = Callable[[Any], T]
+Creator = Callable[..., T]
 
 
 class CachedDescriptor(Generic[T]):
@@ -51,9 +53,9 @@ class CachedDescriptor(Generic[T]):
     :param creator: a function of the instance (an app, a request or another object) that
         computes the value.
     :param name: the property's name, if it is not the creator's.
-    :raises PropertyError: if the creator can't be called with just the instance, or is a
-        coroutine or generator function; and for each assignment to the property of an
-        instance.
+    :raises PropertyError: if the creator can't be called with the instance, takes any number of
+        arguments, or is a coroutine or generator function; and for each assignment to the property
+        of an instance.
     """
 
     #: The functions by which the property varies, beside tenant and class.
@@ -61,6 +63,8 @@ class CachedDescriptor(Generic[T]):
     vary: Vary | None = None
     cache_policy: CachePolicy = 'auto'
     frozen = False
+    expires: Expires = None
+    many: Callable[..., Any] | None = None
     is_request_cached = False
     #: True if the next read may return the same value without looking any further.
     is_remembered = True
@@ -70,7 +74,13 @@ class CachedDescriptor(Generic[T]):
         self.name: str = name or str(getattr(creator, '__name__', repr(creator)))
         self.location = location(creator)
         self.__doc__ = creator.__doc__
-        check_creator(creator, f'{self.name} ({self.location})')
+        check_creator(creator, self.where)
+        self.parameters = Parameters(creator, self.where)
+
+    @property
+    def where(self) -> str:
+        """The property's name, with its file and line, for messages."""
+        return f'{self.name} ({self.location})'
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -102,14 +112,14 @@ class CachedDescriptor(Generic[T]):
     def __set__(self, instance: Any, value: Never) -> NoReturn:
         # without this, the value would hide the property in all requests and for all tenants
         raise PropertyError(
-            f'{self.name} ({self.location}) is a cached property and can not be assigned: its '
+            f'{self.where} is a cached property and can not be assigned: its '
             'creator computes it. A test can replace it on the class: '
             f'monkeypatch.setattr({type(instance).__qualname__}, {self.name!r}, ...)'
         )
 
     def __delete__(self, instance: Any) -> NoReturn:
         raise PropertyError(
-            f'{self.name} ({self.location}) is a cached property and can not be deleted: a '
+            f'{self.where} is a cached property and can not be deleted: a '
             'committed change of what its policy names evicts it'
         )
 
@@ -119,21 +129,42 @@ class CachedDescriptor(Generic[T]):
         :raises OutsideScopeError: outside of a request scope.
         :raises ScopeClosedError: if the current scope is closed.
         """
+        return self.load_call(instance, (self, None, ()) if self.is_remembered else None)
+
+    def load_call(
+        self,
+        instance: Any,
+        hit: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = NO_KEYWORDS,
+    ) -> T:
+        """Return the value for these arguments; compute it if no tier has it.
+
+        :param hit: by what the scope remembers the value, see :meth:`.RequestScope.remember_hit`;
+            None: not at all.
+        """
+        scope, declared, prop = self.resolve(instance)
+        number = scope.snapshot_number
+        value: T = declared.read(scope, instance, prop, declared.parameters.bind(args, kwargs))
+        # otherwise the snapshot has ended, and the value is not in the request tier either
+        if hit is not None and number == scope.snapshot_number:
+            role = role_of(instance) if self.varies and self.vary is None else None
+            scope.remember_hit(hit, instance, value, self.variant(instance), role)
+        return value
+
+    def resolve(self, instance: Any) -> tuple[RequestScope, CachedDescriptor[Any], Property]:
+        """Return the scope in which the property of an instance is read, with its pending changes
+        flushed; the descriptor that counts; and the property."""
         scope = scope_of(instance, self)
         scope.check_open()
         scope.flush()
         declared, owner = scope.cache.resolve(self, instance)
         prop = scope.cache.registry.property_of(declared, owner)
-        descriptor = cast('CachedDescriptor[T]', declared)
-        number = scope.snapshot_number
-        value = descriptor.read(scope, instance, prop)
-        # otherwise the snapshot has ended, and the value is not in the request tier either
-        if self.is_remembered and number == scope.snapshot_number:
-            role = role_of(instance) if self.varies and self.vary is None else None
-            scope.remember_hit(self, instance, value, self.variant(instance), role)
-        return value
+        return scope, cast('CachedDescriptor[Any]', declared), prop
 
-    def read(self, scope: RequestScope, instance: Any, prop: Property) -> T:
+    def read(
+        self, scope: RequestScope, instance: Any, prop: Property, arguments: Arguments
+    ) -> T:
         """Return the value in a scope whose pending changes are flushed."""
         raise NotImplementedError
 
@@ -146,15 +177,22 @@ class CachedDescriptor(Generic[T]):
         """
         if not self.varies:
             return ''
-        return variant_key(self.varies, instance, f'{self.name} ({self.location})')
+        return variant_key(self.varies, instance, self.where)
 
-    def create(self, instance: Any) -> T:
+    def create(self, instance: Any, *args: Any, **kwargs: Any) -> T:
         """Run the creator and return its result; return all rows of a query as a tuple.
 
         :raises OutsideScopeError: outside of a request scope.
         """
         scope = scope_of(instance)
-        return cast('T', fetched(scope, self.creator(instance)))
+        return cast('T', fetched(scope, self.creator(instance, *args, **kwargs)))
+
+    def create_many(self, instance: Any, items: Sequence[Any]) -> Mapping[Any, Any]:
+        """Compute the values of several items by :attr:`many`.
+
+        :raises PropertyError: if it does not return a mapping.
+        """
+        raise NotImplementedError
 
     def for_app(self, app_class: type) -> CachedDescriptor[T]:
         """Return a new descriptor of the same property, to install on an app class."""
@@ -175,10 +213,15 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
     :param vary: a function of the instance; keep a value for each key that it returns.
     :param frozen: make lists, dicts and sets in the value immutable, so that requests can
         share it.
-    :raises PropertyError: if the creator can't be called with just the instance, or ``vary``
-        is no function.
+    :param expires: the moment at which the value ends by itself, see :func:`orm_cached`.
+    :param many: computes several values at once, see :func:`orm_cached`.
+    :raises PropertyError: if the creator can't be called with the instance, takes arguments (then
+        it is an :class:`.OrmCacheFunction`), or an option is wrong.
     :raises PolicyError: if the policy is of no known kind.
     """
+
+    #: True if the creator may take arguments.
+    is_function = False
 
     def __init__(
         self,
@@ -188,22 +231,33 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
         name: str | None = None,
         vary: Vary | None = None,
         frozen: bool = False,
+        expires: Expires = None,
+        many: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__(creator, name)
         self.frozen = frozen
         if vary is not None and not callable(vary):
-            raise PropertyError(f'{self.name} ({self.location}): vary={vary!r} is no function')
+            raise PropertyError(f'{self.where}: vary={vary!r} is no function')
         self.vary = vary
         self.varies = (*((role_of,) if by_role else ()), *((vary,) if vary else ()))
-        check_policy(cache_policy, f'{self.name} ({self.location})')
+        check_expires(expires, self.where)
+        self.expires = expires
+        check_many(many, self.parameters, self.where)
+        self.many = many
+        if self.parameters and not self.is_function:
+            raise PropertyError(
+                f'{self.where}: the creator takes {self.parameters} beside the instance; declare '
+                'it with orm_cached, or use OrmCacheFunction'
+            )
+        check_policy(cache_policy, self.where, self.parameters.names)
         self.cache_policy = cache_policy
         self.by_role = by_role
         self._used_keys: set[str] = set()
 
     @property
     def used_cache_keys(self) -> set[str]:
-        """The full keys, with their variants, that this process has used, up to
-        :data:`REMEMBERED_KEYS`; a copy, because other threads may use new ones meanwhile."""
+        """Full keys, with arguments and variants, that this process has used: the first
+        :data:`REMEMBERED_KEYS`. A copy, because other threads may use new ones meanwhile."""
         return self._used_keys.copy()
 
     @property
@@ -221,21 +275,45 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
     def variant(self, instance: Any) -> str:
         if self.by_role and not hasattr(instance, 'identity'):
             raise PropertyError(
-                f'{self.name} ({self.location}): by_role needs the role of '
+                f'{self.where}: by_role needs the role of '
                 f'{type(instance).__qualname__}.identity, and there is no such attribute: all '
                 'users would share one value. Set it to the user, or to None for no user'
             )
         return super().variant(instance)
 
-    def read(self, scope: RequestScope, instance: Any, prop: Property) -> T:
-        key = prop.key + scope.cache.context_key(instance) + self.variant(instance)
-        if len(self._used_keys) < REMEMBERED_KEYS:
-            self._used_keys.add(key)
-        return cast('T', read(scope, instance, prop, key))
+    def read(
+        self, scope: RequestScope, instance: Any, prop: Property, arguments: Arguments
+    ) -> T:
+        return cast('T', read(scope, self.call(scope, prop, instance, arguments)))
 
-    def create(self, instance: Any) -> T:
+    def call(
+        self, scope: RequestScope, prop: Property, instance: Any, arguments: Arguments
+    ) -> Call:
+        """Return the call that a read on an instance makes.
+
+        :raises ArgumentError: if an argument can't be part of a key.
+        """
+        variant = scope.cache.context_key(instance) + self.variant(instance)
+        call = prop.call(instance, arguments, variant)
+        if len(self._used_keys) < REMEMBERED_KEYS:
+            self._used_keys.add(call.key)
+        return call
+
+    def create(self, instance: Any, *args: Any, **kwargs: Any) -> T:
         with scope_of(instance).cache.watching(instance):
-            return super().create(instance)
+            return super().create(instance, *args, **kwargs)
+
+    def create_many(self, instance: Any, items: Sequence[Any]) -> Mapping[Any, Any]:
+        assert self.many is not None
+        scope = scope_of(instance)
+        with scope.cache.watching(instance):
+            found = self.many(instance, items)
+        if not isinstance(found, Mapping):
+            raise PropertyError(
+                f'{self.where}: many gave {type(found).__qualname__}; expected a mapping from '
+                'items to their values'
+            )
+        return {item: fetched(scope, value) for item, value in found.items()}
 
     def assert_no_orm_objects(self, obj: object) -> None:
         """Raise :class:`ValueNotCacheable` if ``obj`` is or contains an ORM object.
@@ -258,9 +336,10 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
                 left += value
 
     def for_app(self, app_class: type) -> OrmCacheDescriptor[T]:
-        return OrmCacheDescriptor(
-            self.cache_policy, self.creator, self.by_role, self.name, self.vary, self.frozen
-        )
+        return type(self)(
+            self.cache_policy, self.creator, self.by_role, self.name, self.vary, self.frozen,
+            self.expires, self.many,
+        )  # fmt: skip
 
 
 class RequestCacheDescriptor(CachedDescriptor[T]):
@@ -279,20 +358,27 @@ class RequestCacheDescriptor(CachedDescriptor[T]):
         self, creator: Creator[T], name: str | None = None, merge: bool = False
     ) -> None:
         super().__init__(creator, name)
+        if self.parameters:
+            raise PropertyError(
+                f'{self.where}: the creator takes {self.parameters} beside the instance; only '
+                'orm-cached properties take arguments'
+            )
         self.merge = merge
         self.is_remembered = not merge
 
-    def read(self, scope: RequestScope, instance: Any, prop: Property) -> T:
+    def read(
+        self, scope: RequestScope, instance: Any, prop: Property, arguments: Arguments
+    ) -> T:
         # the key has the instance's id, because one request can use two apps of a class that
         # is mounted twice, with different arguments
-        key = (prop.key, id(instance))
-        value = read_request_cached(scope, instance, prop, key)
+        call = Call(prop, instance, (prop.key, id(instance)), prop.tags)
+        value = read_request_cached(scope, call)
         if self.merge:
             try:
                 value = of_session(scope.session(), value)
             except GoneError:
-                scope.tier.pop(key, None)
-                value = read_request_cached(scope, instance, prop, key)
+                scope.tier.pop(call.key, None)
+                value = read_request_cached(scope, call)
         return cast('T', value)
 
     def for_app(self, app_class: type) -> RequestCacheDescriptor[T]:
@@ -348,20 +434,29 @@ def cached_descriptors(owner: type) -> Iterator[tuple[CachedDescriptor[Any], typ
 
 
 def check_creator(creator: Callable[..., Any], where: str) -> None:
-    """Raise :class:`PropertyError` if a creator can't be called with just an instance, or is a
-    coroutine or generator function.
+    """Raise :class:`PropertyError` if a creator is no function, or a coroutine or generator
+    function.
 
     :param where: the property, with its file and line, for the message.
     """
     if not callable(creator):
         raise PropertyError(f'{where}: {creator!r} is no function')
-    try:
-        inspect.signature(creator).bind(object())
-    except TypeError as error:
-        raise PropertyError(
-            f'{where}: a creator is called with the instance (an app, a request) alone: {error}'
-        ) from None
-    except ValueError:
-        pass  # a builtin function that has no signature
     if inspect.iscoroutinefunction(creator) or inspect.isgeneratorfunction(creator):
         raise PropertyError(f'{where}: a creator returns its value; it can not await or yield')
+
+
+def check_many(
+    many: Callable[..., Any] | None, parameters: Parameters, where: str
+) -> None:
+    """Raise :class:`PropertyError` if a function can't compute several values of a property.
+
+    :param where: the property, with its file and line, for the message.
+    """
+    if many is None:
+        return
+    if not (callable(many) and number_of_parameters(many) == 2):
+        raise PropertyError(
+            f'{where}: many={many!r}; expected a function of the instance and a list of items'
+        )
+    if not parameters:
+        raise PropertyError(f'{where}: many is for creators that take arguments')

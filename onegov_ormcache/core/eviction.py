@@ -36,6 +36,7 @@ from .doubts import Doubts, OwnDoubt
 from .policies import table_tags
 from .protocols import WritingScope
 from .recording import CacheEvent
+from .rows import ChangedRows, RowPolicy
 from .write_skews import Required, WriteSkewCheck
 
 log = logging.getLogger('onegov_ormcache')
@@ -55,9 +56,9 @@ class WritePath:
         self._write_skews = WriteSkewCheck(scope)
         #: The number of the scope's snapshot when the transaction began.
         self.snapshot_number = scope.snapshot_number
-        # kept as it is now: a function policy that is bound later was not asked about earlier
-        # changes, so the transaction evicts it like one that this process does not have
-        self._asked_functions = self._cache.registry.function_tags
+        # kept as it is now: a policy that is bound later was not asked about earlier changes, so
+        # the transaction evicts it like one that this process does not have
+        self._known_tags = self._cache.registry.known_tags
         # True if the tags could not be put in doubt: its places must get a new birth, or the tags
         # lie in the outbox
         self._must_renew = self._has_left = False
@@ -81,6 +82,9 @@ class WritePath:
         self._redefines = False
         #: The tags that the transaction has changed so far.
         self.tags: set[str] = set()
+        self._rows = ChangedRows()
+        # by policy for rows, versions that must hold because objects were loaded with them
+        self._loaded: dict[RowPolicy, dict[str, str]] = {}
         # the tags that it has changed in other tenants, by schema
         self._tags_elsewhere: defaultdict[str, set[str]] = defaultdict(set)
         #: The reason why the transaction may use and store no value; None if it may.
@@ -156,6 +160,7 @@ class WritePath:
             if flushed_tables is None or not statement.of_objects:
                 # no object stands for this change, so no function policy can be asked
                 self.changed(self._cache.registry.function_tags)
+                self._select_rows(statement)
             else:
                 flushed_tables.update(tables)
                 # no objects stand for the rows that the database changes by itself
@@ -166,8 +171,10 @@ class WritePath:
             self._is_changing = False
             if rows:
                 self._has_changed = True
-                # function policies are asked at the end of the flush
-                if not self._asked_functions and self._scope.tells_all(self._open_connection()):
+                # function policies, and those for rows, are asked at the end of the flush
+                registry, scope = self._cache.registry, self._scope
+                are_asked = registry.function_tags or registry.rows.of_tables(self._locked)
+                if not are_asked and scope.tells_all(self._open_connection()):
                     self.last_flush_ended()
             elif rows is None and not self._has_changed:
                 self._has_changed = None
@@ -228,7 +235,7 @@ class WritePath:
             elsewhere = {r for r in changes.relations if not observer.names_of(r, schema)}
             self._collect(tables, elsewhere)
             # no objects stand for these changes
-            self.changed(self._cache.registry.function_tags)
+            self.changed_without_objects(tables)
 
     def _collect(self, tables: Collection[str], elsewhere: Iterable[Relation]) -> None:
         """Collect the tags of changed tables: the scope's own, shared ones, and others."""
@@ -264,7 +271,55 @@ class WritePath:
             names = observer.names_of(Relation(place, table), schema)
             if hidden or self.tags.isdisjoint(table_tags(names)):
                 self._collect(names, () if names else (Relation(place, table),))
-                self.changed(self._cache.registry.function_tags)
+                self.changed_without_objects(names)
+
+    def changed_without_objects(self, tables: Iterable[str]) -> None:
+        """Collect the tags of all rows of these tables, and those of all function policies, which
+        can't be asked."""
+        registry = self._cache.registry
+        self.changed(registry.function_tags)
+        for policy in registry.rows.of_tables(tables):
+            self.rows_changed(policy, None)
+
+    def _select_rows(self, statement: Statement) -> None:
+        """Collect the tags of the rows that a statement changes: those that it tells, or all."""
+        rows = self._cache.registry.rows
+        if not rows:
+            return
+        for table in statement.writes:
+            # what the database changes by itself may be other rows of the same table
+            is_hidden = table in statement.cascades
+            selections = None if is_hidden else statement.rows.get(table)
+            for policy in rows.of_table(table):
+                if not self._rows.has_all(policy):
+                    self.rows_changed(policy, policy.buckets_selected(table, selections))
+        for policy in rows.of_tables(statement.cascades - statement.writes):
+            self.rows_changed(policy, None)
+
+    def rows_changed(
+        self, policy: RowPolicy, buckets: Collection[int] | None, loaded: Collection[int] = ()
+    ) -> None:
+        """Collect the tags of changed rows.
+
+        :param buckets: those of the rows before and after the change; None: all rows.
+        :param loaded: those of the buckets that are only known from an object, as it was loaded in
+            this transaction. Another transaction may have moved the row to another bucket since;
+            then it has changed this bucket's version, and all rows count as changed.
+        """
+        if self._rows.has_all(policy):
+            return
+        scope = self._scope
+        if loaded:
+            snapshot = scope.snapshot()
+            if self.snapshot_number != scope.snapshot_number or not scope.is_in_one_transaction:
+                buckets = None
+            elif snapshot.usable:
+                tags = {policy.tag, *map(policy.bucket_tag, loaded)}
+                held = self._loaded.setdefault(policy, {})
+                held.update(snapshot.stamp(tags - held.keys()))
+        self.changed(self._rows.add(policy, buckets))
+        if self._rows.has_all(policy):
+            self._loaded.pop(policy, None)
 
     def marked(self, tags: Collection[str]) -> None:
         """Collect the tags of changes that are only reported; the transaction has an id."""
@@ -339,17 +394,23 @@ class WritePath:
         """Put the collected tags in doubt, each at its place.
 
         If definitions have changed since the snapshot, the statements may have changed more
-        than they seemed to when they were executed, so the database is asked.
+        than they seemed to when they were executed, so the database is asked. If rows were moved
+        after objects were loaded, all rows count as changed.
         """
         known, required = self._definitions(), self._write_skews.required()
-        try:
-            self._doubts.put(self._own_doubt(required, known), inquiry.key)
-        except SnapshotConflict:
-            if not known:
-                raise
-            self.was_unclear = True
-            self._learn(inquiry.last_changes(is_unclear=True))
-            self._doubts.put(self._own_doubt(required, {}), inquiry.key)
+        while True:
+            try:
+                self._doubts.put(self._own_doubt(required, known), inquiry.key)
+                break
+            except SnapshotConflict as conflict:
+                if conflict.tag in required.read or conflict.tag in required.computed:
+                    raise
+                if self._forget_loaded(conflict.tag):
+                    continue
+                if conflict.tag not in known:
+                    raise
+                self.was_unclear, known = True, {}
+                self._learn(inquiry.last_changes(is_unclear=True))
         for place, changed in self._tags_elsewhere.items():
             self._identify(place, inquiry.identity(place))
             self._doubts.put_elsewhere(place, changed, inquiry.key)
@@ -370,7 +431,7 @@ class WritePath:
             # statements were understood by
             self._learn(inquiry.last_changes(is_unclear=True))
             places = self._cache.by_place(self._scope.schema, self.tags)
-            recovery.leave(connection, outbox, places, self._asked_functions)
+            recovery.leave(connection, outbox, places, self._known_tags)
             # another tenant's function policies can't be asked about these changes
             recovery.leave(connection, outbox, self._tags_elsewhere, ())
             self._has_left = True
@@ -412,11 +473,23 @@ class WritePath:
     def _own_doubt(self, required: Required, known: Stamp) -> OwnDoubt:
         return OwnDoubt(
             frozenset(self.tags),
-            self._asked_functions,
-            {**required.read, **known},
+            self._known_tags,
+            {**self._versions_loaded(), **known, **required.read},
             required.computed,
             self._steps,
         )
+
+    def _versions_loaded(self) -> Stamp:
+        """Return the versions that must hold because objects were loaded with them."""
+        return {tag: v for held in self._loaded.values() for tag, v in held.items()}
+
+    def _forget_loaded(self, tag: str | None) -> bool:
+        """Take all rows for changed that a tag belongs to, because its version does not hold;
+        return False if no object was loaded with it."""
+        concerned = [policy for policy, held in self._loaded.items() if tag in held]
+        for policy in concerned:
+            self.rows_changed(policy, None)
+        return bool(concerned)
 
     @property
     def _may_have_hidden_changes(self) -> bool:

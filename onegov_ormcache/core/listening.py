@@ -318,14 +318,14 @@ class Listening:
         cache = self._cache
         observer = cache.observer
         names = {n for t in tables for n in observer.names_of(Relation(schema, t), schema)}
-        tags = table_tags(names)
+        tags = table_tags(names) | cache.registry.rows.whole(names)
         if any(observer.has_table(name) for name in names):
             tags |= cache.registry.function_tags
         cache.tags.publish(schema, self._writer, tags)
         # function policies of other releases and applications, which can't be asked here, may
         # be concerned too
         present = cache.tags.snapshot(schema).property_tags
-        unknown = present - cache.registry.function_tags
+        unknown = present - cache.registry.known_tags
         if unknown:
             cache.tags.publish(schema, self._writer, unknown)
 

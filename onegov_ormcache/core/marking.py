@@ -1,18 +1,18 @@
-"""Changes that an application reports by hand, because nothing of the package can see them.
+"""What an application reports or evicts by hand, because nothing of the package can see why.
 
-This module turns what is reported into tags of the scope's transactions. It does not know how
-these evict.
+This module turns it into tags of the scope's transactions. It does not know how these evict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TypeAlias
 
 from sqlalchemy import Table, inspect
 from sqlalchemy.orm import Mapper, Session
 
-from ..errors import OrmCacheError, UnknownTableError
+from ..errors import OrmCacheError, UnknownTableError, UnknownTagError
+from ..tags.snapshot import CODE_TAG, PROPERTY_TAG, ROWS_TAG, TABLE_TAG, VALUE_TAG
 from .policies import table_tags, tables_meant
 from .scope import RequestScope
 
@@ -43,28 +43,63 @@ def mark_changed(scope: RequestScope, session: Session, tables: Iterable[TableNa
             )
     if not named:
         return
+    affected = frozenset().union(*map(observer.reached_from, named))
+    _mark(scope, session, table_tags(affected), 'mark_changed')
+    for path in scope.transactions:
+        path.changed_without_objects(affected)
+    if observer.on_table_change.receivers:
+        observer.on_table_change.send(scope.schema, tables=affected)
+
+
+def evict(scope: RequestScope, session: Session, tags: Collection[str]) -> None:
+    """Evict the values with these tags, as a part of a session's transaction.
+
+    Other transactions go on using the values until it commits; this one computes them anew.
+
+    :param session: a session of the scope; its transaction begins, if it has not begun.
+    :raises UnknownTagError: if one is no tag, or that of a table which the metadata does not have.
+    :raises OrmCacheError: see :func:`mark_changed`.
+    """
+    for tag in tags:
+        is_table = tag.startswith(TABLE_TAG)
+        if is_table and not scope.observer.has_table(tag.removeprefix(TABLE_TAG)):
+            raise UnknownTagError(f'evict: the application has no table of the tag {tag!r}')
+        if not is_table and not tag.startswith((PROPERTY_TAG, ROWS_TAG, VALUE_TAG)):
+            raise UnknownTagError(
+                f"evict: {tag!r} is no tag; one of a table is 'table:users', for example"
+            )
+    _mark(scope, session, tags, 'evict')
+
+
+def evict_all(scope: RequestScope, session: Session) -> None:
+    """Evict all values of the tenant, as a part of a session's transaction; see :func:`evict`."""
+    _mark(scope, session, (CODE_TAG,), 'evict_all')
+
+
+def _mark(scope: RequestScope, session: Session, tags: Collection[str], what: str) -> None:
+    """Add tags to those that a session's transaction has changed.
+
+    :param what: the function that was called, for messages.
+    """
+    observer = scope.observer
     connection = session.connection()  # begins a transaction, if there is none
     if not observer.observes(connection, scope.schema):
         raise OrmCacheError(
-            f'mark_changed: {session!r} does not use an engine that is observed, so its commit '
-            'would evict nothing'
+            f'{what}: {session!r} does not use an engine that is observed, so its commit would '
+            'evict nothing'
         )
     if scope.on_replica:
         raise OrmCacheError(
-            f'mark_changed: {scope.schema} is read from a replica, where no transaction changes '
+            f'{what}: {scope.schema} is read from a replica, where no transaction changes '
             'anything; mark the change in a transaction of the primary'
         )
     # a quarantine awaits only transactions that have an id
     observer.database.assign_id(connection)
-    affected = frozenset().union(*map(observer.reached_from, named))
-    tags = table_tags(affected) | scope.cache.registry.function_tags
     for path in scope.transactions:
         if path.works_on((connection,)):
             path.marked(tags)
         else:
             path.changed(tags)
-    if observer.on_table_change.receivers:
-        observer.on_table_change.send(scope.schema, tables=affected)
 
 
 def _names(each: TableName) -> tuple[str, ...]:

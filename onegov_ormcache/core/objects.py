@@ -8,9 +8,11 @@ from __future__ import annotations
 from types import FunctionType, MethodType
 from typing import Any
 
-from sqlalchemy import inspect
+from sqlalchemy import ClauseElement, inspect
 from sqlalchemy.orm import InstanceState
-from sqlalchemy.orm.base import NO_VALUE
+from sqlalchemy.orm.base import NO_VALUE, LoaderCallableStatus
+
+from .row_kinds import UNKNOWN
 
 
 class UnknownState(BaseException):
@@ -18,6 +20,23 @@ class UnknownState(BaseException):
 
     It is no ``Exception``, so that an ``except Exception`` in a policy does not hide it.
     """
+
+
+def value_before(state: InstanceState[Any], key: str) -> Any:
+    """Return the value that an attribute had before the flush; :data:`UNKNOWN` if that is not in
+    memory."""
+    values = state.committed_state if key in state.committed_state else state.dict
+    return _known(values.get(key, UNKNOWN))
+
+
+def value_after(state: InstanceState[Any], key: str) -> Any:
+    """Return the value of an attribute after the flush; :data:`UNKNOWN` if only the database
+    knows it."""
+    return _known(state.dict.get(key, UNKNOWN))
+
+
+def _known(value: Any) -> Any:
+    return UNKNOWN if isinstance(value, (LoaderCallableStatus, ClauseElement)) else value
 
 
 class ObjectState:

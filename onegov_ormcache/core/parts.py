@@ -30,7 +30,7 @@ from ..tags.redis import RedisTagStore
 from ..tags.settling import Settler
 from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore
 from ..tiers.claims import Claim
-from ..tiers.process import ProcessTier, StoredValue
+from ..tiers.process import ProcessTier
 from ..tiers.serializer import Serializer
 from ..tiers.shared import Fill, MemoryTier, RedisTier, SharedTier
 from .policies import table_tags
@@ -67,8 +67,8 @@ class CacheParts:
         self.versions = Versions(
             tags,
             self.registry.shared_tables,
-            lambda: self.registry.function_tags,
-            lambda: table_tags(self.observer.tables) | self.registry.function_tags,
+            lambda: self.registry.known_tags,
+            lambda: table_tags(self.observer.tables) | self.registry.own_tags,
         )
         #: What must be done after an outage; None if nothing can be lost.
         self.recovery: Recovery | None = None
@@ -272,23 +272,6 @@ class CacheParts:
         """Return a claim to compute a value with these tags; see :meth:`.SharedTier.claim`."""
         elsewhere = snapshot.stamp(self.versions.tags_elsewhere)
         return self.shared_tier.claim(schema, key, snapshot.stamp(tags), elsewhere)
-
-    def fill(
-        self,
-        schema: str,
-        key: str,
-        stored: StoredValue,
-        holding: Stamp,
-        claim: Claim | None = None,
-    ) -> bool:
-        """Store a value in the shared tier if its stamp holds; return whether it was stored.
-
-        :param holding: other versions that must hold, too.
-        :param claim: the claim of who has computed it.
-        :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
-        """
-        (is_stored,) = self.fill_many(schema, [Fill(key, stored, None, claim)], holding)
-        return is_stored
 
     def fill_many(self, schema: str, fills: Sequence[Fill], holding: Stamp) -> list[bool]:
         """Store several values in the shared tier, each if its stamp holds.

@@ -7,7 +7,7 @@ objects. It does not know the tag store or transactions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
@@ -19,13 +19,14 @@ from ..database.signals import mapped_tables
 from ..errors import PolicyError
 from ..tags.snapshot import TABLE_TAG
 from .objects import ObjectState, UnknownState
+from .rows import RowPolicy, Rows, resolve_rows
 
 log = logging.getLogger('onegov_ormcache')
 
-#: ``'on-table-change:users,groups'``, ``'auto'``, a mapped class, a ``Table``, a function of
-#: the changed object, or a list of these.
+#: ``'on-table-change:users,groups'``, ``'auto'``, a mapped class, a ``Table``, ``rows(...)``, a
+#: function of the changed object, or a list of these.
 CachePolicy: TypeAlias = (
-    'str | type | Table | Callable[[Any], bool] | list[Any] | tuple[Any, ...]'
+    'str | type | Table | Rows | Callable[[Any], bool] | list[Any] | tuple[Any, ...]'
 )
 
 TABLES = 'on-table-change:'
@@ -36,7 +37,7 @@ ChangeKind: TypeAlias = Literal['insert', 'update', 'delete']
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy that has been checked: the tables that it names, and its functions.
+    """A policy that has been checked: the tables and rows that it names, and its functions.
 
     Made when the application is committed, and when a property is bound.
     """
@@ -44,12 +45,15 @@ class Policy:
     tables: frozenset[str]
     functions: tuple[Callable[[Any], bool], ...]
     auto: bool
+    #: The policies for rows, each with the creator's parameters whose values it takes.
+    rows: tuple[tuple[RowPolicy, tuple[str, ...]], ...] = ()
 
     @property
     def tags(self) -> frozenset[str]:
         """The tags of the tables.
 
-        The tags that ``'auto'`` learns, and that of the functions, are not among them.
+        The tags that ``'auto'`` learns, that of the functions, and those of rows are not among
+        them.
         """
         return table_tags(self.tables)
 
@@ -64,45 +68,57 @@ def _tags_of(tables: frozenset[str]) -> frozenset[str]:
     return frozenset(TABLE_TAG + table for table in tables)
 
 
-def check_policy(policy: CachePolicy, where: str) -> None:
-    """Raise :class:`PolicyError` if the policy is of no known kind.
+def check_policy(policy: CachePolicy, where: str, parameters: Sequence[str] = ()) -> None:
+    """Raise :class:`PolicyError` if the policy is of no known kind, or names arguments that the
+    creator does not take.
 
     :param where: the property, with its file and line, for the message.
+    :param parameters: those of the creator, beside the instance.
     """
     for part in _parts(policy):
+        if isinstance(part, Rows):
+            _arguments_of(part, where, parameters)
+            continue
         if isinstance(part, str):
             if part != AUTO and not (part.startswith(TABLES) and all(_names(part))):
                 raise PolicyError(
                     f'{where}: unknown policy {part!r}; use {TABLES}TABLE[,TABLE...], '
-                    'auto, a mapped class, a Table, a function of the changed object, or a list '
-                    'of these'
+                    'auto, a mapped class, a Table, rows(...), a function of the changed object, '
+                    'or a list of these'
                 )
         elif isinstance(part, type):
             if not isinstance(inspect(part, raiseerr=False), Mapper):
                 raise PolicyError(f'{where}: the policy {part!r} is no mapped class')
         elif isinstance(part, (InstrumentedAttribute, Column)):
             raise PolicyError(
-                f'{where}: the policy {part} is a column or attribute; a change of any row '
-                f'evicts, so name what it belongs to: policy={_owner(part)}'
+                f'{where}: the policy {part} is a column or attribute; if the creator takes an '
+                f'argument that it equals, write rows({part}); else a change of any row evicts, '
+                f'so name what it belongs to: policy={_owner(part)}'
             )
         elif not (callable(part) or isinstance(part, Table)):
             raise PolicyError(f'{where}: {part!r} can not be a policy')
 
 
-def resolve_policy(policy: CachePolicy, known: Collection[str], where: str) -> Policy:
-    """Turn a policy into tables and functions.
+def resolve_policy(
+    policy: CachePolicy, known: Collection[str], where: str, parameters: Sequence[str] = ()
+) -> Policy:
+    """Turn a policy into tables, rows and functions.
 
     :param known: the names of the application's tables.
     :param where: the property, with its file and line, for the message.
+    :param parameters: those of the creator, beside the instance.
     :raises PolicyError: if the policy is of no known kind, or names a table that the
         application does not have.
     """
-    check_policy(policy, where)
+    check_policy(policy, where, parameters)
     tables: set[str] = set()
     functions: list[Callable[[Any], bool]] = []
+    found: dict[tuple[RowPolicy, tuple[str, ...]], None] = {}
     auto = False
     for part in _parts(policy):
-        if part == AUTO:
+        if isinstance(part, Rows):
+            found[resolve_rows(part, where), _arguments_of(part, where, parameters)] = None
+        elif part == AUTO:
             auto = True
         elif isinstance(part, str):
             tables.update(_names(part))
@@ -110,13 +126,13 @@ def resolve_policy(policy: CachePolicy, known: Collection[str], where: str) -> P
             tables.update(tables_meant(part))
         else:
             functions.append(part)
-    for table in sorted(tables):
+    for table in sorted(tables.union(*(each.tables for each, _ in found))):
         if table not in known:
             raise PolicyError(
                 f'{where}: the policy names the table {table!r}, which the application does '
                 f'not have; it has {", ".join(sorted(known)) or "none"}'
             )
-    return Policy(frozenset(tables), tuple(functions), auto)
+    return Policy(frozenset(tables), tuple(functions), auto, tuple(found))
 
 
 def tables_meant(what: str | type | Table) -> Collection[str]:
@@ -191,6 +207,20 @@ def _parts(policy: CachePolicy) -> Iterator[Any]:
             yield from _parts(part)
     else:
         yield policy
+
+
+def _arguments_of(part: Rows, where: str, parameters: Sequence[str]) -> tuple[str, ...]:
+    """Return the creator's parameters whose values a policy for rows takes.
+
+    :raises PolicyError: if the creator does not have them.
+    """
+    arguments = part.arguments or tuple(parameters[: len(part.columns)])
+    if len(arguments) < len(part.columns) or not set(arguments) <= set(parameters):
+        raise PolicyError(
+            f'{where}: the policy {part!r} needs an argument of the creator for each column, and '
+            f'the creator takes {", ".join(parameters) or "none"} beside the instance'
+        )
+    return arguments
 
 
 def _owner(part: InstrumentedAttribute[Any] | Column[Any]) -> str:

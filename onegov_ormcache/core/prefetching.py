@@ -5,16 +5,19 @@ This module computes no values, and does not know how they are stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from ..errors import PropertyError, StoreUnreachable
+from .arguments import NO_ARGUMENTS
 from .descriptors import OrmCacheDescriptor, scope_of
 from .reading import Lookup
 from .scope import RequestScope
 
 
-def prefetch(instances: Iterable[Any], names: Iterable[str]) -> None:
+def prefetch(
+    instances: Iterable[Any], names: Iterable[str], items: Iterable[Any] | None = None
+) -> None:
     """Fetch values of properties from the shared tier in one round trip.
 
     Values that the request tier or the process tier has are not fetched again. Values that
@@ -22,7 +25,11 @@ def prefetch(instances: Iterable[Any], names: Iterable[str]) -> None:
 
     :param instances: objects of one cache; a property is that of the first one that has it.
     :param names: the names of orm-cached properties.
-    :raises PropertyError: if none of the objects has such a property.
+    :param items: the arguments of the values, if the properties take arguments: see
+        :meth:`.BoundFunction.many`.
+    :raises PropertyError: if none of the objects has such a property, or if one takes arguments
+        and there are no items, or the reverse.
+    :raises ArgumentError: if an item does not fit a property.
     :raises OutsideScopeError: outside of a request scope.
     """
     instances, names = tuple(instances), tuple(names)
@@ -31,7 +38,8 @@ def prefetch(instances: Iterable[Any], names: Iterable[str]) -> None:
     scope = scope_of(instances[0])
     scope.check_open()
     scope.flush()
-    lookups = [_lookup(scope, instances, name) for name in names]
+    items = None if items is None else tuple(items)
+    lookups = [each for name in names for each in _lookups(scope, instances, name, items)]
     missing = {
         lookup.key: lookup
         for lookup in lookups
@@ -47,16 +55,27 @@ def prefetch(instances: Iterable[Any], names: Iterable[str]) -> None:
     for key, stored in found.items():
         entry = missing[key].take(stored)
         if entry is not None:
-            scope.keep(key, entry)
+            scope.keep(missing[key].call, entry)
 
 
-def _lookup(scope: RequestScope, instances: tuple[Any, ...], name: str) -> Lookup:
+def _lookups(
+    scope: RequestScope, instances: tuple[Any, ...], name: str, items: tuple[Any, ...] | None
+) -> Iterator[Lookup]:
     for instance in instances:
         found = scope.cache.find(instance, name)
         if isinstance(found, OrmCacheDescriptor):
             declared, owner = scope.cache.resolve(found, instance)
             prop = scope.cache.registry.property_of(declared, owner)
-            variant = cast('OrmCacheDescriptor[Any]', declared).variant(instance)
-            return Lookup(scope, prop, prop.key + scope.cache.context_key(instance) + variant)
+            descriptor = cast('OrmCacheDescriptor[Any]', declared)
+            parameters = descriptor.parameters
+            if bool(parameters) != (items is not None):
+                raise PropertyError(
+                    f'prefetch: {descriptor.where} takes {parameters}; '
+                    + ('name the arguments: prefetch(name, args=[...])' if parameters else
+                       'it has one value, and needs no args')
+                )  # fmt: skip
+            for each in (NO_ARGUMENTS,) if items is None else map(parameters.of_item, items):
+                yield Lookup(scope, descriptor.call(scope, prop, instance, each))
+            return
     where = ' nor '.join(type(instance).__qualname__ for instance in instances)
     raise PropertyError(f'prefetch: {where} has no orm-cached property {name!r}')

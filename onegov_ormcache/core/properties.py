@@ -6,12 +6,27 @@ This module does not know the values of properties, or how they are computed and
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple, Protocol
 
-from ..tags.snapshot import PROPERTY_TAG
-from .policies import CachePolicy, Policy
+from ..tags.snapshot import PROPERTY_TAG, VALUE_TAG
+from .arguments import NO_ARGUMENTS, Arguments, Parameters
+from .expiry import Expires
+from .policies import CachePolicy, Policy, table_tags
+from .rows import RowPolicy
 from .variants import Vary
+
+#: The most characters by which a value's key is longer than that of its property; what is longer
+#: is replaced by a hash.
+MAX_SUFFIX = 200
+
+#: The number of buckets into which the values of a property with arguments fall, for evictions by
+#: hand.
+VALUE_BUCKETS = 256
+
+#: The number of values of a property of which is remembered that they could not be stored.
+REMEMBERED_UNSTORED = 1000
 
 
 class Declaration(Protocol):
@@ -20,16 +35,24 @@ class Declaration(Protocol):
     name: str
     #: File and line of the creator, for messages.
     location: str
-    creator: Callable[[Any], Any]
+    creator: Callable[..., Any]
+    #: The parameters of the creator beside the instance.
+    parameters: Parameters
+    #: Computes the values of several calls at once; None if there is no such function.
+    many: Callable[..., Any] | None
     cache_policy: CachePolicy
     #: The functions by which the property varies, beside tenant and class.
     varies: tuple[Vary, ...]
     frozen: bool
+    expires: Expires
     is_request_cached: bool
 
-    def create(self, instance: Any) -> Any:
+    def create(self, instance: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the creator for this instance and return its result; return all rows of a query
         as a tuple."""
+
+    def create_many(self, instance: Any, items: Sequence[Any]) -> Mapping[Any, Any]:
+        """Compute the values of several items by :attr:`many`; some may be missing."""
 
 
 class Property:
@@ -50,21 +73,107 @@ class Property:
         self.declaration = declaration
         self.name = declaration.name
         self.where = f'{owner.__module__}.{owner.__qualname__}.{_name_on(owner, declaration)}'
-        #: The key of its values, apart from tenant and variant.
+        #: The key of its values, apart from tenant, arguments and variant.
         self.key = f'{release}:{self.where}'
         self.auto = policy.auto
         self.functions = policy.functions
         self.function_tag = PROPERTY_TAG + self.key if policy.functions else None
-        #: The tags that the policy gives; a registry adds those of shared tables.
+        names = declaration.parameters.names
+        #: The policies for rows, each with the positions of the arguments that it takes.
+        self.rows: tuple[tuple[RowPolicy, tuple[int, ...]], ...] = tuple(
+            (rows, tuple(map(names.index, arguments))) for rows, arguments in policy.rows
+        )
+        #: The tags of the tables of which its values depend on single rows.
+        self.by_rows = table_tags({table for rows, _ in self.rows for table in rows.tables})
+        #: The tag of its values, which changes by hand alone. It is without release, because that
+        #: concerns the values of all releases.
+        self.value_tag = VALUE_TAG + self.where
+        #: The tags that all its values have; a registry adds those of shared tables.
         self.tags = policy.tags | ({self.function_tag} if self.function_tag else set())
-        #: True if the last run could not be stored. A hint that nobody should wait for a run;
-        #: each run has a verdict of its own.
-        self.never_stored = False
+        if not names:
+            self.tags |= {self.value_tag}
+        #: The keys of the values that could not be stored when they were last computed, up to
+        #: :data:`REMEMBERED_UNSTORED`. A hint that nobody should wait for a run; each run has a
+        #: verdict of its own.
+        self.unstored: set[str] = set()
         #: The messages about it that were logged, or their subjects; each is logged once.
         self.logged: set[str] = set()
 
     def __repr__(self) -> str:
         return f'<Property {self.where} {sorted(self.tags)}>'
+
+    def call(
+        self, instance: Any, arguments: Arguments = NO_ARGUMENTS, variant: str = ''
+    ) -> Call:
+        """Return a call of the property.
+
+        :param variant: what beside the arguments tells its values apart, as a text.
+        :raises ArgumentError: if an argument can't be part of a key.
+        """
+        if not self.declaration.parameters:
+            return Call(self, instance, self.key + _short(variant), self.tags, arguments)
+        text = self.declaration.parameters.text(arguments)
+        tags = {*self.tags, self._tag_of(text)}
+        for rows, positions in self.rows:
+            values = [arguments.values[at] for at in positions]
+            # of a value that the database may take for others, all rows count
+            tags |= rows.tags_for(values) or table_tags(rows.tables)
+        key = self.key + _short(text + variant)
+        return Call(self, instance, key, frozenset(tags), arguments)
+
+    def value_tags(self, arguments: Arguments | None) -> frozenset[str]:
+        """Return the tags of the values with these arguments, whatever their variants.
+
+        :param arguments: None: of all its values.
+        """
+        if not self.declaration.parameters:
+            return frozenset((self.value_tag,))
+        if arguments is None:
+            return frozenset(f'{self.value_tag}/{at}' for at in range(VALUE_BUCKETS))
+        return frozenset((self._tag_of(self.declaration.parameters.text(arguments)),))
+
+    def _tag_of(self, text: str) -> str:
+        data = text.encode(errors='surrogatepass')
+        return f'{self.value_tag}/{blake2b(data, digest_size=1).digest()[0]}'
+
+    def remember_unstored(self, key: str, is_unstored: bool) -> None:
+        """Remember whether the value of a key could not be stored; see :attr:`unstored`."""
+        if not is_unstored:
+            self.unstored.discard(key)
+        elif len(self.unstored) < REMEMBERED_UNSTORED:
+            self.unstored.add(key)
+
+
+class Call(NamedTuple):
+    """One value of a property, as it is asked for; made for each read that no hit answers."""
+
+    prop: Property
+    #: The app, the request or other object whose property is read.
+    instance: Any
+    #: The key of the value, with arguments and variant, without the tenant.
+    key: Any
+    #: The tags that the value has, whatever its creator reads.
+    tags: frozenset[str]
+    arguments: Arguments = NO_ARGUMENTS
+
+    def create(self) -> Any:
+        """Run the creator, and return its result."""
+        return self.prop.declaration.create(
+            self.instance, *self.arguments.positional, **self.arguments.keywords
+        )
+
+
+def tags_of(calls: Sequence[Call]) -> frozenset[str]:
+    """Return the tags of several calls."""
+    return calls[0].tags if len(calls) == 1 else frozenset().union(*(c.tags for c in calls))
+
+
+def _short(suffix: str) -> str:
+    """Return the end of a key, or a hash if it is long. No other end begins with a ``#``."""
+    if len(suffix) <= MAX_SUFFIX:
+        return suffix
+    data = suffix.encode(errors='surrogatepass')
+    return '#' + blake2b(data, digest_size=24).hexdigest()
 
 
 def _name_on(owner: Any, declaration: Declaration) -> str:

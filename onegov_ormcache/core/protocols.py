@@ -9,7 +9,7 @@ request scope is a :class:`ReadingScope`, a :class:`ChangedScope` and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -23,13 +23,14 @@ from ..database.session_manager import SessionManager
 from ..tags.settling import Settler
 from ..tags.snapshot import Snapshot, Stamp, TagStore
 from ..tiers.claims import Claim
-from ..tiers.process import ProcessTier, Slot, StoredValue
+from ..tiers.process import ProcessTier, Slot
 from ..tiers.request import TierEntry
 from ..tiers.serializer import Serializer
 from ..tiers.shared import Fill, SharedTier
-from .properties import Declaration, Property
+from .properties import Call, Declaration, Property
 from .recording import CacheEvent
 from .recovery import Recovery
+from .rows import RowPolicies, RowPolicy
 from .runs import Run
 from .settings import OrmCacheSettings
 
@@ -42,6 +43,14 @@ class PropertyRegistry(Protocol):
     @property
     def function_tags(self) -> frozenset[str]:
         """The tags of all properties whose policies are functions."""
+
+    @property
+    def rows(self) -> RowPolicies:
+        """The policies for rows."""
+
+    @property
+    def known_tags(self) -> frozenset[str]:
+        """The tags whose policies this application judges itself."""
 
     def property_of(self, declaration: Declaration, owner: type) -> Property:
         """Return the property of a declaration on a class; bind it if it is new."""
@@ -82,20 +91,6 @@ class ReadingCache(AnyCache, Protocol):
 
     def claim(self, schema: str, key: str, tags: Collection[str], snapshot: Snapshot) -> Claim:
         """Return a claim to compute a value with these tags."""
-
-    def fill(
-        self,
-        schema: str,
-        key: str,
-        stored: StoredValue,
-        holding: Stamp,
-        claim: Claim | None = None,
-    ) -> bool:
-        """Store a value in the shared tier if its stamp holds; return whether it was stored.
-
-        :param holding: other versions that must hold, too.
-        :raises StoreUnreachable: if the tag store or the shared tier can't be reached.
-        """
 
     def fill_many(self, schema: str, fills: Sequence[Fill], holding: Stamp) -> list[bool]:
         """Store several values in the shared tier, each if its stamp holds; return for each
@@ -296,6 +291,9 @@ class ComputingScope(LookupScope, Protocol):
     def has_strayed(self) -> bool:
         """True if a transaction in progress may use and store no value."""
 
+    #: True while the scope holds the claims of several values: then it does not wait for others.
+    is_searching: bool
+
     @property
     def runs(self) -> Sequence[Run]:
         """The runs in progress, the innermost last."""
@@ -314,8 +312,8 @@ class ComputingScope(LookupScope, Protocol):
     def connection(self) -> Connection:
         """Return the connection of the scope's own session."""
 
-    def run(self, prop: Property) -> AbstractContextManager[Run]:
-        """Record the reads of the block as one run of the property's creator."""
+    def run(self, *calls: Call) -> AbstractContextManager[Run]:
+        """Record the reads of the block as one run of a property's creator."""
 
     def names_of(self, relation: Relation) -> frozenset[str]:
         """Return the metadata's names of a relation; none if it is not the tenant's."""
@@ -334,8 +332,11 @@ class ReadingScope(ComputingScope, Protocol):
     def tier(self) -> MutableMapping[Any, TierEntry]:
         """The request tier."""
 
-    def keep(self, key: Any, entry: TierEntry) -> None:
+    def keep(self, call: Call, entry: TierEntry) -> None:
         """Keep a value in the request tier."""
+
+    def searching(self) -> AbstractContextManager[None]:
+        """Hold the claims of several values while a block computes them."""
 
 
 class Transaction(Protocol):
@@ -383,6 +384,14 @@ class Transaction(Protocol):
     def changed(self, tags: Collection[str]) -> None:
         """Collect changed tags."""
 
+    def changed_without_objects(self, tables: Iterable[str]) -> None:
+        """Collect the tags of policies that can't be asked about a change of these tables."""
+
+    def rows_changed(
+        self, policy: RowPolicy, buckets: Collection[int] | None, loaded: Collection[int] = ()
+    ) -> None:
+        """Collect the tags of changed rows."""
+
     def marked(self, tags: Collection[str]) -> None:
         """Collect the tags of changes that are only reported; the transaction has an id."""
 
@@ -404,6 +413,11 @@ class ChangedScope(Protocol):
     def changed(self, tags: Collection[str]) -> None:
         """Collect changed tags for every transaction in progress."""
 
+    def rows_changed(
+        self, policy: RowPolicy, buckets: Collection[int] | None, loaded: Collection[int] = ()
+    ) -> None:
+        """Collect the tags of changed rows for every transaction in progress."""
+
 
 class WritingScope(Protocol):
     """The part of a request scope that the write path of a database transaction uses."""
@@ -412,6 +426,10 @@ class WritingScope(Protocol):
     snapshot_number: int
     returned: dict[str, str]
     computed: dict[str, str]
+
+    @property
+    def is_in_one_transaction(self) -> bool:
+        """True if exactly one database transaction is open."""
 
     def flushed_on(self, connection: Connection | None) -> set[str] | None:
         """Return the tables that statements of the present flush have changed.

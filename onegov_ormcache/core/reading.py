@@ -7,6 +7,7 @@ the tag store and the shared tier are on Redis or in memory.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from time import monotonic as now
 from typing import Any
 
@@ -18,59 +19,70 @@ from ..tiers.frozen import freeze
 from ..tiers.process import Slot, StoredValue
 from ..tiers.request import TierEntry
 from ..tiers.serializer import Encoded
+from ..tiers.shared import Fill
 from .computing import (
     audit,
     is_storable,
     learn,
     refuse_cycle,
     refuse_variant,
+    report_expired,
     report_size,
     report_undecodable,
 )
-from .properties import Property
+from .expiry import earliest, seconds_left
+from .properties import Call
 from .protocols import ComputingScope, LookupScope, ReadingScope
 from .recording import CacheEvent, Tier
+from .runs import Run
 
 
-def read(scope: ReadingScope, instance: Any, prop: Property, key: str) -> Any:
+def read(scope: ReadingScope, call: Call) -> Any:
     """Return the value of an orm-cached property; compute it if no tier has it.
 
     :param scope: a scope whose pending changes are flushed.
-    :param instance: the app, the request or other object whose property is read.
-    :param key: the property's key with its variant.
     :raises CircularPropertyError: if the property's creator is running already.
     :raises VariantError: if the creator of another property reads it, see :func:`use`.
     """
     scope.ask()
-    entry = scope.tier.get(key)
+    entry = scope.tier.get(call.key)
     tier: Tier = 'request'
     if entry is None:
-        reading = Reading(scope, instance, prop, key)
+        reading = Reading(scope, call)
         entry, tier = reading.entry(), reading.tier
-        if entry.snapshot_number == scope.snapshot_number:
-            scope.keep(key, entry)
+    return returned(scope, call, entry, tier)
+
+
+def returned(scope: ReadingScope, call: Call, entry: TierEntry, tier: Tier) -> Any:
+    """Return a value that was read to a view or to the creator that is running.
+
+    :param tier: the tier that had it.
+    :raises VariantError: see :func:`use`.
+    """
+    if tier != 'request' and entry.snapshot_number == scope.snapshot_number:
+        scope.keep(call, entry)
     if scope.cache.recorder is not None:
-        scope.cache.recorder(CacheEvent.read(scope.schema, prop.where, tier, entry.tags))
-    return use(scope, prop, entry)
+        scope.cache.recorder(CacheEvent.read(scope.schema, call.prop.where, tier, entry.tags))
+    return use(scope, call, entry)
 
 
-def read_request_cached(scope: ReadingScope, instance: Any, prop: Property, key: Any) -> Any:
+def read_request_cached(scope: ReadingScope, call: Call) -> Any:
     """Return the value of a request-cached property; compute it if the scope does not have it.
 
     Each run of an orm-cached property's creator has request-cached values of its own.
 
-    :param key: the property's key with the id of the instance.
+    :param call: the key has the id of the instance.
     :raises CircularPropertyError: if the property's creator is running already.
     :raises VariantError: if the creator of another property reads it, see :func:`use`.
     """
     computing = scope.computing
     # a view's value may hold ORM objects, or show what only the request has in memory
     entries = scope.tier if computing is None else computing.values
-    entry = entries.get(key)
+    entry = entries.get(call.key)
     if entry is None:
-        refuse_cycle(scope.runs, prop)
-        with scope.run(prop) as run:
-            value = prop.declaration.create(instance)
+        refuse_cycle(scope.runs, call)
+        with scope.run(call) as run:
+            value = call.create()
         if computing is not None:
             learn(scope, run)
         entry = TierEntry(
@@ -79,25 +91,28 @@ def read_request_cached(scope: ReadingScope, instance: Any, prop: Property, key:
             encoded=None,
             snapshot_number=run.snapshot_number,
             storable=run.why_not_storable() is None,
+            expires=run.expires,
             varies=frozenset(run.varies),
-            instance=instance,
+            instance=call.instance,
         )
-        entries[key] = entry
-    return use(scope, prop, entry)
+        entries[call.key] = entry
+    return use(scope, call, entry)
 
 
-def use(scope: ComputingScope, prop: Property, entry: TierEntry) -> Any:
+def use(scope: ComputingScope, call: Call, entry: TierEntry) -> Any:
     """Return the entry's value to a view, or to the creator that is running.
 
-    The run of a creator gets the entry's tags, and a fresh copy of a value that is mutable.
+    The run of a creator gets the entry's tags and expiry, and a fresh copy of a value that is
+    mutable.
 
     :raises VariantError: if the entry varies by more than the orm-cached property whose
         creator reads it.
     """
     if not scope.runs:
         return entry.value
-    run = scope.runs[-1]
+    run, prop = scope.runs[-1], call.prop
     run.varies |= entry.varies
+    run.expires = earliest(run.expires, entry.expires)
     reader = run.prop.declaration
     if not reader.is_request_cached and not entry.varies <= set(reader.varies):
         refuse_variant(run.prop, prop)
@@ -116,10 +131,11 @@ class Lookup:
     Made for one read or prefetch of a value that the request tier does not have.
     """
 
-    def __init__(self, scope: LookupScope, prop: Property, key: str) -> None:
+    def __init__(self, scope: LookupScope, call: Call) -> None:
         self.scope = scope
-        self.prop = prop
-        self.key = key
+        self.call = call
+        self.prop = call.prop
+        self.key: str = call.key
         #: The tier that had the value; ``'creator'`` if none had it.
         self.tier: Tier = 'creator'
         #: The tags of the values that were found and that this transaction may not use.
@@ -177,7 +193,7 @@ class Lookup:
     def is_missing(self) -> bool:
         """Return True if this transaction may use a cached value, and the process tier has none
         that it may use."""
-        if self.scope.blocks(self.prop.tags):
+        if self.scope.blocks(self.call.tags):
             return False
         slot = self.scope.process_tier.get(self.key)
         return slot is None or not self.holds(slot.stored)
@@ -185,13 +201,13 @@ class Lookup:
     def holds(self, stored: StoredValue) -> bool:
         """Return whether this transaction may use the stored value.
 
-        It may if the value has not expired, its stamp has all tags of the property and agrees
-        with the snapshot, and the scope blocks none of its tags.
+        It may if the value has not expired, its stamp has all tags of the call and agrees with
+        the snapshot, and the scope blocks none of its tags.
         """
         if stored.expires is not None and now() >= stored.expires:
             return False
         return (
-            self.prop.tags <= stored.stamp.keys()
+            self.call.tags <= stored.stamp.keys()
             and self.scope.snapshot().agrees(stored.stamp)
             and not self.scope.blocks(stored.stamp.keys())
         )
@@ -215,6 +231,7 @@ class Lookup:
             encoded=stored.encoded,
             snapshot_number=self.scope.snapshot_number,
             storable=True,
+            expires=stored.expires,
             varies=frozenset(self.prop.declaration.varies),
         )
 
@@ -230,9 +247,10 @@ class Reading(Lookup):
 
     scope: ComputingScope
 
-    def __init__(self, scope: ComputingScope, instance: Any, prop: Property, key: str) -> None:
-        super().__init__(scope, prop, key)
-        self.instance = instance
+    def __init__(self, scope: ComputingScope, call: Call) -> None:
+        super().__init__(scope, call)
+        #: What :meth:`begin` has found.
+        self.nearest: TierEntry | None = None
         #: The claim under which the creator runs; None if it runs beside others.
         self.claim: Claim | None = None
 
@@ -245,127 +263,217 @@ class Reading(Lookup):
 
         :raises CircularPropertyError: if the property's creator is running already.
         """
-        scope, tags = self.scope, self.prop.tags
-        refuse_cycle(scope.runs, self.prop)
-        if scope.blocks(tags):
-            scope.look_again(tags)
-            if scope.blocks(tags):
-                return self.compute()
-        found = self.in_process()
-        if found is not None:
-            return found
-        if self.prop.never_stored or scope.blocks(tags | self.unusable):
-            return self.in_shared() or self.compute()
-        if scope.snapshot().quarantine is not None:
-            scope.connection()  # its begin may end the quarantine
-            if scope.snapshot().quarantine is not None or scope.blocks(tags):
-                return self.compute()
-        claim = scope.cache.claim(scope.schema, self.key, tags, scope.snapshot())
+        claim = self.begin()
+        if claim is None:
+            return self.found_alone()
         if not claim.enter():
-            about_to(Step.WAIT)
-            claim.wait_in_process(scope.is_in_transaction)
-            return self.in_process() or self.in_shared() or self.compute()
+            return self.awaited(claim)
         try:
-            return self.claimed(claim)
+            found = self.in_shared(claim)
+            if found is not None:
+                return found
+            if claim.is_taken:
+                return self.awaited(claim)
+            with claim.connecting():
+                self.scope.connection()
+            if not self.is_held(claim):
+                claim.leave()  # nobody needs to wait for a value that can't be stored
+            return self.compute()
         finally:
             claim.leave()
 
-    def claimed(self, claim: Claim) -> TierEntry:
-        """Return the value, after no other caller of this process looks for it.
+    def begin(self) -> Claim | None:
+        """Look into the process tier; return the claim with which the search goes on.
 
-        :param claim: left by the caller.
+        :return: None if nobody else needs to be asked: see :meth:`found_alone`.
+        :raises CircularPropertyError: if the property's creator is running already.
+        """
+        scope, tags = self.scope, self.call.tags
+        refuse_cycle(scope.runs, self.call)
+        if scope.blocks(tags):
+            scope.look_again(tags)
+            if scope.blocks(tags):
+                return None
+        self.nearest = self.in_process()
+        if self.nearest is not None:
+            return None
+        is_alone = self.key in self.prop.unstored or scope.is_searching
+        if is_alone or scope.blocks(tags | self.unusable):
+            self.nearest = self.in_shared()
+            return None
+        if scope.snapshot().quarantine is not None:
+            scope.connection()  # its begin may end the quarantine
+            if scope.snapshot().quarantine is not None or scope.blocks(tags):
+                return None
+        return scope.cache.claim(scope.schema, self.key, tags, scope.snapshot())
+
+    def found_alone(self) -> TierEntry:
+        """Return the value that :meth:`begin` has found without a claim; else compute it."""
+        return self.nearest or self.compute()
+
+    def awaited(self, claim: Claim) -> TierEntry:
+        """Return the value that another caller computes, after waiting for it.
+
+        If there is none then, those who have waited compute side by side.
+        """
+        about_to(Step.WAIT)
+        if claim.is_taken:
+            claim.wait_for_others(self.scope.is_in_transaction)
+            claim.leave()
+            return self.in_shared() or self.compute()
+        claim.wait_in_process(self.scope.is_in_transaction)
+        return self.in_process() or self.in_shared() or self.compute()
+
+    def is_held(self, claim: Claim) -> bool:
+        """Return whether the value is computed under a claim, after a transaction has begun.
+
+        The begin can block tags.
         """
         scope = self.scope
-        found = self.in_shared(claim)
-        if found is not None:
-            return found
-        if claim.is_taken:
-            about_to(Step.WAIT)
-            claim.wait_for_others(scope.is_in_transaction)
-            claim.leave()  # if there is no value yet, those who wait here compute side by side
-            return self.in_shared() or self.compute()
-        with claim.connecting():
-            scope.connection()
-        # the transaction may have begun just now, which can block tags
-        is_blocked = scope.blocks(self.prop.tags | self.unusable)
+        is_blocked = scope.blocks(self.call.tags | self.unusable)
         if is_blocked or scope.snapshot().quarantine is not None or not claim.is_held:
-            claim.leave()  # nobody needs to wait for a value that can't be stored
-        else:
-            self.claim = claim
-        return self.compute()
+            return False
+        self.claim = claim
+        return True
 
     def compute(self) -> TierEntry:
         """Run the creator, and store its value if it may be stored.
 
-        The value is not stored if its dependencies are not known or the run was tainted, if the
-        scope blocks one of its tags, if the snapshot has ended, or if the run has read from a
-        replica.
-
         :raises SnapshotConflict: if the value is newer than another one that this transaction
             has read, and a tween will try the request again.
         """
-        scope, prop = self.scope, self.prop
+        computed = self.computed()
+        store(self.scope, [computed])
+        return computed.entry()
+
+    def computed(self) -> Computed:
+        """Run the creator, and return its value, which is not stored yet."""
+        scope = self.scope
         snapshot = scope.snapshot()
         about_to(Step.CREATOR)
-        with scope.run(prop) as run:
-            value = prop.declaration.create(self.instance)
+        with scope.run(self.call) as run:
+            value = self.call.create()
             # within the run, because a value may read the database when it is looked at
-            encoded = scope.cache.serializer.encode(value, prop.name)
-        if prop.auto:
-            learn(scope, run)
-        else:
-            audit(scope, run)
-        run.tags |= prop.tags
-        fits = report_size(scope.cache.settings, prop, encoded)
+            encoded = scope.cache.serializer.encode(value, self.prop.name)
+        judge(scope, run)
+        return Computed(self, run, encoded, snapshot)
+
+
+class Computed:
+    """A value that a run has computed, before it is stored; made for each of the run's calls.
+
+    :param run: has ended, and was judged.
+    :param snapshot: the one that the run began with.
+    """
+
+    def __init__(self, reading: Reading, run: Run, encoded: Encoded, snapshot: Snapshot) -> None:
+        self.reading = reading
+        self._scope = scope = reading.scope
+        self._run = run
+        self._encoded = encoded
+        self.snapshot = snapshot
+        prop = reading.prop
         # decode the bytes, so that the first caller gets the same value as all others
-        value = self.decode(encoded.data)
-        tags = frozenset(run.tags)
+        self.value = reading.decode(encoded.data)
+        self._tags = frozenset(run.tags | reading.call.tags)
+        self._read = run.reads_beside
+        self._is_present = run.snapshot_number == scope.snapshot_number
+        left = seconds_left(prop.declaration.expires, self.value, prop.where)
+        bounds = [bound for bound in (left, scope.cache.settings.lifetime) if bound is not None]
+        moment = now()
+        self._expires = earliest(run.expires, *(moment + bound for bound in bounds))
+        has_ended = self._expires is not None and self._expires <= moment
+        if has_ended:
+            report_expired(prop)
+        fits = report_size(scope.cache.settings, prop, encoded)
         storable = is_storable(run)
-        prop.never_stored = not (storable and fits)
-        storable = storable and not scope.has_strayed
-        is_of_this_snapshot = run.snapshot_number == scope.snapshot_number
-        is_stored = False
-        if is_of_this_snapshot and storable and fits:
-            if scope.blocks(tags | run.reads):
-                scope.settle(tags | run.reads | {CODE_TAG})
+        prop.remember_unstored(reading.key, not (storable and fits) or has_ended)
+        self._storable = storable and not scope.has_strayed
+        #: The value with its stamp, if it may be stored.
+        self.stored: StoredValue | None = None
+        if self._is_present and self._storable and fits and not has_ended:
+            if scope.blocks(self._tags | self._read):
+                scope.settle(self._tags | self._read | {CODE_TAG})
             elif not scope.on_replica:
-                stamp = snapshot.stamp(tags | {CODE_TAG})
-                lifetime = scope.cache.settings.lifetime
-                expires = None if lifetime is None else now() + lifetime
-                is_stored = self.store(StoredValue(stamp, encoded, expires), value, snapshot)
-        if is_of_this_snapshot:
+                stamp = snapshot.stamp(self._tags | {CODE_TAG})
+                self.stored = StoredValue(stamp, encoded, self._expires)
+
+    def was_stored(self, is_stored: bool) -> None:
+        """Take notice whether the value was stored, for the checks of the transaction."""
+        scope, snapshot = self._scope, self.snapshot
+        if is_stored:
+            assert self.stored is not None
+            self.reading.keep_in_process(self.stored, self.value)
+        if self._is_present:
             if not is_stored:
-                scope.torn_pages.computed(prop.tags | run.reads)
+                scope.torn_pages.computed(self.reading.call.tags | self._read)
             if snapshot.usable:
                 # PostgreSQL's conflict detection sees this read, but not what another writer has
                 # read from the cache; so the check for write skew must know this read, too
-                scope.computed.update(snapshot.stamp(tags | run.reads))
+                scope.computed.update(snapshot.stamp(self._tags | self._read))
+
+    def entry(self) -> TierEntry:
+        """Return the entry of the request tier."""
         return TierEntry(
-            value=value,
-            tags=tags,
-            encoded=encoded,
-            snapshot_number=run.snapshot_number,
-            storable=storable,
-            varies=frozenset(prop.declaration.varies),
+            value=self.value,
+            tags=self._tags,
+            encoded=self._encoded,
+            snapshot_number=self._run.snapshot_number,
+            storable=self._storable,
+            expires=self._expires,
+            varies=frozenset(self.reading.prop.declaration.varies),
         )
 
-    def store(self, stored: StoredValue, value: Any, snapshot: Snapshot) -> bool:
-        """Store the value for all, if its stamp still holds, and the definitions by which its
-        dependencies were found; return whether it was stored.
 
-        If it was not, settle the doubt or the quarantine that may be the reason.
-        """
-        about_to(Step.FILL)
-        holding = snapshot.stamp({CATALOG_TAG})
-        try:
-            is_stored = self.scope.cache.fill(
-                self.scope.schema, self.key, stored, holding, self.claim
-            )
-        except StoreUnreachable:
-            self.scope.store_lost()
-            return False
-        if is_stored:
-            self.keep_in_process(stored, value)
-        else:
-            self.scope.settle(stored.stamp.keys() | holding.keys())
-        return is_stored
+def judge(scope: ComputingScope, run: Run) -> None:
+    """Learn the dependencies of a run that has ended, or compare them with the policy.
+
+    :raises AuditError: see :func:`.audit`.
+    """
+    if run.prop.auto:
+        learn(scope, run)
+    else:
+        audit(scope, run)
+
+
+def store(scope: ComputingScope, computed: Sequence[Computed]) -> None:
+    """Store values for all, if their stamps still hold, and the definitions by which their
+    dependencies were found.
+
+    Not stored is a value whose dependencies are not known or whose run was tainted, of which the
+    scope blocks a tag, whose snapshot has ended, which has expired, or which was read from a
+    replica. If a stamp does not hold, settle the doubt or the quarantine that may be the reason.
+
+    :raises SnapshotConflict: if a value is newer than another one that this transaction has read,
+        and a tween will try the request again.
+    """
+    # almost always one group: a run may have ended the transaction
+    groups: dict[int, list[Computed]] = {}
+    for each in computed:
+        groups.setdefault(id(each.snapshot), []).append(each)
+    for group in groups.values():
+        stored = _fill(scope, [each for each in group if each.stored is not None])
+        for each in group:
+            each.was_stored(each in stored)
+
+
+def _fill(scope: ComputingScope, computed: Sequence[Computed]) -> Collection[Computed]:
+    """Store values of one snapshot, as far as their stamps hold; return those that were stored."""
+    if not computed:
+        return ()
+    about_to(Step.FILL)
+    fills = [
+        Fill(each.reading.key, each.stored, claim=each.reading.claim)
+        for each in computed
+        if each.stored is not None
+    ]
+    holding = computed[0].snapshot.stamp({CATALOG_TAG})
+    try:
+        are_stored = scope.cache.fill_many(scope.schema, fills, holding)
+    except StoreUnreachable:
+        scope.store_lost()
+        return ()
+    refused = [fill for fill, is_stored in zip(fills, are_stored, strict=True) if not is_stored]
+    if refused:
+        scope.settle(holding.keys() | set().union(*(fill.stored.stamp for fill in refused)))
+    return {each for each, is_stored in zip(computed, are_stored, strict=True) if is_stored}

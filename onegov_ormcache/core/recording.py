@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple, TypeAlias
 
 from ..forks import OwnLock
+from ..tags.snapshot import VALUE_TAG
 
 Tier: TypeAlias = Literal['request', 'process', 'shared', 'creator']
 
@@ -29,7 +30,9 @@ class CacheEvent(NamedTuple):
     @classmethod
     def read(cls, schema: str, name: str, tier: Tier, tags: Collection[str]) -> CacheEvent:
         """Return the event of a read."""
-        return cls('read', schema, name, tier, frozenset(tags))
+        # those by which the application evicts by hand say nothing about it
+        known = (tag for tag in tags if not tag.startswith(VALUE_TAG))
+        return cls('read', schema, name, tier, frozenset(known))
 
     @classmethod
     def commit(cls, schema: str, tags: Collection[str]) -> CacheEvent:

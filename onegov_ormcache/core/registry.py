@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
-from sqlalchemy.orm import Session, object_session
+from sqlalchemy import inspect
+from sqlalchemy.orm import InstanceState, Session, object_session
 
 from ..database.observer import Observer
-from ..database.sessions import ScopedSession, observed, owner_of
+from ..database.sessions import ScopedSession, is_loaded_here, observed, owner_of
 from ..database.signals import tables_of
 from ..errors import PropertyConflictError
 from ..forks import OwnLock
 from ..tags.snapshot import TABLE_TAG
+from .objects import value_after, value_before
 from .policies import (
     ChangeKind,
     concerns,
@@ -25,6 +27,7 @@ from .policies import (
 )
 from .properties import Declaration, Property, location
 from .protocols import ChangedScope
+from .rows import Plan, RowPolicies
 
 
 class Registry:
@@ -50,6 +53,20 @@ class Registry:
         )
         #: The tags of all properties whose policies are functions.
         self.function_tags: frozenset[str] = frozenset()
+        #: The policies for rows.
+        self.rows = RowPolicies()
+
+    @property
+    def known_tags(self) -> frozenset[str]:
+        """The tags whose policies this application judges itself: a writer that does not have
+        them changes them by any change."""
+        return self.function_tags | self.rows.tags
+
+    @property
+    def own_tags(self) -> frozenset[str]:
+        """All tags of this application beside those of tables; of buckets, those that stand for
+        them."""
+        return self.known_tags.union(prop.value_tag for prop in self._properties.values())
 
     # properties
 
@@ -68,9 +85,13 @@ class Registry:
             declaration.cache_policy,
             self._observer.tables,
             f'{owner.__qualname__}.{declaration.name} ({declaration.location})',
+            declaration.parameters.names,
         )
         prop = Property(declaration, owner, policy, self._release)
-        prop.tags = self.with_shared(prop.tags)
+        # rows of a shared table, or of one that changes with it, are those of all tenants
+        by_shared = self.with_shared(prop.by_rows) - prop.by_rows
+        by_shared |= prop.by_rows & table_tags(self.shared_tables)
+        prop.tags = self.with_shared(prop.tags) | by_shared
         if policy.functions:
             # only the tenant that changes a shared table asks the function policy about the
             # object; for all others, the property depends on every shared table
@@ -79,8 +100,10 @@ class Registry:
             self._refuse_twin(prop, owner)
             prop = self._properties.setdefault((declaration, owner), prop)
             self._with_functions = tuple(p for p in self._properties.values() if p.functions)
-            if policy.functions and self._is_connected:
-                self.connect()  # this may be the first function policy
+            self.rows = self.rows.with_policies(rows for rows, _ in prop.rows)
+            self._observer.watch_rows(self.rows.columns)
+            if self._is_connected:
+                self.connect()  # this may be the first policy that is asked about objects
             # last: a transaction that begins with a tag takes its policy for asked about all
             # its changes
             self.function_tags = frozenset(
@@ -115,15 +138,15 @@ class Registry:
     # changed objects
 
     def connect(self) -> None:
-        """Begin to ask the function policies, if there are any, about the objects of each
-        flush."""
+        """Begin to ask the policies for rows and the function policies, if there are any, about
+        the objects of each flush."""
         self._is_connected = True
-        if self._with_functions:
+        if self._with_functions or self.rows:
             for signal, handler in self._handlers():
                 signal.connect(handler)
 
     def disconnect(self) -> None:
-        """Stop asking the function policies."""
+        """Stop asking the policies."""
         for signal, handler in self._handlers():
             signal.disconnect(handler)
 
@@ -141,7 +164,12 @@ class Registry:
             observed(session)
         scope = scope_of_change(schema, obj, session)
         if scope is not None:
-            scope.changed(prop.tags & table_tags(set(tables_of(type(obj)))))
+            tables = set(tables_of(type(obj)))
+            # a host's own signal may come at any time, when nothing tells what was before
+            scope.changed(prop.tags & table_tags(tables))
+            for rows, _ in prop.rows:
+                if not tables.isdisjoint(rows.tables):
+                    scope.rows_changed(rows, None)
             self._collect(scope, obj, 'update', (prop,))
 
     def _handlers(self) -> Iterator[tuple[Any, Callable[[str, object], None]]]:
@@ -161,9 +189,11 @@ class Registry:
     def _ask(
         self, schema: str, obj: object, change: ChangeKind, properties: Iterable[Property]
     ) -> None:
-        """Collect the tags of the function policies that a changed object concerns."""
+        """Collect the tags of the policies that a changed object concerns."""
         scope = scope_of_change(schema, obj, object_session(obj))
         if scope is not None:
+            for plan in self.rows.plans(type(obj)) if self.rows else ():
+                _collect_rows(scope, inspect(obj), change, plan)
             self._collect(scope, obj, change, properties)
 
     def _collect(
@@ -172,6 +202,35 @@ class Registry:
         for prop in properties:
             if prop.function_tag and concerns(prop.functions, obj, change, prop.where):
                 scope.changed({prop.function_tag})
+
+
+def _collect_rows(
+    scope: ChangedScope, state: InstanceState[Any], change: ChangeKind, plan: Plan
+) -> None:
+    """Collect the tags of the rows of one policy that a flush has written for an object.
+
+    Its statement names the row by the primary key. Any other column may have got another value by
+    a commit since the object was loaded, so what was loaded counts only if no such commit has
+    changed the rows with this value meanwhile; see :meth:`.WritePath.rows_changed`.
+    """
+    policy, attributes = plan.policy, plan.attributes
+    buckets: set[int] = set()
+    loaded: Collection[int] | None = ()
+    if attributes is not None and change != 'insert':
+        loaded = policy.buckets_written([value_before(state, each) for each in attributes])
+    written: Collection[int] | None = ()
+    if attributes is not None and change != 'delete':
+        written = policy.buckets_written([value_after(state, each) for each in attributes])
+    if attributes is None or loaded is None or written is None:
+        scope.rows_changed(policy, None)
+        return
+    buckets.update(loaded, written)
+    if plan.identifies:
+        loaded = ()
+    elif loaded and not is_loaded_here(state):
+        scope.rows_changed(policy, None)
+        return
+    scope.rows_changed(policy, buckets, loaded)
 
 
 def scope_of_change(

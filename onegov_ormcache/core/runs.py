@@ -5,7 +5,7 @@ This module knows statements and tags. It does not know how a value is found or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,8 +15,9 @@ from ..database.notes import Relation
 from ..database.protocols import Reads, Statement
 from ..database.sessions import RunSession
 from ..tiers.request import TierEntry
+from .expiry import earliest
 from .policies import table_tags
-from .properties import Property
+from .properties import Call, Property, tags_of
 from .variants import Vary
 
 
@@ -34,7 +35,8 @@ class WatchedTransaction(Protocol):
 class Run:
     """One execution of a creator; made by the scope when it begins, dropped when it ends."""
 
-    prop: Property
+    #: The calls of one property whose values it computes.
+    calls: Sequence[Call]
     #: The number of the scope's snapshot when it began.
     snapshot_number: int
     #: The tags of the properties that it has read.
@@ -46,6 +48,9 @@ class Run:
     unstorable: str | None = None
     #: True if it has changed, or may have changed, the database.
     has_written: bool = False
+    #: The time of this process's monotonic clock at which the first of the values that it has
+    #: read expires; None: none does.
+    expires: float | None = None
     #: The functions by which the properties that it has read vary.
     varies: set[Vary] = field(default_factory=set)
     #: The session in which an orm-cached property is computed; None until it is asked for.
@@ -55,6 +60,21 @@ class Run:
     # the transactions in which it has executed unclear statements, each with what
     # Transaction.reads() needs
     _watched: dict[WatchedTransaction, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        #: The keys of the values that it computes.
+        self.keys = {call.key for call in self.calls}
+
+    @property
+    def prop(self) -> Property:
+        """The property whose creator runs."""
+        return self.calls[0].prop
+
+    @property
+    def reads_beside(self) -> set[str]:
+        """The tags of the tables that it has read, without those of which its value depends on
+        single rows."""
+        return self.reads - self.prop.by_rows
 
     def record(self, statement: Statement) -> None:
         """Add what a statement reads."""
@@ -103,7 +123,8 @@ class Run:
 
     def inherit(self, run: Run) -> None:
         """Depend on what another run has read, which has failed within this one."""
-        self.tags |= run.tags | run.reads | run.prop.tags
+        self.tags |= run.tags | run.reads_beside | tags_of(run.calls)
+        self.expires = earliest(self.expires, run.expires)
         self.unstorable = self.unstorable or run.unstorable
 
     def why_not_storable(self) -> str | None:

@@ -24,14 +24,19 @@ from ..tiers.process import Slot
 from ..tiers.request import RequestTier, TierEntry
 from .eviction import WritePath
 from .policies import table_tags
-from .properties import Property
+from .properties import Call, Property
 from .protocols import ScopeCache, Transaction
+from .rows import RowPolicy
 from .runs import Run
 from .transactional import TransactionalScope
 
 #: The pending objects of a scope that has no session: modified, new and deleted ones.
 NOTHING_PENDING: tuple[Collection[Any], ...] = ((), (), ())
 
+
+#: The most values of one property with arguments that the request tier keeps, so that a program
+#: that reads all rows one by one does not keep them all.
+MAX_VALUES = 1000
 
 #: Stands, among the tags of a value in the request tier, for dependencies that are not known.
 UNKNOWN = '#unknown'
@@ -65,6 +70,10 @@ class RequestScope(TransactionalScope):
         self.hits = self.tier.hits
         self.process_tier: MutableMapping[str, Slot] = cache.process_tier.of(f'{schema}|')
         self.runs: list[Run] = []
+        #: The functions of instances that were used in it, by descriptor and the instance's id.
+        self.functions: dict[tuple[Any, int], Any] = {}
+        #: True while it holds the claims of several values.
+        self.is_searching = False
         #: The innermost run of an orm-cached property's creator; None if there is none.
         self.computing: Run | None = None
         #: The scope's own session; None until it is first asked for.
@@ -74,6 +83,9 @@ class RequestScope(TransactionalScope):
         self.pending: tuple[Collection[Any], ...] = NOTHING_PENDING
         # by tag, the keys of the orm-cached values in the request tier that depend on it
         self._dependents: dict[str, set[Any]] = {}
+        # the keys in the request tier of the values of each property with arguments, the oldest
+        # first; some may have been dropped since
+        self._keys: dict[Property, dict[Any, None]] = {}
 
     @property
     def session_manager(self) -> SessionManager:
@@ -178,19 +190,31 @@ class RequestScope(TransactionalScope):
                 session.flush()
 
     def remember_hit(
-        self, descriptor: Any, instance: Any, value: Any, variant: str, role: Any
+        self,
+        read: tuple[Any, tuple[Any, ...] | None, tuple[type, ...]],
+        instance: Any,
+        value: Any,
+        variant: str,
+        role: Any,
     ) -> None:
-        """Remember a value for the next read of the descriptor on this instance.
+        """Remember a value for the next read on this instance.
 
         Does nothing while a creator runs or the cache records, because each read must be
         seen then.
 
+        :param read: the descriptor or the function of the instance, the function's arguments, and
+            their types.
         :param variant: the end of the value's key.
         :param role: the role of the instance's identity; None if the descriptor has no
             variants.
         """
         if not self.runs and self.cache.recorder is None:
-            self.hits[descriptor] = (instance, value, variant, role)
+            what, arguments, types = read
+            if arguments is None:
+                self.hits[what] = (instance, value, variant, role)
+            else:
+                kinds = types[0] if len(types) == 1 else types
+                self.hits.setdefault(what, {})[arguments] = (value, variant, role, kinds)
 
     def commit(self) -> None:
         """Commit the session. Without a session, end the snapshot as a commit would."""
@@ -231,16 +255,36 @@ class RequestScope(TransactionalScope):
 
     # the request tier
 
-    def keep(self, key: Any, entry: TierEntry) -> None:
+    def keep(self, call: Call, entry: TierEntry) -> None:
         """Keep a value in the request tier.
 
-        An orm-cached value is dropped when one of its tags changes or the snapshot ends; a
-        request-cached one (its ``encoded`` is None) stays until the scope ends.
+        Of a property with arguments, the latest :data:`MAX_VALUES` values are kept. An orm-cached
+        value is dropped when one of its tags changes or the snapshot ends; a request-cached one
+        (its ``encoded`` is None) stays until the scope ends.
         """
+        key = call.key
+        if call.prop.declaration.parameters:
+            keys = self._keys.setdefault(call.prop, {})
+            keys[key] = None
+            if len(keys) > MAX_VALUES:
+                self._forget(next(iter(keys)), keys)
         self.tier[key] = entry
         if entry.encoded is not None:
             for tag in entry.tags if entry.storable else (*entry.tags, UNKNOWN):
                 self._dependents.setdefault(tag, set()).add(key)
+
+    def _forget(self, key: Any, keys: dict[Any, None]) -> None:
+        """Drop one value of a property with arguments.
+
+        :param keys: those of its values in the request tier.
+        """
+        del keys[key]
+        entry = self.tier.get(key)
+        if entry is not None:
+            del self.tier[key]
+            for tag in (*entry.tags, UNKNOWN):
+                if dependents := self._dependents.get(tag):
+                    dependents.discard(key)
 
     def drop(self, tags: Collection[str]) -> None:
         """Drop the orm-cached values of the request tier that depend on these tags, and those
@@ -259,26 +303,46 @@ class RequestScope(TransactionalScope):
                 del self.tier[key]
         self.tier.hits.clear()
         self._dependents.clear()
+        self._keys.clear()
 
     def clear(self) -> None:
         """Drop all values of the request tier, request-cached ones too."""
         self.tier.clear()
         self._dependents.clear()
+        self._keys.clear()
+        for (descriptor, _), function in self.functions.items():
+            descriptor.forget(function)
+        self.functions.clear()
         self._has_looked_again = False
 
     # the runs of creators
 
     @contextmanager
-    def run(self, prop: Property) -> Iterator[Run]:
-        """Record the reads of the block as one run of the property's creator.
+    def searching(self) -> Iterator[None]:
+        """Hold the claims of several values while the block computes them.
+
+        What their creators read is neither claimed nor waited for: another caller may hold its
+        claim, and wait for one of these.
+        """
+        before, self.is_searching = self.is_searching, True
+        try:
+            yield
+        finally:
+            self.is_searching = before
+
+    @contextmanager
+    def run(self, *calls: Call) -> Iterator[Run]:
+        """Record the reads of the block as one run of a property's creator.
 
         The run of an orm-cached property has a session of its own, which is flushed and closed
         at its end. What it writes belongs to the transaction of the scope's own session.
+
+        :param calls: those of one property whose values it computes.
         """
-        run = Run(prop, self.snapshot_number)
+        run = Run(calls, self.snapshot_number)
         depth, outer = len(self.runs), self.computing
         self.runs.append(run)
-        has_session = not prop.declaration.is_request_cached
+        has_session = not run.prop.declaration.is_request_cached
         if has_session:
             self.computing = run
         hits, self.hits = self.hits, {}
@@ -363,15 +427,23 @@ class RequestScope(TransactionalScope):
         self.taint_run('a transaction ended while it ran')
 
     def changed_without_objects(self, tables: Collection[str]) -> None:
-        """Collect the tags of all function policies, if a flush changed tables without objects.
+        """Collect the tags of all function policies, and of all rows of these tables, if a flush
+        changed tables without objects.
 
-        No object stands for the change, so no function policy can be asked about it, and all
-        of them count as concerned.
+        No object stands for the change, so no policy can be asked about it.
 
         :param tables: the tables that were changed without an object; may be empty.
         """
-        if tables:
-            self.changed(self.cache.registry.function_tags)
+        for path in self.transactions if tables else ():
+            path.changed_without_objects(tables)
+
+    def rows_changed(
+        self, policy: RowPolicy, buckets: Collection[int] | None, loaded: Collection[int] = ()
+    ) -> None:
+        """Collect the tags of changed rows for every transaction in progress; see
+        :meth:`.WritePath.rows_changed`."""
+        for path in self.transactions:
+            path.rows_changed(policy, buckets, loaded)
 
     def changed(self, tags: Collection[str]) -> None:
         """Collect changed tags for every transaction in progress, and drop the values that

@@ -112,6 +112,11 @@ class TransactionalScope:
         return bool(self.transactions)
 
     @property
+    def is_in_one_transaction(self) -> bool:
+        """True if exactly one database transaction is open."""
+        return len(self.transactions) == 1
+
+    @property
     def has_strayed(self) -> bool:
         """True if a transaction in progress may use and store no value."""
         return any(path.strayed for path in self.transactions)

@@ -6,8 +6,10 @@ This module makes the part of a key that tells variants apart. It does not know 
 from __future__ import annotations
 
 import datetime
+import reprlib
 import uuid
 from collections.abc import Callable
+from decimal import Decimal
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -16,9 +18,12 @@ from ..errors import VariantError
 #: A function that takes the app or request and returns the variant that it sees.
 Vary: TypeAlias = Callable[[Any], Any]
 
-#: The types that a variant may have, beside None, enum members and tuples: a value of these
-#: has the same text in each process.
-PLAIN = (bool, int, float, str, bytes, datetime.date, datetime.timedelta, uuid.UUID)
+#: The types that a part of a key may have, beside None, enum members and tuples: a value of these
+#: has the same text in each process. A type stands before those that it is derived from.
+PLAIN: tuple[type, ...] = (
+    str, bool, int, bytes, float, Decimal, uuid.UUID,
+    datetime.datetime, datetime.date, datetime.time, datetime.timedelta,
+)  # fmt: skip
 
 
 def role_of(instance: Any) -> Any:
@@ -41,36 +46,37 @@ def variant_key(functions: tuple[Vary, ...], instance: Any, where: str) -> str:
     """
     parts = [function(instance) for function in functions]
     return '-' + ','.join(
-        key_text(part, f'{where}: vary gave {part!r}; a variant') for part in parts
+        key_text(part, f'{where}: vary gave {reprlib.repr(part)}; a variant') for part in parts
     )
 
 
 def key_text(part: Any, what: str) -> str:
-    """Return the text of a value in a key, the same in each process.
+    """Return the text of a value in a key, which is the same in each process, and another one for
+    each value and type.
 
     :param part: None, an instance of :data:`PLAIN`, an enum member, or a tuple of these.
     :param what: what the value is and where it comes from, the begin of the message.
-    :raises VariantError: if it is anything else.
+    :raises VariantError: if it is anything else, or NaN.
     """
-    _check(part, what)
-    return _text(part)
+    text = _text(part)
+    if text is None:
+        raise VariantError(
+            f'{what} is None, a number, string, date, UUID, enum member, or a tuple of these'
+        )
+    return text
 
 
-def _check(part: Any, what: str) -> None:
-    if part is None or isinstance(part, (*PLAIN, Enum)):
-        return
-    if isinstance(part, tuple):
-        for item in part:
-            _check(item, what)
-        return
-    raise VariantError(
-        f'{what} is None, a number, string, date, UUID, enum member, or a tuple of these'
-    )
-
-
-def _text(part: Any) -> str:
+def _text(part: Any) -> str | None:
+    kind = type(part)
+    # NaN equals nothing, not even itself
+    if part is None or (kind in PLAIN and part == part):
+        return repr(part)
     if isinstance(part, Enum):
-        return f'{type(part).__module__}.{type(part).__qualname__}.{part.name}'
+        return f'{kind.__module__}.{kind.__qualname__}.{part.name}'
     if isinstance(part, tuple):
-        return '(' + ','.join(map(_text, part)) + ')'
-    return repr(part)
+        texts = [_text(item) for item in part]
+        return None if None in texts else f'({",".join(map(str, texts))})'
+    base: Any = next((each for each in PLAIN if isinstance(part, each)), None)
+    if base is not None and part == part:
+        return f'{kind.__module__}.{kind.__qualname__}:{base.__repr__(part)}'
+    return None

@@ -45,17 +45,17 @@ class Versions:
 
     :param tags: the tag store; the attribute of this name may be replaced.
     :param shared_tables: the names of tables that tenants share, each with its schema.
-    :param function_tags: returns the tags of all function policies, which must be registered
-        for each tenant.
-    :param all_tags: returns the tags of all tables and of all function policies, and the whole
-        tags of all policies of rows; see :func:`~onegov_ormcache.tags.snapshot.whole_tag`.
+    :param known_tags: returns the tags of all function policies, and those that stand for all
+        rows of a policy for rows, which must be registered for each tenant.
+    :param all_tags: returns all tags of the application; of buckets, those that stand for them
+        (see :func:`~onegov_ormcache.tags.snapshot.whole_tag`).
     """
 
     def __init__(
         self,
         tags: TagStore,
         shared_tables: Iterable[str],
-        function_tags: Callable[[], frozenset[str]],
+        known_tags: Callable[[], frozenset[str]],
         all_tags: Callable[[], frozenset[str]],
     ) -> None:
         shared = list(shared_tables)
@@ -63,7 +63,7 @@ class Versions:
         self.tags: TagStore = self._placed or tags
         #: The tags of shared tables, which have their place elsewhere.
         self.tags_elsewhere = table_tags(shared)
-        self._function_tags = function_tags
+        self._known_tags = known_tags
         self._all_tags = all_tags
         # the places that this process found crowded within the last interval
         self._crowded: TTLCache[str, None] = TTLCache(10_000, FORGET_INTERVAL)
@@ -84,7 +84,7 @@ class Versions:
         """Return the tenant's snapshot; :data:`UNREACHABLE` if the store can't be reached.
 
         It is not identified if this process must ask the tenant's database for its identity.
-        Otherwise makes pending renewals first, and registers function policies that the tenant
+        Otherwise makes pending renewals first, and registers policies that the tenant
         lacks.
         """
         recovery = self.recovery
@@ -110,10 +110,10 @@ class Versions:
             return snapshot
         if self._forget(schema, snapshot):
             snapshot = self.tags.snapshot(schema)
-        function_tags = self._function_tags()
-        if not function_tags <= snapshot.property_tags:
+        known_tags = self._known_tags()
+        if not known_tags <= snapshot.property_tags:
             # this is the first use of the tenant since its birth, or by this release
-            self.tags.register(schema, function_tags)
+            self.tags.register(schema, known_tags)
             snapshot = self.tags.snapshot(schema)
         return snapshot
 

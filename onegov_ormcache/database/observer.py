@@ -8,7 +8,7 @@ know what a scope does with what it is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -96,6 +96,9 @@ class Observer:
     def reached_from(self, table: str) -> frozenset[str]:
         """Return the tables that change with a table, by the metadata's foreign keys."""
         return self._tables.reached_from(table)
+
+    def watch_rows(self, columns: Mapping[str, frozenset[str]]) -> None:
+        self.columns = columns
 
     # the tenants
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import ExecutionContext
@@ -15,6 +15,10 @@ from .notes import Relation
 
 NO_NAMES: frozenset[str] = frozenset()
 NO_RELATIONS: frozenset[Relation] = frozenset()
+
+
+#: By column of the database, the values among which those of rows lie.
+Selection: TypeAlias = Mapping[str, tuple[object, ...]]
 
 
 class Statement(NamedTuple):
@@ -46,6 +50,7 @@ class Statement(NamedTuple):
     #: True if a flush executed it for objects of the session. False inside of a flush for
     #: statements of event listeners, and those on secondary tables.
     of_objects: bool = False
+    rows: Mapping[str, tuple[Selection, ...]] = {}
 
     @property
     def changes(self) -> frozenset[str]:

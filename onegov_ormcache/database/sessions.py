@@ -421,6 +421,10 @@ def observed(session: Session) -> Any:
     return session
 
 
+def is_loaded_here(state: Any) -> bool:
+    return True
+
+
 def is_observed(factory: sessionmaker[Any]) -> bool:
     """Return whether the sessions of a factory are observed already."""
     return issubclass(factory.class_, TenantSession)

@@ -37,6 +37,10 @@ BUCKETS = frozenset(map(str, range(256)))
 #: Prefix of the tags of tables.
 TABLE_TAG = 'table:'
 
+#: Prefix of the tags of single properties, which change by hand alone: ``value:NAME``; or
+#: ``value:NAME/BUCKET`` for the values with some arguments.
+VALUE_TAG = 'value:'
+
 #: The tag of the definitions of a schema's tables. What a process knows of the definitions is
 #: valid as long as its version; no value has it in its stamp.
 CATALOG_TAG = '#catalog'
@@ -56,14 +60,16 @@ def new_token() -> str:
 
 
 def whole_tag(tag: str) -> str | None:
-    """Return the tag that stands for all buckets of the same rows.
+    """Return the tag that stands for all buckets of the same rows, or of the same property.
 
     :return: None if the tag is that of no bucket.
     """
-    if not tag.startswith(ROWS_TAG):
-        return None
     name, _, bucket = tag.rpartition('/')
-    return PROPERTY_TAG + name if name and bucket in BUCKETS else None
+    if not name or bucket not in BUCKETS:
+        return None
+    if tag.startswith(VALUE_TAG):
+        return name
+    return PROPERTY_TAG + name if tag.startswith(ROWS_TAG) else None
 
 
 @dataclass(frozen=True, slots=True)

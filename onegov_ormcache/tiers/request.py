@@ -24,6 +24,9 @@ class TierEntry(NamedTuple):
     snapshot_number: int
     #: True if a creator that has read this value may still store its own value.
     storable: bool
+    #: The time of this process's monotonic clock at which a value that is made of this one must
+    #: expire; None: it need not. Within its transaction, the value itself stays.
+    expires: float | None
     #: The functions of the app or request by whose results the value differs.
     varies: frozenset[Callable[[Any], Any]]
     #: The app or request whose value this is, if its id is part of the key. This reference
@@ -45,8 +48,10 @@ class RequestTier(dict[Any, TierEntry]):
     def __init__(self, shown: Callable[[], MutableMapping[Any, Any]] | None = None) -> None:
         super().__init__()
         self._shown = shown
-        #: By descriptor: the app or request, the value, the variant and the role.
-        self.hits: dict[Any, tuple[Any, Any, str, Any]] = {}
+        #: By descriptor: the app or request, the value, the variant and the role. By the function
+        #: of an app or request, and its arguments: the value, the variant, the role, and the types
+        #: of the arguments.
+        self.hits: dict[Any, Any] = {}
 
     def __setitem__(self, key: Any, entry: TierEntry) -> None:
         self.hits.clear()

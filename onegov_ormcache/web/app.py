@@ -6,7 +6,7 @@ done before. It does not know how values are read, stored and evicted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -250,17 +250,19 @@ class OrmCacheApp(ConfiguredApp):
         :meth:`.OrmCache.unit_ended`."""
         self.orm_cache.unit_ended()
 
-    def prefetch(self, *names: str) -> None:
+    def prefetch(self, *names: str, args: Iterable[Any] | None = None) -> None:
         """Fetch values of these properties from the shared tier, in one round trip.
 
         Values that the request tier or the process tier has are not fetched, and values
         that the shared tier does not have are not computed.
 
         :param names: names of orm-cached properties of the app.
+        :param args: the arguments of the values, for properties that take arguments:
+            ``app.prefetch('book', args=[1, 2, 3])``.
         :raises PropertyError: if the app has no such orm-cached property.
         :raises OutsideScopeError: outside of a request scope.
         """
-        prefetch((self,), names)
+        prefetch((self,), names, args)
 
     def mark_changed(self, *tables: TableName) -> None:
         """Report a change that nothing of the package can see; see
@@ -272,6 +274,36 @@ class OrmCacheApp(ConfiguredApp):
         """
         scope = scope_of(self)
         self.orm_cache.mark(scope, self.session(), tables)
+
+    def evict(
+        self, name: str | None = None, /, *args: Any, tags: Iterable[str] = (), **kwargs: Any
+    ) -> None:
+        """Evict values of the current tenant by hand: ``app.evict('book', 3)``,
+        ``app.evict('book')``, ``app.evict(tags=['table:books'])``.
+
+        It is part of the scope's transaction, like any other change: others use the values until
+        the session commits.
+
+        :param name: an orm-cached property of the app.
+        :param args: the arguments of one value; none: all values of the property.
+        :param tags: evict all values that have any of these tags.
+        :raises PropertyError: if the app has no such orm-cached property.
+        :raises ArgumentError: if the arguments do not fit the property.
+        :raises UnknownTagError: if one is no tag.
+        :raises OutsideScopeError: outside of a request scope.
+        """
+        if name is not None:
+            self.orm_cache.evict(self, name, *args, **kwargs)
+        if tags:
+            self.orm_cache.evict_tags(tags)
+
+    def evict_all(self) -> None:
+        """Evict all values of the current tenant; see :meth:`evict`."""
+        self.orm_cache.evict_all()
+
+    def refresh(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Evict one value and return it, computed anew; see :meth:`.OrmCache.refresh`."""
+        return self.orm_cache.refresh(self, name, *args, **kwargs)
 
     # attributes that a host class may replace
 

@@ -108,7 +108,8 @@ class ConfiguredApp(morepath.App):
                 where = f'{owner.__qualname__}.{descriptor.name} ({descriptor.location})'
                 refuse_existing(owner, descriptor, where)
                 if tables is not None and isinstance(descriptor, OrmCacheDescriptor):
-                    resolve_policy(descriptor.cache_policy, tables, where)
+                    parameters = descriptor.parameters.names
+                    resolve_policy(descriptor.cache_policy, tables, where, parameters)
             if issubclass(app_class, ConfiguredApp):
                 # a request has the properties of all apps that the answering one is mounted in
                 requests = (app_class.request_class, *(each.request_class for each in discovered))

@@ -19,8 +19,9 @@ from dectate.app import BoundDirectiveMethod, DirectiveMethod
 from dectate.config import Directive
 from morepath.directive import HtmlAction, JsonAction, ViewAction
 
-from ..core.decorators import is_decorator_of
+from ..core.decorators import is_decorator_of, make_orm_cached
 from ..core.descriptors import CachedDescriptor, OrmCacheDescriptor, RequestCacheDescriptor
+from ..core.expiry import Expires
 from ..core.policies import CachePolicy
 from ..core.prefetching import prefetch
 from ..core.properties import location
@@ -133,6 +134,8 @@ class OrmCachedDirective(PropertyDirective):
     :param target: ``'app'``, or ``'request'`` for a property of the request.
     :param vary: see :func:`onegov_ormcache.orm_cached`.
     :param frozen: see :func:`onegov_ormcache.orm_cached`.
+    :param expires: see :func:`onegov_ormcache.orm_cached`.
+    :param many: see :func:`onegov_ormcache.orm_cached`.
     """
 
     def __init__(
@@ -143,17 +146,22 @@ class OrmCachedDirective(PropertyDirective):
         target: Target = 'app',
         vary: Vary | None = None,
         frozen: bool = False,
+        expires: Expires = None,
+        many: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__(name, target)
         self.policy = policy
+        self.expires = expires
+        self.many = many
         self.frozen = frozen
         self.vary = vary
         self.by_role = by_role
 
     def descriptor(self, creator: Any) -> CachedDescriptor[Any]:
-        return OrmCacheDescriptor(
-            self.policy, creator, self.by_role, self.name, self.vary, self.frozen
-        )
+        return make_orm_cached(
+            self.policy, creator, self.by_role, self.name, self.vary, self.frozen,
+            self.expires, self.many,
+        )  # fmt: skip
 
 
 class RequestCachedDirective(PropertyDirective):

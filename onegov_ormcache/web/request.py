@@ -5,6 +5,7 @@ It does not know how their values are read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import morepath
@@ -30,20 +31,29 @@ class OrmCacheRequest(morepath.Request):
         cache: AppCache = root.orm_cache
         return cache
 
-    def prefetch(self, *names: str) -> None:
+    def prefetch(self, *names: str, args: Iterable[Any] | None = None) -> None:
         """Fetch values of these properties from the shared tier, in one round trip; see
         :meth:`OrmCacheApp.prefetch`.
 
         :param names: names of orm-cached properties of the request, or else of its app.
         """
-        prefetch((self, self.app), names)
+        prefetch((self, self.app), names, args)
+
+    def evict(self, name: str, /, *args: Any, **kwargs: Any) -> None:
+        """Evict values of an orm-cached property of the request; see
+        :meth:`.OrmCacheApp.evict`."""
+        self.orm_cache.evict(self, name, *args, **kwargs)
+
+    def refresh(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Evict one value and return it, computed anew; see :meth:`.OrmCache.refresh`."""
+        return self.orm_cache.refresh(self, name, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         # the root app's request class has no such attribute; that of the app that answers
         # may have it
         app = vars(self).get('app')
         if app is not None and (nearest := nearest_for_request(app, name)):
-            return nearest[0].load(self)
+            return nearest[0].__get__(self, type(self))
         raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
 

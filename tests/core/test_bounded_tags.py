@@ -68,7 +68,7 @@ def test_releases_that_are_gone(store: Any) -> None:
         present = release(store, number)
         write(store, number, *TABLES)
         snapshot = present.snapshot('main')
-        assert snapshot.versions.keys() >= present._function_tags()
+        assert snapshot.versions.keys() >= present._known_tags()
         assert len(snapshot.versions) <= MOST
         assert len(write(store, 1000 + number, 'table:t1')) <= MOST
 
@@ -80,7 +80,7 @@ def test_names_of_temporary_tables(store: Any) -> None:
     for number in range(1000):
         write(store, number, f'table:temporary{number}')
         assert len(present.snapshot('main').versions) <= MOST
-    assert present.snapshot('main').versions.keys() >= present._function_tags()
+    assert present.snapshot('main').versions.keys() >= present._known_tags()
 
 
 @pytest.mark.usefixtures('often')

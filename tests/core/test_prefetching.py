@@ -24,12 +24,15 @@ class App(OrmCacheApp):
     runs = Runs()
 
 
-for number in range(10):
-
+def declare(number: int) -> None:
     @App.orm_cached(policy=User, name=f'p{number}')
-    def count(app: Any, number: int = number) -> list[int]:
+    def count(app: Any) -> list[int]:
         app.runs('p')
         return [number, app.session().query(User).count()]
+
+
+for number in range(10):
+    declare(number)
 
 
 @App.orm_cached(policy=User, target='request')

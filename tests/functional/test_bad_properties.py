@@ -215,10 +215,17 @@ def test_unknown_target() -> None:
 @pytest.mark.parametrize('decorate', [request_cached, orm_cached(policy='auto')])
 def test_creators_that_need_arguments(decorate: Any) -> None:
     """A creator that can't be called with the app alone is refused where it is declared."""
-    for creator in (lambda: 1, lambda app, more: 1, lambda app, *, more: 1, 'no function'):
+    for creator in (lambda: 1, lambda *apps: 1, lambda app, **more: 1, 'no function'):
         with pytest.raises(e.PropertyError):
             decorate(creator)
-    assert decorate(lambda app, more=1: more).name == '<lambda>'
+    assert decorate(lambda app: 1).name == '<lambda>'
+
+
+def test_request_cached_takes_no_arguments() -> None:
+    """A request-cached property with arguments is refused where it is declared."""
+    for creator in (lambda app, more: 1, lambda app, *, more=1: 1):
+        with pytest.raises(e.PropertyError, match='only orm-cached properties take arguments'):
+            request_cached(creator)
 
 
 def test_creators_that_return_no_value() -> None:

@@ -35,17 +35,20 @@ class App(OrmCacheApp):
     runs = Runs()
 
 
-for _name, _table in TABLES.items():
-
-    @App.orm_cached(policy=f'on-table-change:{_name}', name=_name)
-    def by_name(app: Any, name: str = _name, table: Table = _table) -> Any:
+def declare(name: str, table: Table) -> None:
+    @App.orm_cached(policy=f'on-table-change:{name}', name=name)
+    def by_name(app: Any) -> Any:
         app.runs(name)
         return rows_of(app, table)
 
-    @App.orm_cached(policy='auto', name=f'auto_{_name}')
-    def automatic(app: Any, name: str = _name, table: Table = _table) -> Any:
+    @App.orm_cached(policy='auto', name=f'auto_{name}')
+    def automatic(app: Any) -> Any:
         app.runs(f'auto_{name}')
         return rows_of(app, table)
+
+
+for _name, _table in TABLES.items():
+    declare(_name, _table)
 
 
 @App.orm_cached(policy=lambda obj: isinstance(obj, Note) and obj.text == 'shown')

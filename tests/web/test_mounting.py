@@ -42,13 +42,15 @@ def test_mounted_app(applications: Applications, tenant: str, runs: Runs) -> Non
         def title(self) -> str:
             return f'wiki {self.name}'
 
-    for app_class in Town, Wiki:
-        name = app_class.__name__
-
-        def both(request: Any, name: str = name) -> Any:
+    def declare(name: str) -> Any:
+        def both(request: Any) -> Any:
             runs(name)
             return [name, user_count(request.app)]
 
+        return both
+
+    for app_class in Town, Wiki:
+        both = declare(app_class.__name__)
         app_class.orm_cached(policy=User, name='both', target='request')(both)
         app_class.path(path='')(Root)
     Town.orm_cached(policy=User, name='towns', target='request')(lambda request: 'town')

@@ -1,0 +1,138 @@
+"""Arguments of creators: how a call is brought into one form, and which texts tell calls apart.
+
+This module knows the parameters of functions. It does not know what a creator computes, nor where
+its values are kept.
+"""
+
+from __future__ import annotations
+
+import inspect
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ..errors import ArgumentError, PropertyError, VariantError
+from .variants import key_text
+
+#: No keyword arguments.
+NO_KEYWORDS: Mapping[str, Any] = MappingProxyType({})
+
+
+class Arguments(NamedTuple):
+    """The arguments of one call, beside the instance: each parameter has its value."""
+
+    #: Those that are given by position, then those that are given by keyword alone.
+    values: tuple[Any, ...] = ()
+    keywords: Mapping[str, Any] = NO_KEYWORDS
+
+    @property
+    def positional(self) -> tuple[Any, ...]:
+        """Those that are given by position."""
+        return self.values[: len(self.values) - len(self.keywords)]
+
+
+#: The arguments of a property, whose creator has no parameters beside the instance.
+NO_ARGUMENTS = Arguments()
+
+
+class Parameters:
+    """The parameters of a creator beside the instance; made when the property is declared.
+
+    :param creator: the creator.
+    :param where: the property, with its file and line, for messages.
+    :raises PropertyError: if the creator can't be called with the instance, or takes any number of
+        arguments.
+    """
+
+    def __init__(self, creator: Callable[..., Any], where: str) -> None:
+        self._where = where
+        self._signature = inspect.Signature()
+        # the number of arguments that need no defaults and no names
+        self._number = 0
+        try:
+            signature = inspect.signature(creator)
+        except ValueError:
+            return  # a builtin function that has no signature
+        found = list(signature.parameters.values())
+        if not found or found[0].kind is Parameter.KEYWORD_ONLY:
+            raise PropertyError(
+                f'{where}: a creator is called with the instance (an app, a request) as its first '
+                'argument, and this one takes none'
+            )
+        if found[0].kind is Parameter.VAR_POSITIONAL:
+            found.insert(0, found[0].replace(name='instance', kind=Parameter.POSITIONAL_ONLY))
+        for parameter in found[1:]:
+            if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+                raise PropertyError(
+                    f'{where}: the creator takes any number of arguments ({parameter}); name each '
+                    'parameter, so that equal calls have equal arguments'
+                )
+        self._signature = signature.replace(parameters=found[1:])
+        by_position = all(p.kind is not Parameter.KEYWORD_ONLY for p in found[1:])
+        self._number = len(found) - 1 if by_position else -1
+
+    def __bool__(self) -> bool:
+        return self._number != 0
+
+    def __str__(self) -> str:
+        return str(self._signature.replace(return_annotation=inspect.Signature.empty))
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the parameters, in the order of :attr:`Arguments.values`."""
+        return list(self._signature.parameters)
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments:
+        """Return the arguments of a call.
+
+        :raises ArgumentError: if they do not fit the parameters.
+        """
+        if not kwargs and len(args) == self._number:
+            return Arguments(tuple(args)) if args else NO_ARGUMENTS
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentError(f'{self._where} is called as {self}: {error}') from None
+        bound.apply_defaults()
+        return Arguments((*bound.args, *bound.kwargs.values()), bound.kwargs or NO_KEYWORDS)
+
+    def of_item(self, item: Any) -> Arguments:
+        """Return the arguments of one item of ``many``: a value for the only parameter, or a tuple
+        of values for several parameters.
+
+        :raises ArgumentError: if they do not fit the parameters.
+        """
+        is_tuple = isinstance(item, tuple) and len(self._signature.parameters) > 1
+        return self.bind(item if is_tuple else (item,), {})
+
+    def text(self, arguments: Arguments) -> str:
+        """Return a text that tells these arguments from all others, the same in each process.
+
+        :raises ArgumentError: if one of them can't be part of a key.
+        """
+        try:
+            return f'({",".join([key_text(value, "an argument") for value in arguments.values])})'
+        except VariantError as error:
+            raise ArgumentError(
+                f'{self._where} is called with {reprlib.repr(arguments.values)}; {error}'
+            ) from None
+
+
+def takes_more(creator: Callable[..., Any]) -> bool:
+    """Return whether a function has parameters beside its first one."""
+    try:
+        return len(inspect.signature(creator).parameters) > 1
+    except (ValueError, TypeError):
+        return False
+
+
+def number_of_parameters(creator: Callable[..., Any]) -> int:
+    """Return the number of parameters that a function can be given by position."""
+    kinds = Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD
+    try:
+        parameters = inspect.signature(creator).parameters.values()
+    except ValueError:
+        return 0
+    return sum(parameter.kind in kinds for parameter in parameters)
