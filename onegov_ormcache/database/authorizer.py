@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import AttachError, OrmCacheError, TextualControlError
 from .notes import Notes, Relation
 from .protocols import Changes, Reads, Statement
+from .sqlite_columns import SQLiteColumns
 from .statements import CONTROL_REFUSED
 
 #: Functions whose results differ each time.
@@ -56,6 +57,8 @@ class Authorizer:
     def __init__(self, schema: str, names_of: NamesOf) -> None:
         self.schema = schema
         self._names_of = names_of
+        #: The columns of the connection's tables.
+        self.columns = SQLiteColumns()
         #: True while SQLAlchemy begins or ends a transaction.
         self.may_end = False
         #: True while SQLAlchemy executes a statement.

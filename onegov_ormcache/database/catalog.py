@@ -27,6 +27,7 @@ from .names import INTERNAL, NOTIFY_FUNCTION
 from .notes import Relation
 from .protocols import Scope, Statement
 from .questions import question
+from .selections import Plan
 
 #: Seconds after which definitions are read again, because others may have changed them.
 LIFETIME = 5.0
@@ -123,6 +124,8 @@ class Definition(NamedTuple):
     acts: str | None = None
     #: True if it has a trigger that may run in COMMIT.
     deferred: bool = False
+    #: The columns whose values may be others than statements give them, or equal to others.
+    uncertain: frozenset[str] = frozenset()
 
 
 class Catalog:
@@ -146,6 +149,8 @@ class Catalog:
         self.oids: dict[int, int] | None = None
         #: What compiled statements touch, by statement and translated schemas.
         self.statements: WeakKeyDictionary[Compiled, dict[Any, Statement]] = WeakKeyDictionary()
+        #: What tells their rows, by statement and translated schemas.
+        self.plans: WeakKeyDictionary[Compiled, dict[Any, Plan | None]] = WeakKeyDictionary()
 
     @property
     def deferred(self) -> bool:
@@ -371,6 +376,7 @@ def _definition(row: Any) -> Definition:
         row.is_more,
         row.acts,
         row.deferred,
+        frozenset(row.uncertain or ()),
     )
 
 

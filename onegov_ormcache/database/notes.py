@@ -53,6 +53,8 @@ class Notes:
     functions: set[str] = field(default_factory=set)
     #: True if it locks the rows that it reads (``FOR UPDATE``).
     locks: bool = False
+    #: The number of INSERTs, UPDATEs and DELETEs in it, those within WITH included.
+    targets: int = field(default=0, compare=False)
     #: The reason why it may touch more than the rest tells; None if the rest is all.
     unclear: str | None = None
 
@@ -145,6 +147,7 @@ class NotingCompiler(SQLCompiler):
         )
 
     def visit_insert(self, insert_stmt: Any, *arguments: Any, **options: Any) -> Any:
+        self.notes.targets += 1
         if isinstance(insert_stmt.table, TableClause):
             self.notes.writes.add(relation_of(insert_stmt.table))
         else:
@@ -178,6 +181,7 @@ class NotingCompiler(SQLCompiler):
 
     @contextmanager
     def _target(self, columns: frozenset[str] | None) -> Iterator[None]:
+        self.notes.targets += 1
         self._targets.append(_Target(columns))
         try:
             yield

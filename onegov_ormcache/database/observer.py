@@ -98,7 +98,15 @@ class Observer:
         return self._tables.reached_from(table)
 
     def watch_rows(self, columns: Mapping[str, frozenset[str]]) -> None:
-        self.columns = columns
+        """From now on, tell of each statement which rows of these tables it changes, by the values
+        of these columns; see :attr:`.Statement.rows`.
+
+        What was asked for before is told, too. Without a call nothing is told, and nothing spent.
+
+        :param columns: the names that the database has for columns, by the name that the metadata
+            has for their table.
+        """
+        self._tables.watch(columns)
 
     # the tenants
 

@@ -140,7 +140,7 @@ class Postgres:
         """Take the tables that statements may name; called by the observer."""
         self.shared_schemas = tables.shared_schemas
         self.catalogs = Catalogs(tables.relations, tables.shared_schemas, EXTENSIONS)
-        self._understanding = Understanding(self.catalogs, tables.names_of)
+        self._understanding = Understanding(self.catalogs, tables)
 
     def engine(self, schema: str) -> Engine:
         """Return the engine of a schema, here the same for all."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from frozendict import frozendict
 from sqlalchemy import Connection
 from sqlalchemy.engine import ExecutionContext
 
@@ -15,6 +16,12 @@ from .notes import Relation
 
 NO_NAMES: frozenset[str] = frozenset()
 NO_RELATIONS: frozenset[Relation] = frozenset()
+
+#: Rows of a table, by the names of columns in the database: each of these rows has one of the
+#: values in the column. A column that is not in it may have any.
+Selection: TypeAlias = Mapping[str, tuple[object, ...]]
+
+NO_ROWS: Mapping[str, tuple[Selection, ...]] = frozendict()
 
 
 #: By column of the database, the values among which those of rows lie.
@@ -50,7 +57,11 @@ class Statement(NamedTuple):
     #: True if a flush executed it for objects of the session. False inside of a flush for
     #: statements of event listeners, and those on secondary tables.
     of_objects: bool = False
-    rows: Mapping[str, tuple[Selection, ...]] = {}
+    #: The rows that it changes by itself, by table of :attr:`writes`, for what was asked by
+    #: :meth:`.Observer.watch_rows`: each is in one of the selections before and after, by the
+    #: values that the statement was given. Nothing is known of a table that is not in it. Empty
+    #: for statements that a flush executes for objects, which tell more.
+    rows: Mapping[str, tuple[Selection, ...]] = NO_ROWS
 
     @property
     def changes(self) -> frozenset[str]:

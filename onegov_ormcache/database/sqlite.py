@@ -33,7 +33,7 @@ from .names import INTERNAL
 from .notes import Relation, is_of_objects, notes_of, take_notes
 from .outbox import Outbox
 from .protocols import Dialect, Scope, Statement
-from .statements import refuse_control
+from .statements import refuse_control, watched_in, with_rows
 from .tables import Tables
 from .urls import shown
 
@@ -134,9 +134,19 @@ class SQLiteDialect:
     def executed(
         self, connection: Connection, context: ExecutionContext | None
     ) -> Statement:
-        authorizer = authorizer_of(connection.connection.dbapi_connection)
+        driver = connection.connection.dbapi_connection
+        authorizer, notes = authorizer_of(driver), notes_of(context)
         authorizer.announced = False
-        return authorizer.take(notes_of(context), is_of_objects(context)) or Statement()
+        found = authorizer.take(notes, is_of_objects(context)) or Statement()
+        if not (self.tables.watched and found.writes) or notes is None or context is None:
+            return found
+        if not (watched := watched_in(self.tables, found)):
+            return found
+        try:
+            plan = authorizer.columns.plan(driver, context.compiled, notes)
+        except sqlite3.Error:
+            return found  # the statement has failed, and the connection with it
+        return found if plan is None else with_rows(found, watched, plan, context)
 
     def lost_savepoint(self, dbapi_connection: Any) -> bool:
         authorizer = authorizer_of(dbapi_connection)

@@ -10,7 +10,7 @@ end of a transaction is refused before it is executed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -21,7 +21,10 @@ from ..errors import TextualControlError
 from .cascades import affected
 from .catalog import Catalog, Catalogs
 from .notes import Notes, Relation, is_of_objects, notes_of
-from .protocols import Scope, Statement
+from .protocols import Scope, Selection, Statement
+from .selections import Plan, plan_of, selections
+from .sessions import flushing
+from .tables import Tables
 
 #: The begin of a text that begins or ends a transaction. Comments may come before it.
 CONTROL = re.compile(
@@ -44,15 +47,12 @@ class Understanding:
     """Finds out what statements touch; made by a database, used by all threads.
 
     :param catalogs: the definitions of tables and functions.
-    :param names_of: returns the metadata's names of a relation in the eyes of a tenant; none
-        for a relation that lies elsewhere.
+    :param tables: the tables that statements may name.
     """
 
-    def __init__(
-        self, catalogs: Catalogs, names_of: Callable[[Relation, str], frozenset[str]]
-    ) -> None:
+    def __init__(self, catalogs: Catalogs, tables: Tables) -> None:
         self._catalogs = catalogs
-        self._names_of = names_of
+        self._tables = tables
 
     def statement(
         self,
@@ -92,10 +92,37 @@ class Understanding:
                 found = self._understand(catalog, notes, relations, scope.schema)
                 found = found._replace(of_objects=of_objects)
                 catalog.statements.setdefault(compiled, {})[key] = found
+            if self._tables.watched and found.writes:
+                return self._with_rows(catalog, notes, context, scope.schema, found)
             return found
         except SQLAlchemyError as error:
             # the transaction has failed, or the definitions may not be read
             return _unclear(notes, f'the catalog could not be read ({error})')
+
+    def _with_rows(
+        self,
+        catalog: Catalog,
+        notes: Notes,
+        context: ExecutionContext,
+        tenant: str,
+        found: Statement,
+    ) -> Statement:
+        """Return a statement with what is asked for of its rows."""
+        watched = watched_in(self._tables, found)
+        if not watched:
+            return found
+        compiled: Any = context.compiled
+        translated = context.execution_options.get('schema_translate_map') or {}
+        key = tenant, *translated.items()
+        plans = catalog.plans.setdefault(compiled, {})
+        if key not in plans:
+            plans[key] = plan = plan_of(compiled, notes)
+            if plan is not None:
+                relation = _Relations(notes, translated, tenant).placed(plan.relation)
+                uncertain = catalog.relations[relation].uncertain
+                plans[key] = plan.without(lambda column, expected: column in uncertain)
+        plan = plans[key]
+        return found if plan is None else with_rows(found, watched, plan, context)
 
     def _understand(
         self, catalog: Catalog, notes: Notes, relations: _Relations, tenant: str
@@ -131,7 +158,7 @@ class Understanding:
         names: set[str] = set()
         elsewhere: set[Relation] = set()
         for relation in relations:
-            found = self._names_of(relation, tenant)
+            found = self._tables.names_of(relation, tenant)
             names |= found
             if not found:
                 elsewhere.add(relation)
@@ -142,19 +169,50 @@ class _Relations:
     """The relations of a statement's notes, with the schemas that an execution gives them."""
 
     def __init__(self, notes: Notes, translated: dict[str | None, str], tenant: str) -> None:
+        self._translated = translated
+        self._tenant = tenant
         #: True if the search path tells where one of them lies.
         self.unqualified = False
-
-        def placed(relation: Relation) -> Relation:
-            schema = translated.get(relation.schema, relation.schema)
-            self.unqualified = self.unqualified or schema is None
-            return Relation(schema or tenant, relation.name)
-
+        placed = self.placed
         self.reads = set(map(placed, notes.reads))
         self.writes = set(map(placed, notes.writes))
         self.deletes = set(map(placed, notes.deletes))
         self.updates = {(placed(relation), column) for relation, column in notes.updates}
         self.all = self.reads | self.writes
+
+    def placed(self, relation: Relation) -> Relation:
+        """Return a relation with its schema."""
+        schema = self._translated.get(relation.schema, relation.schema)
+        self.unqualified = self.unqualified or schema is None
+        return Relation(schema or self._tenant, relation.name)
+
+
+def watched_in(tables: Tables, statement: Statement) -> dict[str, frozenset[str]]:
+    """Return the columns that a statement must tell of the rows that it changes, by table.
+
+    None of a table of which the database may change further rows; and none if a flush executes
+    the statement, because its objects tell more.
+    """
+    if statement.of_objects and flushing.get() is not None:
+        return {}
+    watched = tables.watched
+    return {
+        name: watched[name] for name in statement.writes - statement.cascades if name in watched
+    }
+
+
+def with_rows(
+    statement: Statement,
+    watched: Mapping[str, frozenset[str]],
+    plan: Plan,
+    context: ExecutionContext,
+) -> Statement:
+    """Return a statement with the rows that its plan tells in one execution."""
+    rows: dict[str, tuple[Selection, ...]] = {}
+    for name, columns in watched.items():
+        if found := selections(plan, context, columns):
+            rows[name] = found
+    return statement._replace(rows=rows) if rows else statement
 
 
 def refuse_control(sql: str) -> None:

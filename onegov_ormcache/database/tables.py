@@ -6,7 +6,7 @@ tells the schema. This module does not know the database.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ForeignKeyConstraint, MetaData, Table
@@ -33,6 +33,9 @@ class Tables:
     ) -> None:
         self.metadatas = metadatas
         self.placeholder = placeholder
+        #: The columns, by table, of which statements tell the values in the rows that they
+        #: change; see :meth:`.Observer.watch_rows`.
+        self.watched: Mapping[str, frozenset[str]] = {}
         self._names: dict[Relation, frozenset[str]] = {}
         self._folded: dict[str, frozenset[str]] = {}
         self._shared_schemas: list[str] = []
@@ -52,6 +55,13 @@ class Tables:
     def has(self, name: str) -> bool:
         """Return whether there is a table of this name."""
         return any(name in metadata.tables for metadata in self.metadatas())
+
+    def watch(self, columns: Mapping[str, frozenset[str]]) -> None:
+        """Watch further columns; see :meth:`.Observer.watch_rows`."""
+        watched = dict(self.watched)
+        for table, names in columns.items():
+            watched[table] = watched.get(table, frozenset()) | names
+        self.watched = watched  # replaced, because other threads read it
 
     def relations(self) -> list[Relation]:
         """Return all tables as the database names them; those of tenants without schema."""
