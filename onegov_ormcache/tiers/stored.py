@@ -123,9 +123,7 @@ def unpack(
         raise DamagedValue('its stamp is none')
     expires: float | None = None
     if stored_for:
-        if left < 0:  # somebody has made it last for ever
-            return None
-        age = stored_for - left
+        age = stored_for - left  # if Redis does not know what is left, it is past
         if age < -_ROUNDING:
             raise DamagedValue('it expires later than it was stored for')
         expires = earlier(asked + left / 1000, lifetime, asked - age / 1000)

@@ -157,7 +157,8 @@ def test_states_on_a_server(client: redis.Redis) -> None:
 
 
 def test_values_on_a_server(client: redis.Redis) -> None:
-    """With any bytes at a value's key, its readers have a miss or that value."""
+    """With any bytes at a value's key, its readers have a miss or that value, and what is looked
+    for beside it is found."""
     store = RedisTagStore(client, 'town', quarantined=False)
     tier = RedisTier(store, Serializer(), 'town', None, 10)
     stamp = store.snapshot('main').stamp([USERS])
@@ -165,13 +166,15 @@ def test_values_on_a_server(client: redis.Redis) -> None:
     other = pack(VALUE + '/editor', StoredValue(stamp, Encoded(b'other', True), None), None)
     assert good is not None
     assert other is not None
+    assert tier.fill('main', 'beside', beside := StoredValue(stamp, Encoded(b'x', True), None))
 
     def read(data: bytes) -> None:
         client.set(VALUE, data)
-        claim = tier.claim('main', 'users', stamp, {})
-        assert claim.enter()
-        found = claim.look()
-        claim.leave()
+        claims = [tier.claim('main', key, stamp, {}) for key in ('users', 'beside')]
+        assert all(claim.enter() for claim in claims)
+        found, found_beside = tier.look_many(claims)
+        tier.leave_many(claims)
+        assert found_beside == beside
         assert found == tier.get('main', 'users') == tier.get_many('main', ['users']).get('users')
         assert found is None or data.startswith(head(VALUE))
 

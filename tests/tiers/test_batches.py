@@ -19,6 +19,7 @@ from onegov_ormcache.tiers.process import StoredValue
 from onegov_ormcache.tiers.serializer import Encoded
 from onegov_ormcache.tiers.shared import Fill
 from tests.support.counting import RedisCommands
+from tests.support.outside import until
 from tests.support.servers import RedisServer
 from tests.tags.conformance import PAGES, TREE, USERS, put_in_doubt
 from tests.tiers.processes import Process, on
@@ -218,6 +219,22 @@ def test_counted_commands(own_redis: RedisServer, namespace: str) -> None:
             assert None not in process.tier.look_many(claims)
             process.tier.leave_many(claims)
         assert scripts_of(seen) == ['claim']
+
+
+def test_all_locks_are_renewed(one: Process, client: redis.Redis) -> None:
+    """Each lock of a batch is renewed while its holder computes."""
+    claims = [one.claim(name) for name in NAMES]
+    one.tier.look_many(claims)
+    for claim in claims:
+        lock = lock_of(claim)
+        last = [int(client.pttl(lock))]
+
+        def is_renewed(lock: str = lock, last: list[int] = last) -> bool:
+            last.append(int(client.pttl(lock)))
+            return last[-1] > last[-2]
+
+        until(is_renewed, 30)
+    one.tier.leave_many(claims)
 
 
 def to_fill(size: int) -> ToFill:
