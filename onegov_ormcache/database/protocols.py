@@ -24,10 +24,6 @@ Selection: TypeAlias = Mapping[str, tuple[object, ...]]
 NO_ROWS: Mapping[str, tuple[Selection, ...]] = frozendict()
 
 
-#: By column of the database, the values among which those of rows lie.
-Selection: TypeAlias = Mapping[str, tuple[object, ...]]
-
-
 class Statement(NamedTuple):
     """What one execution of SQL touches.
 
