@@ -311,12 +311,13 @@ class WritePath:
         scope = self._scope
         if loaded:
             snapshot = scope.snapshot()
-            if self.snapshot_number != scope.snapshot_number or not scope.is_in_one_transaction:
-                buckets = None
-            elif snapshot.usable:
+            is_own = self.snapshot_number == scope.snapshot_number and snapshot.usable
+            if is_own and scope.is_in_one_transaction:
                 tags = {policy.tag, *map(policy.bucket_tag, loaded)}
                 held = self._loaded.setdefault(policy, {})
                 held.update(snapshot.stamp(tags - held.keys()))
+            else:
+                buckets = None
         self.changed(self._rows.add(policy, buckets))
         if self._rows.has_all(policy):
             self._loaded.pop(policy, None)

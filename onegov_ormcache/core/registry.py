@@ -55,12 +55,9 @@ class Registry:
         self.function_tags: frozenset[str] = frozenset()
         #: The policies for rows.
         self.rows = RowPolicies()
-
-    @property
-    def known_tags(self) -> frozenset[str]:
-        """The tags whose policies this application judges itself: a writer that does not have
-        them changes them by any change."""
-        return self.function_tags | self.rows.tags
+        #: The tags whose policies this application judges itself: a writer that does not have them
+        #: changes them by any change.
+        self.known_tags: frozenset[str] = frozenset()
 
     @property
     def own_tags(self) -> frozenset[str]:
@@ -104,11 +101,12 @@ class Registry:
             self._observer.watch_rows(self.rows.columns)
             if self._is_connected:
                 self.connect()  # this may be the first policy that is asked about objects
-            # last: a transaction that begins with a tag takes its policy for asked about all
-            # its changes
             self.function_tags = frozenset(
                 p.function_tag for p in self._with_functions if p.function_tag
             )
+            # last: a transaction that begins with a tag takes its policy for asked about all
+            # its changes
+            self.known_tags = self.function_tags | self.rows.tags
         return prop
 
     def _refuse_twin(self, prop: Property, owner: type) -> None:

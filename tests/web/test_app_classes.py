@@ -86,10 +86,11 @@ def test_properties_made_in_a_loop(applications: Applications, tenant: str) -> N
     class App(OrmCacheApp):
         pass
 
+    def declare(number: int) -> None:
+        App.orm_cached(policy='on-table-change:users', name=f'p{number}')(lambda app: number)
+
     for number in range(3):
-        App.orm_cached(policy='on-table-change:users', name=f'p{number}')(
-            lambda app, number=number: number
-        )
+        declare(number)
     app = applications.start(App)
     for _ in range(2):
         assert value(app, tenant, lambda app: (app.p0, app.p1, app.p2)) == (0, 1, 2)
