@@ -16,6 +16,7 @@ import redis
 from onegov_ormcache.errors import SnapshotConflict
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.snapshot import Snapshot, new_token
+from tests.support.servers import RedisServer
 from tests.tags.conformance import MENU, PAGES, TREE, USERS, put_in_doubt
 from tests.tags.redis_store import (
     KEY,
@@ -27,6 +28,7 @@ from tests.tags.redis_store import (
     settle_down,
     with_a_log,
 )
+from tests.tags.test_redis_scripts import without_functions
 
 ROWS = [f'rows:books.id:int/{number}' for number in range(10_000)]
 
@@ -212,6 +214,20 @@ def test_log_is_bounded(store: RedisTagStore, reader: RedisTagStore, client: red
     commit(store, USERS)
     assert bytes_sent(client, lambda: reader.snapshot('main')) > 300_000
     assert same(reader.snapshot('main'), fresh(store))
+
+
+def test_server_without_functions(own_redis: RedisServer) -> None:
+    """Scripts that are sent one by one do the same."""
+    with without_functions(own_redis) as limited:
+        store = RedisTagStore(limited, NAMESPACE, quarantined=False)  # type: ignore[arg-type]
+        before = published(store)
+        assert not store.scripts.has_functions
+        commit(store, *ROWS[:3])
+        counted = calls(limited)
+        after = store.snapshot('main')
+        assert not (calls(limited) - counted).keys() & OF_ALL_FIELDS
+        assert after.unsettled(before) == {*ROWS[:3], TREE, MENU}
+        assert same(after, fresh(store))
 
 
 # whatever happens, changes give the snapshot that all would give

@@ -59,7 +59,8 @@ local function unsealed(bytes)
 end
 
 local function bear(damage)
-    redis.call('UNLINK', key, log)
+    redis.call('UNLINK', key)
+    redis.pcall('UNLINK', log)
     lists = {}
     redis.call('HSET', key, 'run_id', run_id, 'key', key, 'birth', token, 'epoch', token)
     if ARGV[2] == '1' then

@@ -180,7 +180,9 @@ end
 -- An entry is true for ever, whatever becomes of the hash and of the other entries: no epoch comes
 -- twice, and an entry is written together with the change that it tells of. So the log may be
 -- shortened, lost, or have gaps. There is a gap where an epoch was begun without an entry: by
--- renew_epoch(), or by a program that knows no log.
+-- renew_epoch(), or by a program that knows no log. And if the log can't be reached, the script goes
+-- on: it is not among the script's keys, because a cluster refuses commands of several keys while
+-- they move to another node.
 --
 -- The most entries, bytes of an entry, and seconds that the log is kept for after its last entry:
 -- readers that have been away for longer are sent all.
@@ -197,8 +199,11 @@ local function write_log()
     end
     local length = redis.pcall('RPUSH', log, entry)
     if type(length) ~= 'number' then  -- it is no list
-        redis.call('UNLINK', log)
-        length = redis.call('RPUSH', log, entry)
+        redis.pcall('UNLINK', log)
+        length = redis.pcall('RPUSH', log, entry)
+    end
+    if type(length) ~= 'number' then
+        return
     end
     if length > MAX_ENTRIES then
         redis.call('LTRIM', log, -MAX_ENTRIES, -1)
