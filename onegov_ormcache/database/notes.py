@@ -172,7 +172,7 @@ class NotingCompiler(SQLCompiler):
         if isinstance(table, TableClause):
             relation = relation_of(table)
             known = {column.key: column.name for column in table.c}
-            for column in on_conflict.update_values_to_set:
+            for column in dict(on_conflict.update_values_to_set):  # pairs in SQLAlchemy 2.0
                 key = getattr(column, 'key', column)
                 self.notes.updates.add((relation, known.get(key, ANY_COLUMN)))
         return super().visit_on_conflict_do_update(  # type: ignore[misc]
@@ -192,9 +192,10 @@ class NotingCompiler(SQLCompiler):
     def _updated(self, update_stmt: Any) -> frozenset[str]:
         """Return the names of the columns that an UPDATE may set."""
         table = update_stmt.table
-        if not isinstance(table, TableClause) or getattr(update_stmt, '_ordered_values', None):
+        if not isinstance(table, TableClause):
             return frozenset({ANY_COLUMN})
-        columns = {*(self.column_keys or ()), *(update_stmt._values or ())}
+        ordered = dict(getattr(update_stmt, '_ordered_values', None) or ())  # SQLAlchemy 2.0
+        columns = {*(self.column_keys or ()), *(update_stmt._values or ()), *ordered}
         columns = {getattr(column, 'key', column) for column in columns}
         known = {column.key: column.name for column in table.c}
         found = {known[column] for column in columns if column in known}

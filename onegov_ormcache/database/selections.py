@@ -228,7 +228,7 @@ class _Planner:
     def _upserted(self, clause: Any, row: Row) -> Row:
         """Return what is known of the row in conflict, which has the values of the conflict's
         target already, and of which the rest is not known."""
-        given = _by_key(clause.update_values_to_set)
+        given = _by_key(dict(clause.update_values_to_set))  # pairs in SQLAlchemy 2.0
         if given is None:
             return {}
         names = self._target(clause)
@@ -239,6 +239,7 @@ class _Planner:
             if column.key in given:
                 value = given[column.key]
                 if not self._is_excluded(value, column):
+                    # SQLAlchemy 2.0 makes no parameter of a plain value before it compiles
                     name = self._value(value, column)
                     if name is _UNKNOWN:
                         continue

@@ -432,9 +432,10 @@ UPSERTS: tuple[tuple[str, Callable[[Any], Any], Rows, tuple[str, ...]], ...] = (
     ('of an old row', lambda d: upsert(d, values=book(1), set_={'title': 'x'}), one(id=1), ()),
     ('to the excluded value', lambda d: upsert(
         d, values=book(1), set_=lambda e: {'title': e.title, 'id': e.id}), one(id=1), ()),
-    ('of the target', lambda d: upsert(d, values=book(1), set_={'id': 77}), one(id=(1, 77)), ()),
+    ('of the target', lambda d: upsert(
+        d, values=book(1), set_={'id': literal(77)}), one(id=(1, 77)), ()),
     ('of the target by column', lambda d: upsert(
-        d, values=book(1), set_={books.c.id: 77}), one(id=(1, 77)), ()),
+        d, values=book(1), set_={books.c.id: literal(77)}), one(id=(1, 77)), ()),
     ('of the target to another column', lambda d: upsert(
         d, values=book(1, shelf=78), set_=lambda e: {'id': e.shelf}), None, ()),
     ('of the target to an expression', lambda d: upsert(
