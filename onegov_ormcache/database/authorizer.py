@@ -9,7 +9,6 @@ that unless SQLAlchemy ends it. This module does not know what is done with what
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -63,6 +62,9 @@ class Authorizer:
         self.may_end = False
         #: True while SQLAlchemy executes a statement.
         self.announced = False
+        #: True if cursors of the driver's own had changed something before that, and nobody had
+        #: taken it.
+        self.is_mixed = False
         #: Called when a cursor of the driver's own changes something; None: call nothing.
         self.report: Callable[[], None] | None = None
         #: The error that says why the last denied statement was denied; None if none was.
@@ -78,10 +80,10 @@ class Authorizer:
         self._writes: set[Relation] = set()
         self._functions: set[str] = set()
         self._read_temporary = False
-        # how often SQLite has asked for each kind of change, by relation and column
-        self._asked: Counter[tuple[int, Relation, str]] = Counter()
-        # what triggers change
-        self._triggered: set[Relation] = set()
+        # each change that SQLite has asked for: its action, table, column and trigger
+        self._asked: set[tuple[int, str, str, str | None]] = set()
+        # the tables of those that it has asked for again
+        self._repeated: set[str] = set()
 
     def authorize(
         self, action: int, first: str | None, second: str | None, database: str | None, by: Any
@@ -91,7 +93,10 @@ class Authorizer:
             self._note(self._reads, first, database)
         elif action in CHANGING:
             self._note(self._writes, first, database)
-            self._note_change(action, str(first), second, by)
+            change = action, str(first), str(second), by
+            if change in self._asked:
+                self._repeated.add(str(first))
+            self._asked.add(change)
             if self.report is not None and not self.announced:
                 self.report()
         elif action in REDEFINING:
@@ -128,12 +133,10 @@ class Authorizer:
         elif not name.lower().startswith(OWN_PREFIX):
             relations.add(Relation(self.schema, name))
 
-    def _note_change(self, action: int, name: str, column: str | None, by: object) -> None:
-        """Note a kind of change; ``by`` is the name of a trigger that makes it."""
-        relation = Relation(None, name.lower())
-        self._asked[action, relation, str(column or '').lower()] += 1
-        if by is not None:
-            self._triggered.add(relation)
+    def announce(self) -> None:
+        """Tell that SQLAlchemy is about to execute a statement."""
+        self.announced = True
+        self.is_mixed = bool(self._writes)
 
     def take(self, notes: Notes | None = None, of_objects: bool = False) -> Statement | None:
         """Return what was noted since the last call; None if it was nothing.
@@ -145,6 +148,7 @@ class Authorizer:
             return None
         own = self._named(notes.writes if notes is not None else ())
         writes = self._named(self._writes)
+        further = self._further(notes)
         unrepeatable = None
         if called := self._functions & UNREPEATABLE:
             unrepeatable = f'it called {min(called)}(), whose result differs each time'
@@ -153,7 +157,7 @@ class Authorizer:
         statement = Statement(
             reads=self._named(self._reads),
             writes=writes & own,
-            cascades=(writes - own) | (writes & self._named(self._further(notes))),
+            cascades=(writes - own) | (writes & self._named(further)) if further else writes - own,
             unrepeatable=unrepeatable,
             of_objects=of_objects,
         )
@@ -167,20 +171,20 @@ class Authorizer:
         SQLite does not say that a foreign key makes a change. But it asks once for each kind of
         change that the statement makes by itself, so any other question is for a foreign key.
         """
-        found = set(self._triggered)
-        if notes is None or not self._asked:
-            return found
-        deletes = {each.name.lower() for each in notes.deletes}
-        updates = {(each.name.lower(), column.lower()) for each, column in notes.updates}
-        for (action, relation, column), times in self._asked.items():
-            is_own = times == 1 and (
-                (action == sqlite3.SQLITE_DELETE and relation.name in deletes)
-                or (action == sqlite3.SQLITE_UPDATE and (relation.name, column) in updates)
-                or action == sqlite3.SQLITE_INSERT
-            )
-            if not is_own:
-                found.add(relation)
-        return found
+        found = set(self._repeated)
+        if notes is not None and (len(self._asked) > 1 or any(by for *_, by in self._asked)):
+            deletes = {each.name.lower() for each in notes.deletes}
+            updates = {(each.name.lower(), column.lower()) for each, column in notes.updates}
+            for action, table, column, by in self._asked:
+                name = table.lower()
+                is_own = by is None and (
+                    (action == sqlite3.SQLITE_DELETE and name in deletes)
+                    or (action == sqlite3.SQLITE_UPDATE and (name, column.lower()) in updates)
+                    or action == sqlite3.SQLITE_INSERT
+                )
+                if not is_own:
+                    found.add(table)
+        return {Relation(None, name) for name in found}
 
     def _named(self, relations: Iterable[Relation]) -> frozenset[str]:
         tenant = self.schema

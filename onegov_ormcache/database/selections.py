@@ -75,10 +75,12 @@ class Source(NamedTuple):
                 found.append(parameters[name])
             else:
                 return None  # `literal_execute` has put it into the text
-        expected = self.expected
-        if len(found) > MOST or not all(is_certain(value, expected) for value in found):
+        if len(found) > MOST:
             return None
-        return tuple(found) if self.may_be_null or None not in found else None
+        for value in found:
+            if not is_certain(value, self.expected) or (value is None and not self.may_be_null):
+                return None
+        return tuple(found)
 
 
 class Plan(NamedTuple):

@@ -126,7 +126,7 @@ class SQLiteDialect:
         """
         if getattr(notes_of(context), 'unclear', '') is not None:
             refuse_control(sql)
-        authorizer_of(connection.connection.dbapi_connection).announced = True
+        authorizer_of(connection.connection.dbapi_connection).announce()
 
     def assign_id(self, connection: Connection) -> None:
         """Do nothing: SQLite has no transaction ids."""
@@ -140,6 +140,8 @@ class SQLiteDialect:
         found = authorizer.take(notes, is_of_objects(context)) or Statement()
         if not (self.tables.watched and found.writes) or notes is None or context is None:
             return found
+        if authorizer.is_mixed:
+            return found  # what the driver's cursors have changed is in it, too
         if not (watched := watched_in(self.tables, found)):
             return found
         try:

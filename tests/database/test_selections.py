@@ -214,6 +214,23 @@ def test_values_that_are_not_certain(scope: FakeScope) -> None:
     assert rows_of(scope, lambda: by_title, {'b': 'b'}) == ({'title': ('b',)},)
 
 
+def test_changes_of_the_driver(scope: FakeScope) -> None:
+    """What a cursor of the driver's own has changed before, and nobody was told, is not taken for
+    the rows of the statement."""
+
+    def both(session: Session) -> None:
+        cursor = session.connection().connection.cursor()
+        cursor.execute("UPDATE books SET title = 'x' WHERE id = 2")
+        session.execute(update(Book).values(title='x').where(Book.id == 1))
+        session.execute(update(Book).values(title='x').where(Book.id == 3))
+
+    by_driver, *others = run(scope, both)
+    assert by_driver.unclear
+    told = [each.rows.get('books') for each in others]
+    first = None if dialect_of(scope) == 'sqlite' else ({'id': (1,)},)
+    assert told == [first, ({'id': (3,)},)]
+
+
 def test_many_values(scope: FakeScope) -> None:
     """A list of more than a thousand values is not told."""
     by_list = update(books).values(title='x').where(books.c.id.in_(bindparam('b', expanding=True)))
