@@ -23,8 +23,10 @@ from sqlalchemy.orm import (
     UOWTransaction,
     sessionmaker,
 )
+from sqlalchemy.orm.attributes import instance_state
 
 from ..errors import ConfigurationError, RunSessionError
+from .loaded import Attached
 from .names import SCOPE_OPTION
 from .protocols import Scope
 from .signals import Signals, related_tables, writes_one_table
@@ -102,6 +104,8 @@ class ScopedSession(Session):
         super().__init__(*arguments, **options)
         #: The engines of single mapped classes and tables that it was made with.
         self.given_binds = options.get('binds')
+        #: Its objects that have values of elsewhere.
+        self.attached_states = Attached()
 
     def flushed_on(self, connection: Connection | None) -> set[str] | None:
         """Return the tables that the present flush has changed, if it uses this connection."""
@@ -353,13 +357,13 @@ class Sessions:
             event.listen(make, 'after_flush', self._after_flush)
             event.listen(make, 'do_orm_execute', _on_execute)
             event.listen(make, 'after_soft_rollback', _after_soft_rollback)
+            event.listen(make, 'detached_to_persistent', _attached)
         if scope_of is not None:
             event.listen(self._make, 'after_begin', self._after_begin)
         event.listen(self._make, 'before_commit', _before_commit)
         event.listen(self._make, 'after_transaction_end', _after_transaction_end)
         event.listen(self._make_run, 'after_transaction_end', _after_run_transaction_end)
         event.listen(self._make_run, 'after_rollback', RunSession.rolled_back)
-        event.listen(self._make_run, 'detached_to_persistent', _attached)
 
     def make(self, scope: SessionOwner, engine: Engine) -> TenantSession:
         """Return a new session of a scope; the caller closes it."""
@@ -483,6 +487,7 @@ def _before_commit(session: TenantSession) -> None:
 def _after_transaction_end(session: TenantSession, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
         session.is_committing = False
+        session.attached_states.transaction_ended(session)
         for run_session in _run_sessions_of(session):
             run_session.leave()
         session.tell_end()
@@ -497,10 +502,13 @@ def _run_sessions_of(session: TenantSession) -> list[RunSession]:
 
 def _after_run_transaction_end(session: RunSession, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
+        session.attached_states.transaction_ended(session)
         session.transaction_left()
 
 
-def _attached(session: RunSession, instance: object) -> None:
-    owner_of(session).taint_run(
-        f'it added an object to its session that it had not loaded: {type(instance).__name__}'
-    )
+def _attached(session: ScopedSession, instance: object) -> None:
+    session.attached_states.add(instance_state(instance))
+    if isinstance(session, RunSession):
+        owner_of(session).taint_run(
+            f'it added an object to its session that it had not loaded: {type(instance).__name__}'
+        )
