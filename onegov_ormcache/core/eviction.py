@@ -32,11 +32,12 @@ from ..database.protocols import Changes, Inquiry, Reads, Statement, View
 from ..errors import SnapshotConflict, StoreUnreachable, TextualControlError
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Stamp
+from .changed_rows import ChangedRows
 from .doubts import Doubts, OwnDoubt
 from .policies import table_tags
 from .protocols import WritingScope
 from .recording import CacheEvent
-from .rows import ChangedRows, RowPolicy
+from .rows import RowPolicy
 from .write_skews import Required, WriteSkewCheck
 
 log = logging.getLogger('onegov_ormcache')
@@ -82,9 +83,7 @@ class WritePath:
         self._redefines = False
         #: The tags that the transaction has changed so far.
         self.tags: set[str] = set()
-        self._rows = ChangedRows()
-        # by policy for rows, versions that must hold because objects were loaded with them
-        self._loaded: dict[RowPolicy, dict[str, str]] = {}
+        self._rows = ChangedRows(scope)
         # the tags that it has changed in other tenants, by schema
         self._tags_elsewhere: defaultdict[str, set[str]] = defaultdict(set)
         #: The reason why the transaction may use and store no value; None if it may.
@@ -160,7 +159,7 @@ class WritePath:
             if flushed_tables is None or not statement.of_objects:
                 # no object stands for this change, so no function policy can be asked
                 self.changed(self._cache.registry.function_tags)
-                self._select_rows(statement)
+                self.changed(self._rows.of_statement(statement))
             else:
                 flushed_tables.update(tables)
                 # no objects stand for the rows that the database changes by itself
@@ -276,51 +275,14 @@ class WritePath:
     def changed_without_objects(self, tables: Iterable[str]) -> None:
         """Collect the tags of all rows of these tables, and those of all function policies, which
         can't be asked."""
-        registry = self._cache.registry
-        self.changed(registry.function_tags)
-        for policy in registry.rows.of_tables(tables):
-            self.rows_changed(policy, None)
-
-    def _select_rows(self, statement: Statement) -> None:
-        """Collect the tags of the rows that a statement changes: those that it tells, or all."""
-        rows = self._cache.registry.rows
-        if not rows:
-            return
-        for table in statement.writes:
-            # what the database changes by itself may be other rows of the same table
-            is_hidden = table in statement.cascades
-            selections = None if is_hidden else statement.rows.get(table)
-            for policy in rows.of_table(table):
-                if not self._rows.has_all(policy):
-                    self.rows_changed(policy, policy.buckets_selected(table, selections))
-        for policy in rows.of_tables(statement.cascades - statement.writes):
-            self.rows_changed(policy, None)
+        self.changed(self._cache.registry.function_tags | self._rows.of_tables(tables))
 
     def rows_changed(
         self, policy: RowPolicy, buckets: Collection[int] | None, loaded: Collection[int] = ()
     ) -> None:
-        """Collect the tags of changed rows.
-
-        :param buckets: those of the rows before and after the change; None: all rows.
-        :param loaded: those of the buckets that are only known from an object, as it was loaded in
-            this transaction. Another transaction may have moved the row to another bucket since;
-            then it has changed this bucket's version, and all rows count as changed.
-        """
-        if self._rows.has_all(policy):
-            return
-        scope = self._scope
-        if loaded:
-            snapshot = scope.snapshot()
-            is_own = self.snapshot_number == scope.snapshot_number and snapshot.usable
-            if is_own and scope.is_in_one_transaction:
-                tags = {policy.tag, *map(policy.bucket_tag, loaded)}
-                held = self._loaded.setdefault(policy, {})
-                held.update(snapshot.stamp(tags - held.keys()))
-            else:
-                buckets = None
-        self.changed(self._rows.add(policy, buckets))
-        if self._rows.has_all(policy):
-            self._loaded.pop(policy, None)
+        """Collect the tags of rows that were written for an object; see
+        :meth:`.ChangedRows.of_object`."""
+        self.changed(self._rows.of_object(policy, buckets, loaded, self.snapshot_number))
 
     def marked(self, tags: Collection[str]) -> None:
         """Collect the tags of changes that are only reported; the transaction has an id."""
@@ -406,7 +368,8 @@ class WritePath:
             except SnapshotConflict as conflict:
                 if conflict.tag in required.read or conflict.tag in required.computed:
                     raise
-                if self._forget_loaded(conflict.tag):
+                if moved := self._rows.moved(conflict.tag):
+                    self.changed(moved)
                     continue
                 if conflict.tag not in known:
                     raise
@@ -475,22 +438,10 @@ class WritePath:
         return OwnDoubt(
             frozenset(self.tags),
             self._known_tags,
-            {**self._versions_loaded(), **known, **required.read},
+            {**self._rows.loaded, **known, **required.read},
             required.computed,
             self._steps,
         )
-
-    def _versions_loaded(self) -> Stamp:
-        """Return the versions that must hold because objects were loaded with them."""
-        return {tag: v for held in self._loaded.values() for tag, v in held.items()}
-
-    def _forget_loaded(self, tag: str | None) -> bool:
-        """Take all rows for changed that a tag belongs to, because its version does not hold;
-        return False if no object was loaded with it."""
-        concerned = [policy for policy, held in self._loaded.items() if tag in held]
-        for policy in concerned:
-            self.rows_changed(policy, None)
-        return bool(concerned)
 
     @property
     def _may_have_hidden_changes(self) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import inspect
 from sqlalchemy.orm import InstanceState, Session, object_session
 
+from ..database.loaded import is_loaded_here
 from ..database.observer import Observer
-from ..database.sessions import ScopedSession, is_loaded_here, observed, owner_of
+from ..database.sessions import ScopedSession, observed, owner_of
 from ..database.signals import tables_of
 from ..errors import PropertyConflictError
 from ..forks import OwnLock

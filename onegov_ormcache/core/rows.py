@@ -343,29 +343,3 @@ def _attributes(
             except (UnmappedColumnError, KeyError):
                 continue
     return None
-
-
-class ChangedRows:
-    """The buckets that one transaction has changed so far; made by its write path."""
-
-    def __init__(self) -> None:
-        # by policy; None: all rows
-        self._buckets: dict[RowPolicy, set[int] | None] = {}
-
-    def has_all(self, policy: RowPolicy) -> bool:
-        """Return whether all rows of a policy count as changed."""
-        return self._buckets.get(policy, ()) is None
-
-    def add(self, policy: RowPolicy, buckets: Collection[int] | None) -> frozenset[str]:
-        """Add changed buckets of a policy; return the tags that have changed.
-
-        :param buckets: None: all rows.
-        """
-        known = self._buckets.setdefault(policy, set())
-        if known is None:
-            return frozenset()
-        if buckets is not None and len(known.union(buckets)) <= MAX_BUCKETS:
-            known.update(buckets)
-            return frozenset(map(policy.bucket_tag, buckets))
-        self._buckets[policy] = None
-        return frozenset((policy.tag,))

@@ -425,10 +425,6 @@ def observed(session: Session) -> Any:
     return session
 
 
-def is_loaded_here(state: Any) -> bool:
-    return True
-
-
 def is_observed(factory: sessionmaker[Any]) -> bool:
     """Return whether the sessions of a factory are observed already."""
     return issubclass(factory.class_, TenantSession)

@@ -1,0 +1,107 @@
+"""The rows that one transaction has changed, as tags.
+
+A statement tells the rows by the values that it was given, an object by its own. Where neither is
+certain, all rows count as changed. This module does not know how tags evict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from ..database.protocols import Statement
+from ..tags.snapshot import Stamp
+from .protocols import WritingScope
+from .rows import MAX_BUCKETS, RowPolicy
+
+
+class ChangedRows:
+    """The rows that one transaction has changed so far; made by its write path.
+
+    :param scope: the scope of the transaction.
+    """
+
+    def __init__(self, scope: WritingScope) -> None:
+        self._scope = scope
+        # by policy, the changed buckets; None: all rows
+        self._buckets: dict[RowPolicy, set[int] | None] = {}
+        # by policy, the versions of the rows of which objects were loaded
+        self._loaded: dict[RowPolicy, dict[str, str]] = {}
+
+    @property
+    def loaded(self) -> Stamp:
+        """The versions that must hold when the tags are put in doubt, because objects were loaded
+        with them."""
+        return {tag: version for held in self._loaded.values() for tag, version in held.items()}
+
+    def of_statement(self, statement: Statement) -> frozenset[str]:
+        """Return the tags of the rows that a statement changes: of those that it tells, or of all.
+
+        No object stands for the change.
+        """
+        policies = self._scope.cache.registry.rows
+        tags: set[str] = set()
+        for table in statement.writes if policies else ():
+            # what the database changes by itself may be other rows of the same table
+            is_hidden = table in statement.cascades
+            selections = None if is_hidden else statement.rows.get(table)
+            for policy in policies.of_table(table):
+                if self._buckets.get(policy, ()) is not None:
+                    tags |= self.add(policy, policy.buckets_selected(table, selections))
+        return self.of_tables(statement.cascades - statement.writes) | tags
+
+    def of_tables(self, tables: Iterable[str]) -> frozenset[str]:
+        """Return the tags of all rows of these tables, as far as they did not count as changed."""
+        policies = self._scope.cache.registry.rows.of_tables(tables)
+        return frozenset().union(*(self.add(policy, None) for policy in policies))
+
+    def of_object(
+        self,
+        policy: RowPolicy,
+        buckets: Collection[int] | None,
+        loaded: Collection[int],
+        number: int,
+    ) -> frozenset[str]:
+        """Return the tags of the rows that a flush has written for an object.
+
+        :param buckets: those of the row before and after; None: not known.
+        :param loaded: those that are only known from the object, as it was loaded in this
+            transaction. Another transaction may have moved the row to another bucket since. Then
+            it has changed the version of this one: see :attr:`loaded`.
+        :param number: that of the snapshot with which the transaction began.
+        """
+        if self._buckets.get(policy, ()) is None:
+            return frozenset()
+        scope = self._scope
+        if loaded:
+            snapshot = scope.snapshot()
+            is_own = number == scope.snapshot_number and snapshot.usable
+            if is_own and scope.is_in_one_transaction:
+                held = self._loaded.setdefault(policy, {})
+                tags = {policy.tag, *map(policy.bucket_tag, loaded)}
+                held.update(snapshot.stamp(tags - held.keys()))
+            else:
+                buckets = None
+        return self.add(policy, buckets)
+
+    def add(self, policy: RowPolicy, buckets: Collection[int] | None) -> frozenset[str]:
+        """Add changed buckets of a policy; return the tags that have changed.
+
+        :param buckets: None: all rows, as they are if there are too many.
+        """
+        known = self._buckets.setdefault(policy, set())
+        if known is None:
+            return frozenset()
+        if buckets is not None and len(known.union(buckets)) <= MAX_BUCKETS:
+            known.update(buckets)
+            return frozenset(map(policy.bucket_tag, buckets))
+        self._buckets[policy] = None
+        self._loaded.pop(policy, None)
+        return frozenset((policy.tag,))
+
+    def moved(self, tag: str | None) -> frozenset[str]:
+        """Return the tags of all rows that a tag belongs to, whose version does not hold.
+
+        :return: none, if no object was loaded with it.
+        """
+        policies = [policy for policy, held in self._loaded.items() if tag in held]
+        return frozenset().union(*(self.add(policy, None) for policy in policies))
