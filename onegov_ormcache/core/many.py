@@ -16,7 +16,8 @@ from ..steps import Step, about_to
 from ..tiers.claims import Claim
 from .properties import Call
 from .protocols import ReadingScope
-from .reading import Computed, Reading, judge, returned, store
+from .reading import Reading, returned
+from .storing import Computed, judge, store
 
 
 def read_many(scope: ReadingScope, calls: Mapping[Any, Call]) -> dict[Any, Any]:
@@ -147,7 +148,8 @@ class Search:
             }
         judge(scope, run)
         return {
-            item: Computed(readings[item], run, each, snapshot) for item, each in encoded.items()
+            item: Computed(scope, readings[item], run, each, snapshot, readings[item].claim)
+            for item, each in encoded.items()
         }
 
     def wait(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from ..errors import PropertyError, StoreUnreachable
 from .arguments import NO_ARGUMENTS
 from .descriptors import OrmCacheDescriptor, scope_of
-from .reading import Lookup
+from .lookup import Lookup
 from .scope import RequestScope
 
 

@@ -21,6 +21,9 @@ from .variants import Vary
 #: is replaced by a hash.
 MAX_SUFFIX = 200
 
+#: Seconds by which the time that Redis tells may be wrong.
+CLOCK_ERROR = 0.1
+
 #: The number of buckets into which the values of a property with arguments fall, for evictions by
 #: hand.
 VALUE_BUCKETS = 256
@@ -75,6 +78,9 @@ class Property:
         self.where = f'{owner.__module__}.{owner.__qualname__}.{_name_on(owner, declaration)}'
         #: The key of its values, apart from tenant, arguments and variant.
         self.key = f'{release}:{self.where}'
+        expires = declaration.expires
+        #: The most seconds for which a value may be used; None: there is no bound.
+        self.longest = None if expires is None or callable(expires) else expires + CLOCK_ERROR
         self.auto = policy.auto
         self.functions = policy.functions
         self.function_tag = PROPERTY_TAG + self.key if policy.functions else None

@@ -14,8 +14,8 @@ import psycopg
 
 from onegov_ormcache.core.doubts import Doubts
 from onegov_ormcache.core.eviction import WritePath
-from onegov_ormcache.core.reading import Reading
 from onegov_ormcache.core.scope import RequestScope
+from onegov_ormcache.core.storing import Computed
 from onegov_ormcache.core.torn_pages import TornPages
 from onegov_ormcache.core.versions import Versions
 from onegov_ormcache.core.write_skews import Required, WriteSkewCheck
@@ -29,12 +29,11 @@ from onegov_ormcache.tags.memory import AnsweredDoubt
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.settling import Settler
 from onegov_ormcache.tags.snapshot import NO_VERSIONS, Snapshot, Stamp
-from onegov_ormcache.tiers.process import StoredValue
 
 Mutant = Callable[[], AbstractContextManager[Any]]
 
 original_script = scripts.script
-original_store = Reading.store
+original_was_stored = Computed.was_stored
 original_blocks = RequestScope.blocks
 original_end = RequestScope._end_snapshot
 original_identify = Versions.identify
@@ -113,12 +112,12 @@ def without_check_on_read() -> AbstractContextManager[Any]:
 
 
 def with_process_tier_first() -> AbstractContextManager[Any]:
-    def store(self: Reading, stored: StoredValue, value: Any, snapshot: Snapshot) -> bool:
-        is_stored = original_store(self, stored, value, snapshot)
-        self.keep_in_process(stored, value)
-        return is_stored
+    def was_stored(self: Computed, is_stored: bool) -> None:
+        original_was_stored(self, is_stored)
+        if self.stored is not None:
+            self.lookup.keep_in_process(self.stored, self.value)
 
-    return patch.object(Reading, 'store', store)
+    return patch.object(Computed, 'was_stored', was_stored)
 
 
 @contextmanager

@@ -54,7 +54,9 @@ def test_expiration_time(
     app = applications.start(App, expiration_time=60)
     start = time.monotonic()
     for later, expected in (0, 1), (59, 1), (61, 2), (62, 2):
-        monkeypatch.setattr('onegov_ormcache.core.reading.now', lambda later=later: start + later)
+        for module in 'lookup', 'storing':
+            clock = f'onegov_ormcache.core.{module}.now'
+            monkeypatch.setattr(clock, lambda later=later: start + later)
         value(app, tenant, lambda app: app.count)
         assert runs.count('count') == expected
 
@@ -91,7 +93,7 @@ def test_expiration_time_beside_another_clock(
     client.delete(key)
     now = time.monotonic()
     for app, later, expected in (late, 9, 1), (late, 11, 2), (reader, 59, 2), (reader, 61, 3):
-        monkeypatch.setattr('onegov_ormcache.core.reading.now', lambda later=later: now + later)
+        monkeypatch.setattr('onegov_ormcache.core.lookup.now', lambda later=later: now + later)
         value(app, tenant, lambda app: app.count)
         assert runs.count('count') == expected, (app, later)
 
@@ -128,7 +130,7 @@ def test_shared_lifetime(
     assert left == -1 if expected is None else (expected - 60) * 1000 < left <= expected * 1000
     client.delete(key)
     late = time.monotonic() + 2 * WEEK
-    monkeypatch.setattr('onegov_ormcache.core.reading.now', lambda: late)
+    monkeypatch.setattr('onegov_ormcache.core.lookup.now', lambda: late)
     value(app, tenant, lambda app: app.count)
     assert runs.count('count') == 1
 

@@ -1,0 +1,159 @@
+"""Values that a run has computed: the verdict whether they may be stored, and the storing.
+
+This module does not know how a value was searched for, nor how its creator was run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from time import monotonic as now
+
+from ..errors import StoreUnreachable
+from ..steps import Step, about_to
+from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Snapshot
+from ..tiers.claims import Claim
+from ..tiers.process import StoredValue
+from ..tiers.request import TierEntry
+from ..tiers.serializer import Encoded
+from ..tiers.shared import Fill
+from .computing import audit, is_storable, learn, report_expired, report_size
+from .expiry import earliest, seconds_left
+from .lookup import Lookup
+from .protocols import ComputingScope
+from .runs import Run
+
+
+class Computed:
+    """A value that a run has computed, before it is stored; made for each of the run's calls.
+
+    :param scope: the scope in which it was computed.
+    :param lookup: the search that did not find it.
+    :param run: has ended, and was judged.
+    :param snapshot: the one that the run began with.
+    :param claim: the claim under which it was computed; None if there was none.
+    """
+
+    def __init__(
+        self,
+        scope: ComputingScope,
+        lookup: Lookup,
+        run: Run,
+        encoded: Encoded,
+        snapshot: Snapshot,
+        claim: Claim | None,
+    ) -> None:
+        self.lookup = lookup
+        self.claim = claim
+        self._scope = scope
+        self._run = run
+        self._encoded = encoded
+        self.snapshot = snapshot
+        prop = lookup.prop
+        # decode the bytes, so that the first caller gets the same value as all others
+        self.value = lookup.decode(encoded.data)
+        self._tags = frozenset(run.tags | lookup.call.tags)
+        self._read = run.reads_beside
+        left = seconds_left(prop.declaration.expires, self.value, prop.where)
+        bounds = [bound for bound in (left, scope.cache.settings.lifetime) if bound is not None]
+        moment = now()
+        self._expires = earliest(run.expires, *(moment + bound for bound in bounds))
+        has_ended = self._expires is not None and self._expires <= moment
+        if has_ended:
+            report_expired(prop)
+        fits = report_size(scope.cache.settings, prop, encoded)
+        storable = is_storable(run)
+        prop.remember_unstored(lookup.key, not (storable and fits) or has_ended)
+        self._storable = storable and not scope.has_strayed
+        #: The value with its stamp, if it may be stored.
+        self.stored: StoredValue | None = None
+        if self.is_present and self._storable and fits and not has_ended:
+            if scope.blocks(self._tags | self._read):
+                scope.settle(self._tags | self._read | {CODE_TAG})
+            elif not scope.on_replica:
+                stamp = snapshot.stamp(self._tags | {CODE_TAG})
+                self.stored = StoredValue(stamp, encoded, self._expires)
+
+    @property
+    def is_present(self) -> bool:
+        """True as long as the snapshot lasts with which it was computed."""
+        return self._run.snapshot_number == self._scope.snapshot_number
+
+    def was_stored(self, is_stored: bool) -> None:
+        """Take notice whether the value was stored, for the checks of the transaction."""
+        scope, snapshot = self._scope, self.snapshot
+        if is_stored:
+            assert self.stored is not None
+            self.lookup.keep_in_process(self.stored, self.value)
+        if self.is_present:
+            if not is_stored:
+                scope.torn_pages.computed(self.lookup.call.tags | self._read)
+            if snapshot.usable:
+                # PostgreSQL's conflict detection sees this read, but not what another writer has
+                # read from the cache; so the check for write skew must know this read, too
+                scope.computed.update(snapshot.stamp(self._tags | self._read))
+
+    def entry(self) -> TierEntry:
+        """Return the entry of the request tier."""
+        return TierEntry(
+            value=self.value,
+            tags=self._tags,
+            encoded=self._encoded,
+            snapshot_number=self._run.snapshot_number,
+            storable=self._storable,
+            expires=self._expires,
+            varies=frozenset(self.lookup.prop.declaration.varies),
+        )
+
+
+def judge(scope: ComputingScope, run: Run) -> None:
+    """Learn the dependencies of a run that has ended, or compare them with the policy.
+
+    :raises AuditError: see :func:`.audit`.
+    """
+    if run.prop.auto:
+        learn(scope, run)
+    else:
+        audit(scope, run)
+
+
+def store(scope: ComputingScope, computed: Sequence[Computed]) -> None:
+    """Store values for all, if their stamps still hold, and the definitions by which their
+    dependencies were found.
+
+    Not stored is a value whose dependencies are not known or whose run was tainted, of which the
+    scope blocks a tag, whose snapshot has ended, which has expired, or which was read from a
+    replica. If a stamp does not hold, settle the doubt or the quarantine that may be the reason.
+
+    :raises SnapshotConflict: if a value is newer than another one that this transaction has read,
+        and a tween will try the request again.
+    """
+    # almost always one group: a run may have ended the transaction
+    groups: dict[int, list[Computed]] = {}
+    for each in computed:
+        groups.setdefault(id(each.snapshot), []).append(each)
+    for group in groups.values():
+        stored = _fill(scope, [each for each in group if each.stored and each.is_present])
+        for each in group:
+            each.was_stored(each in stored)
+
+
+def _fill(scope: ComputingScope, computed: Sequence[Computed]) -> Collection[Computed]:
+    """Store values of one snapshot, as far as their stamps hold; return those that were stored."""
+    if not computed:
+        return ()
+    about_to(Step.FILL)
+    fills = [
+        Fill(each.lookup.key, each.stored, claim=each.claim)
+        for each in computed
+        if each.stored is not None
+    ]
+    holding = computed[0].snapshot.stamp({CATALOG_TAG})
+    try:
+        are_stored = scope.cache.fill_many(scope.schema, fills, holding)
+    except StoreUnreachable:
+        scope.store_lost()
+        return ()
+    refused = [fill for fill, is_stored in zip(fills, are_stored, strict=True) if not is_stored]
+    if refused:
+        scope.settle(holding.keys() | set().union(*(fill.stored.stamp for fill in refused)))
+    return {each for each, is_stored in zip(computed, are_stored, strict=True) if is_stored}
