@@ -45,12 +45,13 @@ class ChangedRows:
             is_hidden = table in statement.cascades
             selections = None if is_hidden else statement.rows.get(table)
             for policy in policies.of_table(table):
-                if self._buckets.get(policy, ()) is not None:
-                    tags |= self.add(policy, policy.buckets_selected(table, selections))
+                has_all = self._buckets.get(policy, ()) is None
+                buckets = None if has_all else policy.buckets_selected(table, selections)
+                tags |= self.add(policy, buckets)
         return self.of_tables(statement.cascades - statement.writes) | tags
 
     def of_tables(self, tables: Iterable[str]) -> frozenset[str]:
-        """Return the tags of all rows of these tables, as far as they did not count as changed."""
+        """Return the tags of all rows of these tables."""
         policies = self._scope.cache.registry.rows.of_tables(tables)
         return frozenset().union(*(self.add(policy, None) for policy in policies))
 
@@ -70,7 +71,7 @@ class ChangedRows:
         :param number: that of the snapshot with which the transaction began.
         """
         if self._buckets.get(policy, ()) is None:
-            return frozenset()
+            return self.add(policy, None)
         scope = self._scope
         if loaded:
             snapshot = scope.snapshot()
@@ -78,7 +79,8 @@ class ChangedRows:
             if is_own and scope.is_in_one_transaction:
                 held = self._loaded.setdefault(policy, {})
                 tags = {policy.tag, *map(policy.bucket_tag, loaded)}
-                held.update(snapshot.stamp(tags - held.keys()))
+                if not tags <= held.keys():
+                    held.update(snapshot.stamp(tags - held.keys()))
             else:
                 buckets = None
         return self.add(policy, buckets)
@@ -87,10 +89,11 @@ class ChangedRows:
         """Add changed buckets of a policy; return the tags that have changed.
 
         :param buckets: None: all rows, as they are if there are too many.
+        :return: also those that have changed before: values may have been computed since.
         """
         known = self._buckets.setdefault(policy, set())
         if known is None:
-            return frozenset()
+            return frozenset((policy.tag,))
         if buckets is not None and len(known.union(buckets)) <= MAX_BUCKETS:
             known.update(buckets)
             return frozenset(map(policy.bucket_tag, buckets))
