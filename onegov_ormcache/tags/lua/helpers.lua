@@ -44,7 +44,16 @@ end
 -- tells for which epoch and number of fields they hold. A program that knows no index (an older
 -- release) renews the epoch, or adds or removes a field; then the lists are made anew, of all
 -- fields.
-local LISTS = {writers = 'd:', properties = 'v:property:'}
+
+-- Returns the list that a field belongs to; nil if to none.
+local function list_of(field)
+    if string.sub(field, 1, 2) == 'd:' then
+        return 'writers'
+    elseif string.sub(field, 1, 11) == 'v:property:' then
+        return 'properties'
+    end
+    return nil
+end
 
 -- Whether the hash is large, and has an index that holds; nil until somebody asks. Both are as
 -- they were before this script has changed anything.
@@ -84,10 +93,9 @@ end
 local function scan()
     lists = {writers = {}, properties = {}}
     for _, field in ipairs(redis.call('HKEYS', key)) do
-        for list, prefix in pairs(LISTS) do
-            if string.sub(field, 1, #prefix) == prefix then
-                lists[list][string.sub(field, 3)] = true
-            end
+        local list = list_of(field)
+        if list then
+            lists[list][string.sub(field, 3)] = true
         end
     end
     is_indexed = is_large and not born and next(changed) == nil
@@ -151,13 +159,12 @@ end
 local function keep_index()
     local is_written = {}
     for field, is_there in pairs(is_indexed and changed or {}) do
-        for list, prefix in pairs(LISTS) do
-            if string.sub(field, 1, #prefix) == prefix then
-                local found, name = members(list), string.sub(field, 3)
-                if (found[name] or false) ~= is_there then
-                    found[name] = is_there or nil
-                    is_written[list] = true
-                end
+        local list = list_of(field)
+        if list then
+            local found, name = members(list), string.sub(field, 3)
+            if (found[name] or false) ~= is_there then
+                found[name] = is_there or nil
+                is_written[list] = true
             end
         end
     end
@@ -166,7 +173,7 @@ local function keep_index()
     if not was_indexed then
         scan()
     end
-    for list in pairs(LISTS) do
+    for _, list in ipairs({'writers', 'properties'}) do
         if is_written[list] or not was_indexed then
             write_list(list)
         end
