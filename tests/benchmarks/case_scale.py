@@ -1,4 +1,4 @@
-"""Measures which costs grow with the number of tenants and properties, and which do not."""
+"""Measures which costs grow with the number of tenants, properties and tags, and which do not."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import gc
 import random
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from time import perf_counter
 from typing import Any
 
 import redis
 from sqlalchemy import text
 
+from onegov_ormcache.redis_client.client import connect
+from onegov_ormcache.tags.redis import RedisTagStore
+from onegov_ormcache.tags.snapshot import new_token
 from tests.support.counting import RedisCommands
 
 from .contestants import cached_app, changed
@@ -28,7 +31,7 @@ ASKED = 100
 
 
 def run(context: Context) -> list[CaseResult]:
-    return [tenants(context), properties(context)]
+    return [tenants(context), properties(context), tags(context)]
 
 
 def tenants(context: Context) -> CaseResult:
@@ -167,6 +170,71 @@ def properties(context: Context) -> CaseResult:
                 redis=commands.count,
             )  # fmt: skip
     return result
+
+
+def tags(context: Context) -> CaseResult:
+    """Tenants with more and more tags, as policies of rows give them."""
+    sizes = context.sizes
+    result = CaseResult(
+        'tags',
+        'Tags of one tenant',
+        'What a commit of three tags costs in the tag store alone, without the database: the '
+        'command before COMMIT and the one after it, and the wait for both. Then the '
+        'next snapshot of another process. The ratios are to the tenant with the fewest tags.',
+        (
+            Column('commit', 'commands of a commit', 'seconds'),
+            Column('commit_ratio', 'to the fewest', 'ratio'),
+            Column('snapshot', 'next snapshot', 'seconds'),
+            Column('snapshot_ratio', 'to the fewest', 'ratio'),
+        ),
+        Plot('snapshot', 'lines', x='tags'),
+    )
+    with (
+        closing(connect(context.redis_url, 10)) as client,
+        closing(connect(context.redis_url, 10)) as other,
+    ):
+        namespace = context.name()
+        writer = RedisTagStore(client, namespace, quarantined=False)
+        reader = RedisTagStore(other, namespace, quarantined=False)
+        for number in sizes.tags:
+            writer.snapshot(str(number))  # loads the scripts into the server
+            writer.publish(str(number), 'first', rows(number))
+            reader.snapshot(str(number))
+        commits = {str(n): lambda n=n: commit_tags(writer, reader, n)[0] for n in sizes.tags}
+        snapshots = {str(n): lambda n=n: commit_tags(writer, reader, n)[1] for n in sizes.tags}
+        commit_times = interleaved(commits, sizes.rounds)
+        snapshot_times = interleaved(snapshots, sizes.rounds)
+    fewest = str(sizes.tags[0])
+    for number in sizes.tags:
+        commit_time, snapshot_time = commit_times[str(number)], snapshot_times[str(number)]
+        result.add(
+            f'{number:,} tags', 'onegov_ormcache', x=float(number),
+            commit=commit_time, commit_ratio=commit_time.ratio(commit_times[fewest]),
+            snapshot=snapshot_time, snapshot_ratio=snapshot_time.ratio(snapshot_times[fewest]),
+        )  # fmt: skip
+    return result
+
+
+def rows(number: int) -> list[str]:
+    """Return so many tags of rows."""
+    return [f'rows:books.id:int/{at}' for at in range(number)]
+
+
+def commit_tags(writer: RedisTagStore, reader: RedisTagStore, number: int) -> tuple[float, float]:
+    """Return the mean seconds of a commit's commands, and of the snapshot after it."""
+    schema, changed_tags = str(number), rows(number)[:3]
+    seconds = [0.0, 0.0]
+    for _ in range(REPEAT):
+        token = new_token()
+        start = perf_counter()
+        writer.doubt(schema, token, changed_tags, (), '', {}).result()
+        writer.publish(schema, token, changed_tags)
+        writer.unidentified(schema)  # by the same connection, so the new versions are there
+        between = perf_counter()
+        reader.snapshot(schema)
+        seconds[0] += between - start
+        seconds[1] += perf_counter() - between
+    return seconds[0] / REPEAT, seconds[1] / REPEAT
 
 
 def timed(

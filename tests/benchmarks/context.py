@@ -47,6 +47,7 @@ class Sizes:
     nodes: int = 30_000
     tenants: tuple[int, ...] = (10, 100, 1000, 10_000)
     properties: tuple[int, ...] = (1, 10, 50, 200, 500)
+    tags: tuple[int, ...] = (10, 100, 1000, 10_000)
     #: Objects, properties, role variants.
     flushes: tuple[tuple[int, int, int], ...] = tuple(
         (objects, properties, roles)
