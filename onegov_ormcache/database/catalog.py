@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from cachetools import LRUCache
+from frozendict import frozendict
 from sqlalchemy import Connection, Row, TextClause, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import Compiled
@@ -124,8 +125,9 @@ class Definition(NamedTuple):
     acts: str | None = None
     #: True if it has a trigger that may run in COMMIT.
     deferred: bool = False
-    #: The columns whose values may be others than statements give them, or equal to others.
-    uncertain: frozenset[str] = frozenset()
+    #: PostgreSQL's names for the types of columns that hold values as they are given, by column;
+    #: ``enum`` for any enumeration.
+    stored: Mapping[str, str] = frozendict()
 
 
 class Catalog:
@@ -376,7 +378,7 @@ def _definition(row: Any) -> Definition:
         row.is_more,
         row.acts,
         row.deferred,
-        frozenset(row.uncertain or ()),
+        frozendict(row.stored or ()),
     )
 
 

@@ -25,6 +25,7 @@ from .protocols import Scope, Selection, Statement
 from .selections import Plan, plan_of, selections
 from .sessions import flushing
 from .tables import Tables
+from .values import fits
 
 #: The begin of a text that begins or ends a transaction. Comments may come before it.
 CONTROL = re.compile(
@@ -119,8 +120,10 @@ class Understanding:
             plans[key] = plan = plan_of(compiled, notes)
             if plan is not None:
                 relation = _Relations(notes, translated, tenant).placed(plan.relation)
-                uncertain = catalog.relations[relation].uncertain
-                plans[key] = plan.without(lambda column, expected: column in uncertain)
+                stored = catalog.relations[relation].stored
+                plans[key] = plan.without(
+                    lambda column, expected: not fits(stored.get(column), expected)
+                )
         plan = plans[key]
         return found if plan is None else with_rows(found, watched, plan, context)
 

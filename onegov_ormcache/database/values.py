@@ -10,6 +10,7 @@ others. It does not know the database's own definition of a column.
 from __future__ import annotations
 
 import datetime
+import enum
 import uuid
 from typing import Any
 
@@ -38,6 +39,17 @@ CLASSES: dict[type[TypeEngine[Any]], type] = {
     **dict.fromkeys((types.Uuid, types.UUID), uuid.UUID),
     **dict.fromkeys((types.Enum, postgresql.ENUM), str),
 }  # fmt: skip
+
+#: PostgreSQL's types that hold values as they are given, by the class of the values.
+STORED: dict[type, frozenset[str]] = {
+    int: frozenset({'int2', 'int4', 'int8'}),
+    str: frozenset({'enum', 'text', 'varchar'}),
+    bool: frozenset({'bool'}),
+    datetime.date: frozenset({'date'}),
+    datetime.datetime: frozenset({'timestamp'}),
+    bytes: frozenset({'bytea'}),
+    uuid.UUID: frozenset({'uuid'}),
+}
 
 
 def class_of(column_type: TypeEngine[Any]) -> type | None:
@@ -73,3 +85,13 @@ def is_certain(value: object, expected: type) -> bool:
     if isinstance(value, str):
         return not value.endswith(' ')  # PostgreSQL cuts blanks off that exceed the length
     return not isinstance(value, datetime.datetime) or value.tzinfo is None
+
+
+def fits(stored: str | None, expected: type) -> bool:
+    """Return whether a column of PostgreSQL holds certain values as they are.
+
+    The metadata may say something else of the column.
+
+    :param stored: see :attr:`.Definition.stored`; None for a column that is not in it.
+    """
+    return stored in STORED[str if issubclass(expected, enum.Enum) else expected]

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import types
 from sqlalchemy.dialects import postgresql
 
-from onegov_ormcache.database.values import class_of, is_certain
+from onegov_ormcache.database.values import class_of, fits, is_certain
 from tests.database.selecting import Lower, Odd
 
 
@@ -79,3 +79,23 @@ def test_values(column_type: Any, certain: list[Any], uncertain: list[Any]) -> N
 def test_types(column_type: Any) -> None:
     """No value is certain of a type that rounds, pads, folds, or is the application's own."""
     assert class_of(column_type) is None
+
+
+@pytest.mark.parametrize(
+    ('stored', 'expected', 'does_fit'),
+    [
+        ('int8', int, True),
+        ('text', int, False),
+        ('varchar', str, True),
+        ('enum', Colour, True),
+        ('uuid', str, False),
+        ('date', datetime.date, True),
+        ('date', datetime.datetime, False),
+        ('timestamp', datetime.date, False),
+        (None, int, False),
+    ],
+)
+def test_types_of_the_database(stored: str | None, expected: type, does_fit: bool) -> None:
+    """A column of the database fits values that it holds as they are, whatever the metadata says
+    of it."""
+    assert fits(stored, expected) is does_fit

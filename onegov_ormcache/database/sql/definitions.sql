@@ -14,9 +14,10 @@
 --     acts        why changing it may change more than it and what is in `shown_by` and
 --                 `references`; null if it can't
 --     deferred    true if it has a trigger that may run in COMMIT
---     uncertain   JSON: the columns whose values may be others than a statement gives them
---                 (generated ones, types that round or pad), or that the database may find equal
---                 to others (collations that ignore case)
+--     stored      JSON: the types of columns that hold a value as it is given, and find no other
+--                 one equal, by column; 'enum' for any enumeration. Generated columns are not among
+--                 them, nor those with a collation, or in a unique index with one, that may find
+--                 different texts equal
 WITH RECURSIVE wanted(id) AS (
     SELECT c.oid
     FROM unnest(CAST(:schemas AS text[]), CAST(:names AS text[])) AS given(schema, name)
@@ -95,30 +96,28 @@ SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence = 't' AS is_temp
         SELECT FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal AND tgdeferrable
     ) AS deferred,
     (
-        SELECT json_agg(attname)
+        SELECT json_object_agg(attname, CASE t.typtype WHEN 'e' THEN 'enum' ELSE typname END)
         FROM pg_attribute a
         JOIN pg_type t ON t.oid = a.atttypid
         LEFT JOIN pg_collation l ON l.oid = a.attcollation
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        AND a.attgenerated = ''
+        AND coalesce(l.collisdeterministic, true)
         AND (
-            a.attgenerated <> ''
-            OR NOT coalesce(l.collisdeterministic, true)
-            OR NOT (
-                t.typtype = 'e'
-                OR t.oid IN (
-                    'bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype,
-                    'text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'date'::regtype,
-                    'bytea'::regtype
-                )
-                OR (t.oid = 'timestamp'::regtype AND a.atttypmod = -1)
+            t.typtype = 'e'
+            OR t.oid IN (
+                'bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype,
+                'text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'date'::regtype,
+                'bytea'::regtype
             )
-            OR EXISTS (
-                SELECT FROM pg_index i JOIN pg_collation o ON o.oid = ANY(i.indcollation)
-                WHERE i.indrelid = c.oid AND i.indisunique AND a.attnum = ANY(i.indkey)
-                AND NOT o.collisdeterministic
-            )
+            OR (t.oid = 'timestamp'::regtype AND a.atttypmod = -1)
         )
-    ) AS uncertain
+        AND NOT EXISTS (
+            SELECT FROM pg_index i JOIN pg_collation o ON o.oid = ANY(i.indcollation)
+            WHERE i.indrelid = c.oid AND i.indisunique AND a.attnum = ANY(i.indkey)
+            AND NOT o.collisdeterministic
+        )
+    ) AS stored
 FROM wanted
 JOIN pg_class c ON c.oid = wanted.id
 JOIN pg_namespace n ON n.oid = c.relnamespace
