@@ -285,7 +285,7 @@ def test_changes_of_the_driver(scope: FakeScope) -> None:
 
     def both(session: Session) -> None:
         cursor = session.connection().connection.cursor()
-        cursor.execute("UPDATE books SET title = 'x' WHERE id = 2")
+        cursor.execute("INSERT INTO books (id, title, kind) VALUES (20, 'x', 'book')")
         session.execute(update(Book).values(title='x').where(Book.id == 1))
         session.execute(update(Book).values(title='x').where(Book.id == 3))
 
