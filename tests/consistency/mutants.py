@@ -12,6 +12,8 @@ from unittest.mock import patch
 
 import psycopg
 
+from onegov_ormcache.core import registry
+from onegov_ormcache.core.changed_rows import ChangedRows
 from onegov_ormcache.core.doubts import Doubts
 from onegov_ormcache.core.eviction import WritePath
 from onegov_ormcache.core.scope import RequestScope
@@ -298,6 +300,14 @@ def without_torn_page_check() -> AbstractContextManager[Any]:
     return patch.object(TornPages, '_refuse', lambda self, tags: None)
 
 
+def without_versions_of_loaded_rows() -> AbstractContextManager[Any]:
+    return patch.object(ChangedRows, 'loaded', {})
+
+
+def with_all_objects_loaded_here() -> AbstractContextManager[Any]:
+    return patch.object(registry, 'is_loaded_here', lambda state: True)
+
+
 MUTANTS: dict[str, Mutant] = {
     'doubt': without_doubt,
     'doubt after the first change': without_change_before_doubt,
@@ -330,4 +340,6 @@ MUTANTS: dict[str, Mutant] = {
     'definitions checked with the doubt': without_check_of_definitions,
     'place of a change': without_places,
     'marker, and results of the driver': without_marker_and_results,
+    'versions of loaded rows': without_versions_of_loaded_rows,
+    'objects from elsewhere': with_all_objects_loaded_here,
 }

@@ -43,6 +43,15 @@ from .races.losses import (
     schema_replaced_by_another_program,
     server_rolled_back_to_a_dump,
 )
+from .races.moved_rows import (
+    brought_from_elsewhere,
+    kept_over_a_commit,
+    moved_before_its_new_versions,
+    moved_before_the_flush,
+    moved_by_a_statement,
+    moved_in_an_outage,
+    moved_twice,
+)
 from .races.outcomes import commit_whose_answer_is_lost, dead_writer, slow_writer
 from .races.transaction_ends import (
     carried_over_a_commit,
@@ -104,7 +113,9 @@ SCENARIOS: dict[str, Scenario] = {
         table_of_another_tenant, text_that_commits, text_that_commits_and_begins, torn_page,
         write_skew_in_a_quarantine, write_skew_beside_the_end_of_a_quarantine,
         write_skew_beside_a_lost_doubt, forgotten_before_the_change, doubt_that_travels,
-        first_doubt_arrives_last, asked_beside_its_writer,
+        first_doubt_arrives_last, asked_beside_its_writer, moved_before_the_flush, moved_twice,
+        moved_before_its_new_versions, moved_by_a_statement, moved_in_an_outage,
+        brought_from_elsewhere, kept_over_a_commit,
     )
 }  # fmt: skip
 
@@ -141,6 +152,8 @@ NOTICED_BY = {
     'definitions checked with the doubt': 'trigger_that_is_new',
     'place of a change': 'table_of_another_tenant',
     'marker, and results of the driver': 'text_that_commits_and_begins',
+    'versions of loaded rows': 'moved_before_the_flush',
+    'objects from elsewhere': 'brought_from_elsewhere',
 }
 
 

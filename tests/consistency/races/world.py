@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from onegov_ormcache import OrmCacheApp, orm_cached, request_cached
+from onegov_ormcache import OrmCacheApp, orm_cached, request_cached, rows
 from onegov_ormcache.redis_client.client import connect
 from onegov_ormcache.tags.redis import RedisTagStore
 from tests.support.applications import Applications, change, value
@@ -42,6 +42,12 @@ class App(OrmCacheApp):
     @orm_cached(policy='on-table-change:users')
     def outer(self) -> Any:
         return {'names': self.names}
+
+    @orm_cached(policy=rows(Document.owner_id))
+    def owned(self, user: int) -> Any:
+        self.runs('owned')
+        query = self.session().query(Document.title).filter(Document.owner_id == user)
+        return [row.title for row in query.order_by(Document.id)]
 
     @request_cached
     def kept(self) -> Any:
