@@ -7,14 +7,13 @@ its values are kept.
 from __future__ import annotations
 
 import inspect
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, PropertyError, VariantError
-from .variants import key_text
+from .variants import key_text, shown
 
 #: No keyword arguments.
 NO_KEYWORDS: Mapping[str, Any] = MappingProxyType({})
@@ -116,7 +115,7 @@ class Parameters:
             return f'({",".join([key_text(value, "an argument") for value in arguments.values])})'
         except VariantError as error:
             raise ArgumentError(
-                f'{self._where} is called with {reprlib.repr(arguments.values)}; {error}'
+                f'{self._where} is called with {shown(arguments.values)}; {error}'
             ) from None
 
 

@@ -148,8 +148,8 @@ def bound(declared: OrmCacheFunction[T, Any], instance: Any) -> Any:
                 modified, new, deleted = scope.pending
                 if not (modified or new or deleted or kwargs):
                     return value  # type: ignore[no-any-return]
-        except (KeyError, AttributeError, TypeError):
-            pass
+        except Exception:
+            pass  # no scope, no hit, or an argument whose hash or comparison fails
         types = (*map(type, args),)
         is_remembered = not kwargs and REMEMBERED_TYPES.issuperset(types)
         hit = (function, args, types) if is_remembered else None

@@ -46,7 +46,7 @@ def variant_key(functions: tuple[Vary, ...], instance: Any, where: str) -> str:
     """
     parts = [function(instance) for function in functions]
     return '-' + ','.join(
-        key_text(part, f'{where}: vary gave {reprlib.repr(part)}; a variant') for part in parts
+        key_text(part, f'{where}: vary gave {shown(part)}; a variant') for part in parts
     )
 
 
@@ -58,7 +58,10 @@ def key_text(part: Any, what: str) -> str:
     :param what: what the value is and where it comes from, the begin of the message.
     :raises VariantError: if it is anything else, or NaN.
     """
-    text = _text(part)
+    try:
+        text = _text(part)
+    except (ArithmeticError, RecursionError):
+        text = None  # a signaling NaN can not be compared; a tuple may hold others without end
     if text is None:
         raise VariantError(
             f'{what} is None, a number, string, date, UUID, enum member, or a tuple of these'
@@ -66,17 +69,46 @@ def key_text(part: Any, what: str) -> str:
     return text
 
 
+def shown(value: Any) -> str:
+    """Return a value as a short text, for messages."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f'<{type(value).__qualname__}>'
+
+
 def _text(part: Any) -> str | None:
     kind = type(part)
-    # NaN equals nothing, not even itself
-    if part is None or (kind in PLAIN and part == part):
+    if part is None:
         return repr(part)
+    if kind in PLAIN:
+        return _plain_text(kind, part)
     if isinstance(part, Enum):
-        return f'{kind.__module__}.{kind.__qualname__}.{part.name}'
+        # a combination of flags may have no name
+        name = part._value_ if part.name is None else part.name
+        return f'{kind.__module__}.{kind.__qualname__}.{name}'
     if isinstance(part, tuple):
         texts = [_text(item) for item in part]
-        return None if None in texts else f'({",".join(map(str, texts))})'
+        if None in texts:
+            return None
+        named = '' if kind is tuple else f'{kind.__module__}.{kind.__qualname__}:'
+        return f'{named}({",".join(map(str, texts))})'
     base: Any = next((each for each in PLAIN if isinstance(part, each)), None)
-    if base is not None and part == part:
-        return f'{kind.__module__}.{kind.__qualname__}:{base.__repr__(part)}'
-    return None
+    text = None if base is None else _plain_text(base, part)
+    return None if text is None else f'{kind.__module__}.{kind.__qualname__}:{text}'
+
+
+def _plain_text(kind: Any, part: Any) -> str | None:
+    """Return the text of an instance of one of the :data:`PLAIN` types, or of a derived one.
+
+    :return: None if it equals nothing, or if it does not tell its time zone.
+    """
+    if not kind.__eq__(part, part):
+        return None  # NaN equals nothing, not even itself
+    zone: Any = type(getattr(part, 'tzinfo', None))
+    if zone.__repr__ is object.__repr__:
+        return None  # its text is its address
+    if kind is int and not -(2**63) <= part < 2**63:
+        return hex(part)  # Python writes no more than some thousand decimal digits
+    text: str = kind.__repr__(part)
+    return text

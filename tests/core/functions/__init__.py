@@ -1,0 +1,1 @@
+"""Tests of properties with arguments, rows, expiry and evictions by hand."""
