@@ -130,6 +130,13 @@ class ScopedSession(Session):
             owner_of(self).changed_without_objects({ANY_TABLE})
         return super()._bulk_save_mappings(*arguments, **options)
 
+    def _merge(self, *arguments: Any, **options: Any) -> Any:
+        merged = super()._merge(*arguments, **options)
+        # without loading, it overwrites what the session has loaded, and there is no event
+        if not options.get('load', True):
+            self.attached_states.add(instance_state(merged))
+        return merged
+
 
 class TenantSession(ScopedSession):
     """The session of a scope.
