@@ -19,7 +19,7 @@ from ..errors import (
 )
 from ..tiers.refusals import is_orm_object
 from .ambient import is_any_open, scopes_of
-from .arguments import NO_KEYWORDS, Arguments, Parameters, number_of_parameters
+from .arguments import NO_ARGUMENTS, NO_KEYWORDS, Arguments, Parameters, number_of_parameters
 from .computing import fetched
 from .expiry import Expires, check_expires
 from .merging import GoneError, of_session
@@ -145,7 +145,10 @@ class CachedDescriptor(Generic[T]):
         """
         scope, declared, prop = self.resolve(instance)
         number = scope.snapshot_number
-        value: T = declared.read(scope, instance, prop, declared.parameters.bind(args, kwargs))
+        arguments = NO_ARGUMENTS
+        if args or kwargs or prop.takes_arguments:
+            arguments = declared.parameters.bind(args, kwargs)
+        value: T = declared.read(scope, instance, prop, arguments)
         # otherwise the snapshot has ended, and the value is not in the request tier either
         if hit is not None and number == scope.snapshot_number:
             role = role_of(instance) if self.varies and self.vary is None else None

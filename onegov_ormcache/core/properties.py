@@ -85,6 +85,8 @@ class Property:
         self.functions = policy.functions
         self.function_tag = PROPERTY_TAG + self.key if policy.functions else None
         names = declaration.parameters.names
+        #: True if it is a function of arguments.
+        self.takes_arguments = bool(names)
         #: The policies for rows, each with the positions of the arguments that it takes.
         self.rows: tuple[tuple[RowPolicy, tuple[int, ...]], ...] = tuple(
             (rows, tuple(map(names.index, arguments))) for rows, arguments in policy.rows
@@ -116,8 +118,9 @@ class Property:
         :param variant: what beside the arguments tells its values apart, as a text.
         :raises ArgumentError: if an argument can't be part of a key.
         """
-        if not self.declaration.parameters:
-            return Call(self, instance, self.key + _short(variant), self.tags, arguments)
+        if not self.takes_arguments:
+            key = self.key + _short(variant) if variant else self.key
+            return Call(self, instance, key, self.tags, arguments)
         text = self.declaration.parameters.text(arguments)
         tags = {*self.tags, self._tag_of(text)}
         for rows, positions in self.rows:
@@ -132,7 +135,7 @@ class Property:
 
         :param arguments: None: of all its values.
         """
-        if not self.declaration.parameters:
+        if not self.takes_arguments:
             return frozenset((self.value_tag,))
         if arguments is None:
             return frozenset(f'{self.value_tag}/{at}' for at in range(VALUE_BUCKETS))

@@ -6,6 +6,7 @@ and nowhere else, and end with the scope. This module knows no web framework.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
@@ -82,7 +83,7 @@ class RequestScope(TransactionalScope):
         #: deleted ones.
         self.pending: tuple[Collection[Any], ...] = NOTHING_PENDING
         # by tag, the keys of the orm-cached values in the request tier that depend on it
-        self._dependents: dict[str, set[Any]] = {}
+        self._dependents: defaultdict[str, set[Any]] = defaultdict(set)
         # the keys in the request tier of the values of each property with arguments, the oldest
         # first; some may have been dropped since
         self._keys: dict[Property, dict[Any, None]] = {}
@@ -131,7 +132,8 @@ class RequestScope(TransactionalScope):
     @property
     def run_sessions(self) -> list[RunSession]:
         """The sessions of the runs in progress, the innermost last."""
-        return [run.session for run in self.runs if run.session is not None]
+        runs = self.runs  # most often there is none
+        return [run.session for run in runs if run.session is not None] if runs else []
 
     def flushed_on(self, connection: Connection | None) -> set[str] | None:
         """Return the tables that the present flush has changed, if it uses this connection.
@@ -151,7 +153,10 @@ class RequestScope(TransactionalScope):
     @property
     def is_flushing(self) -> bool:
         """True if a session of the scope is in the middle of a flush."""
-        return any(session.flushed_tables is not None for session in self._sessions())
+        own = self.opened_session
+        if own is None or own.flushed_tables is not None:
+            return own is not None
+        return any(session.flushed_tables is not None for session in self.run_sessions)
 
     def _sessions(self) -> list[ScopedSession]:
         """Return all sessions that are open, the innermost last."""
@@ -263,7 +268,7 @@ class RequestScope(TransactionalScope):
         (its ``encoded`` is None) stays until the scope ends.
         """
         key = call.key
-        if call.prop.declaration.parameters:
+        if call.prop.takes_arguments:
             keys = self._keys.setdefault(call.prop, {})
             keys[key] = None
             if len(keys) > MAX_VALUES:
@@ -271,7 +276,7 @@ class RequestScope(TransactionalScope):
         self.tier[key] = entry
         if entry.encoded is not None:
             for tag in entry.tags if entry.storable else (*entry.tags, UNKNOWN):
-                self._dependents.setdefault(tag, set()).add(key)
+                self._dependents[tag].add(key)
 
     def _forget(self, key: Any, keys: dict[Any, None]) -> None:
         """Drop one value of a property with arguments.

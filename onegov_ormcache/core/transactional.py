@@ -119,7 +119,7 @@ class TransactionalScope:
     @property
     def has_strayed(self) -> bool:
         """True if a transaction in progress may use and store no value."""
-        return any(path.strayed for path in self.transactions)
+        return bool(self.transactions) and any(path.strayed for path in self.transactions)
 
     @property
     def was_unclear(self) -> bool:
