@@ -26,11 +26,11 @@ from threading import Thread
 from typing import TYPE_CHECKING, Protocol
 
 from ..database.identity import identity_parameters, identity_query
-from ..database.inquiries import parse_change
 from ..database.names import CHANNEL, OUTBOX_CHANNEL
 from ..database.notes import Relation
 from ..database.observer import Observer
 from ..database.postgres import Postgres
+from ..database.trigger_reports import parse_change
 from ..database.triggers import WATCHED_SCHEMAS
 from ..database.urls import parse
 from ..errors import ConfigurationError, StoreUnreachable

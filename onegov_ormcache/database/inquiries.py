@@ -31,6 +31,7 @@ from .names import INTERNAL
 from .oracle import key_of
 from .probes import CODE_SCHEMAS, END, WATCH_READS, Probes
 from .protocols import NO_NAMES, Changes, Reads, Scope
+from .trigger_reports import parse_change, parse_rows
 
 #: The begin of a SET of the search path, with its first schema.
 FIRST_NAME = re.compile(
@@ -272,6 +273,7 @@ class PostgresInquiry:
         strayed = None if row[2] is None or row[2] == self._setting() else STRAYED
         tables = json.loads(row[3]) if row[3] else {}
         triggered = {parse_change(key): hidden for key, hidden in tables.items()}
+        rows = json.loads(row[7]) if row[7] else {}
         locks = Locks.parse(row[4])
         definitions = self._definitions(locks.changing, locks)
         lasting = {
@@ -295,6 +297,7 @@ class PostgresInquiry:
             code_schemas=self._code_schemas() if row[5] > 0 else NO_NAMES,
             renamed_schemas=row[6] > 0,
             triggered=triggered,
+            triggered_rows={parse_change(key): parse_rows(each) for key, each in rows.items()},
             ended_unseen=ended,
             strayed=strayed,
         )
@@ -370,9 +373,3 @@ def has_failed(error: DBAPIError) -> bool:
 def new_marker() -> str:
     """Return a text by which a transaction is known again."""
     return secrets.token_hex(8)
-
-
-def parse_change(change: str) -> tuple[str, str]:
-    """Return schema and table of a change that a trigger reports as ``SCHEMA:TABLE``."""
-    schema, _, table = change.partition(':')
-    return schema, table

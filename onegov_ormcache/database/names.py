@@ -22,6 +22,10 @@ NOTIFY_FUNCTION = 'orm_cache_notify'
 #: ``SCHEMA:`` if every table of the schema may have changed.
 CHANNEL = 'orm_cache'
 
+#: The channel on which triggers that tell rows send which rows a transaction has changed, before
+#: they name the table on :data:`CHANNEL`; see ``sql/notify.sql``.
+ROWS_CHANNEL = 'orm_cache_rows'
+
 #: Setting of PostgreSQL, local to a transaction: the schemas whose changes the transaction
 #: itself asks for before COMMIT; see ``sql/notify.sql``.
 OWN_SETTING = 'orm_cache.own'
@@ -29,6 +33,10 @@ OWN_SETTING = 'orm_cache.own'
 #: Setting of PostgreSQL, local to a transaction: the tables that the triggers saw change in
 #: it; see ``sql/notify.sql``.
 CHANGED_SETTING = 'orm_cache.changed'
+
+#: Setting of PostgreSQL, local to a transaction: the rows that the triggers saw change in it, by
+#: values of columns; see ``sql/notify.sql``.
+ROWS_SETTING = 'orm_cache.rows'
 
 #: Setting of PostgreSQL, local to a transaction: a random text, by which the transaction is
 #: known again.

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 from sqlalchemy import TextClause, text
 
 from .locks import LOCKS
-from .names import CHANGED_SETTING, MARKER_SETTING, OWN_SETTING
+from .names import CHANGED_SETTING, MARKER_SETTING, OWN_SETTING, ROWS_SETTING
 
 #: What changes how a text is read, apart from tables and search path: as one text.
 SURROUNDINGS = (
@@ -75,7 +75,8 @@ SELECT pg_current_xact_id_if_assigned()::text, current_setting('{MARKER_SETTING}
     CASE WHEN pg_current_xact_id_if_assigned() IS NOT NULL THEN ({LOCKS}) END,
     CASE WHEN pg_current_xact_id_if_assigned() IS NOT NULL
         THEN {CHANGED_CODE} + (current_setting('track_counts') = 'off')::int ELSE 0 END,
-    pg_stat_get_xact_tuples_updated('pg_namespace'::regclass)
+    pg_stat_get_xact_tuples_updated('pg_namespace'::regclass),
+    current_setting('{ROWS_SETTING}', true)
 """
 
 #: The part of it that tells whether there is more to ask.
@@ -88,6 +89,7 @@ SELECT pg_current_xact_id_if_assigned(), current_setting('{MARKER_SETTING}', tru
 END = f"""
 SELECT pg_current_xact_id_if_assigned()::text, current_setting('{MARKER_SETTING}', true),
     NULL, current_setting('{CHANGED_SETTING}', true), NULL, 0, 0,
+    current_setting('{ROWS_SETTING}', true),
     set_config('{OWN_SETTING}', '', true)
 """
 

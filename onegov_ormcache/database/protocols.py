@@ -84,6 +84,9 @@ class Changes(NamedTuple):
     #: changes was made by a function, a trigger or a cascade, and not by a statement of the
     #: client itself.
     triggered: Mapping[tuple[str, str], bool] = {}
+    #: Of these tables, the values that the changed rows have, and had before, in some columns, as
+    #: PostgreSQL's texts. The values of a table or column that is missing are not known.
+    triggered_rows: Mapping[tuple[str, str], Mapping[str, frozenset[str | None]]] = {}
     #: The reason why the transaction is not the one that began; None if it is.
     ended_unseen: str | None = None
     #: The reason why statements may have another meaning than at the begin (another search

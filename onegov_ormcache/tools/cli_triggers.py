@@ -59,6 +59,12 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         action.add_argument(
             '--table', metavar='NAME', action='append', help='only this one; may be repeated'
         )
+        if run is not remove:
+            action.add_argument(
+                '--rows', metavar='TABLE.COLUMN', action='append', default=[],
+                help='tell of changed rows which values they have in this column; may be '
+                'repeated. TABLE alone: tell no rows any more',
+            )  # fmt: skip
 
 
 def install(arguments: argparse.Namespace) -> int:
@@ -71,7 +77,7 @@ def install(arguments: argparse.Namespace) -> int:
         schemas = checked(arguments, manager, connection)
         for schema in schemas:
             with connection.begin():
-                done = triggers.install(connection, schema, arguments.table)
+                done = triggers.install(connection, schema, arguments.table, rows(arguments))
             report(schema, 'installed on', done)
     return 0
 
@@ -86,7 +92,7 @@ def status(arguments: argparse.Namespace) -> int:
     states: dict[str, triggers.State] = {}
     with connected(arguments.dsn) as (manager, connection), connection.begin():
         for schema in named(arguments, manager):
-            found = triggers.status(connection, schema, arguments.table)
+            found = triggers.status(connection, schema, arguments.table, rows(arguments))
             states.update({f'{schema}.{table}': state for table, state in found.items()})
     width = max(map(len, states), default=0)
     for table, state in states.items():
@@ -144,6 +150,15 @@ def named(arguments: argparse.Namespace, manager: SessionManager) -> Sequence[st
     return list(dict.fromkeys(arguments.schema))
 
 
+def rows(arguments: argparse.Namespace) -> triggers.Rows:
+    """Return the columns that the arguments name, by table; a table without a dot has none."""
+    found: dict[str, list[str]] = {}
+    for name in getattr(arguments, 'rows', ()):
+        table, _, column = name.rpartition('.')
+        found.setdefault(table or column, []).extend([column] if table else [])
+    return found
+
+
 def checked(
     arguments: argparse.Namespace, manager: SessionManager, connection: Connection
 ) -> Sequence[str]:
@@ -154,7 +169,7 @@ def checked(
     schemas = named(arguments, manager)
     with connection.begin():
         for schema in schemas:
-            triggers.check(connection, schema, arguments.table)
+            triggers.check(connection, schema, arguments.table, rows(arguments))
     return schemas
 
 

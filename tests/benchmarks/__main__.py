@@ -21,6 +21,7 @@ from . import (
     case_morepath,
     case_scale,
     case_tree,
+    case_triggers,
     case_warm,
     plots,
     reporting,
@@ -42,6 +43,7 @@ CASES: dict[str, Case] = {
     'tree': case_tree.run,
     'scale': case_scale.run,
     'detection': case_detection.run,
+    'triggers': case_triggers.run,
 }
 #: Of tables that go to a file or a pipe.
 WIDTH = 140

@@ -12,8 +12,9 @@ from sqlalchemy.pool import NullPool
 from onegov_ormcache.database import catalog
 from onegov_ormcache.database.protocols import Statement
 from onegov_ormcache.database.session_manager import SessionManager
-from tests.database.asked import Page, Person, asking
+from tests.database.asked import Base, Page, Person, asking
 from tests.database.fakes import open_scope
+from tests.support.outside import install
 
 
 @pytest.fixture
@@ -192,6 +193,13 @@ def test_chain_of_cascades(manager: SessionManager, postgres_dsn: str, tenant: s
            'CREATE TABLE second (id int PRIMARY KEY REFERENCES pages ON DELETE CASCADE)',
            'CREATE TABLE third (id int REFERENCES second ON DELETE CASCADE)')  # fmt: skip
     assert told(manager, tenant, delete(Page)).cascades == {'counts', 'second', 'third'}
+
+
+def test_own_triggers(manager: SessionManager, postgres_dsn: str, tenant: str) -> None:
+    """The package's triggers change nothing, whether they tell rows or not."""
+    for rows in {}, {'pages': ['id', 'title']}:
+        install(postgres_dsn, tenant, rows=rows)
+        assert told(SessionManager(postgres_dsn, Base), tenant, WRITE).unclear is None
 
 
 def test_views_over_views(manager: SessionManager, tenant: str, other: str) -> None:

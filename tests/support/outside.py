@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from onegov_ormcache.database import triggers
+from onegov_ormcache.database.trigger_reports import ChangedRows
 
 
 def libpq_url(dsn: str) -> str:
@@ -29,10 +30,15 @@ def outside(dsn: str, schema: str) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-def install(dsn: str, schema: str, tables: Collection[str] | None = None) -> list[str]:
+def install(
+    dsn: str,
+    schema: str,
+    tables: Collection[str] | None = None,
+    rows: triggers.Rows | None = None,
+) -> list[str]:
     """Install the triggers of a tenant, in a transaction of their own."""
     with create_engine(dsn, poolclass=NullPool).begin() as connection:
-        return triggers.install(connection, schema, tables)
+        return triggers.install(connection, schema, tables, rows)
 
 
 class Ear:
@@ -42,17 +48,24 @@ class Ear:
         self._schema = schema
         self._listener = psycopg.connect(libpq_url(dsn), autocommit=True)
         self._marker = psycopg.connect(libpq_url(dsn), autocommit=True)
-        self._listener.execute('LISTEN orm_cache')
+        self._listener.execute('LISTEN orm_cache; LISTEN orm_cache_rows')
+        #: What notifications have told of rows, since the ear was made.
+        self.rows: list[ChangedRows] = []
 
     def heard(self) -> list[str]:
-        """Return the notifications since the last call, of transactions that have ended."""
+        """Return the tables of which was notified since the last call, by transactions that have
+        ended."""
         marker = f'marker-{uuid4().hex}'
         self._marker.execute("SELECT pg_notify('orm_cache', %s)", [marker])
         heard: list[str] = []
         for notify in self._listener.notifies(timeout=20):
             if notify.payload == marker:
                 return heard
-            if notify.payload.startswith(f'{self._schema}:'):
+            if notify.channel == 'orm_cache_rows':
+                told = ChangedRows.parse(notify.payload)
+                if told.schema == self._schema:
+                    self.rows.append(told)
+            elif notify.payload.startswith(f'{self._schema}:'):
                 heard.append(notify.payload.partition(':')[2])
         raise TimeoutError('The marker was not heard')
 

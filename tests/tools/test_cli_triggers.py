@@ -102,6 +102,50 @@ def test_installed_triggers_notify(
     ear.close()
 
 
+def test_rows(
+    run: Run, program: psycopg.Connection[Any], postgres_dsn: str, tenant: str
+) -> None:
+    """With --rows, triggers tell the rows of some tables; a table without a column tells none."""
+    program.execute('ALTER TABLE users ADD id integer, ADD name text, ADD weight numeric')
+    which = ('--dsn', postgres_dsn, '--schema', tenant)
+    rows = ('--rows', 'users.id', '--rows', 'users.name')
+    assert run('install', *which, *rows)[0] == 0
+    ear = Ear(postgres_dsn, tenant)
+    program.execute("INSERT INTO users (id, name) VALUES (1, 'Ada')")
+    assert ear.heard() == ['users']
+    assert [each.rows for each in ear.rows] == [{'id': {'1'}, 'name': {'Ada'}}]
+    ear.close()
+    for options in (), rows:
+        assert run('status', *which, *options)[0] == 0
+        assert run('install', *which, *options) == (0, f'{tenant}: nothing to do\n', '')
+    other = (*which, '--rows', 'users.id')
+    assert run('status', *other) == (1, states(tenant, 'installed', 'outdated'), '')
+    code, _, err = run('install', *which, '--rows', 'users.weight')
+    assert code == 2
+    assert 'users.weight, which is of type numeric: they tell columns of ' in err
+    none = (*which, '--rows', 'users')
+    assert run('install', *none) == (0, f'{tenant}: installed on users\n', '')
+    assert run('status', *none)[0] == 0
+
+
+def test_rows_of_a_schema_that_lacks_them(
+    run: Run,
+    program: psycopg.Connection[Any],
+    postgres_dsn: str,
+    tenant: str,
+    make_tenant: Callable[[str], str],
+) -> None:
+    """If one of the schemas lacks the column, no schema is changed."""
+    program.execute('ALTER TABLE users ADD id integer')
+    other = make_tenant('other')
+    program.execute(f'CREATE SCHEMA {other}; CREATE TABLE {other}.users ()')
+    which = ('--dsn', postgres_dsn, '--schema', tenant, '--schema', other)
+    code, out, err = run('install', *which, '--rows', 'users.id')
+    assert (code, out) == (2, '')
+    assert err == f"error: {other}: the table 'users' has no column 'id'; it has none\n"
+    assert 'installed' not in run('status', *which)[1]
+
+
 def test_several_schemas(
     run: Run,
     program: psycopg.Connection[Any],

@@ -4,7 +4,8 @@
 --
 --     schemas, names  arrays of the same length: relations by schema and name
 --     oids            relations by oid
---     notify          the name of the package's own triggers and of their function
+--     notify          the name of the package's function for triggers, with which the names of its
+--                     own triggers begin
 --
 -- A relation's columns:
 --     shown_by    JSON: [schema, name] of all relations that show its rows: tables that it is a
@@ -79,7 +80,7 @@ SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence = 't' AS is_temp
         WHEN EXISTS (
             SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
             WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
-            AND NOT (t.tgname = :notify AND f.proname = :notify)
+            AND NOT (starts_with(t.tgname, :notify) AND f.proname = :notify)
         ) THEN 'has a trigger'
         WHEN EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid) THEN 'has a rule'
         WHEN EXISTS (

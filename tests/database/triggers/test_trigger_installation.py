@@ -172,3 +172,169 @@ def test_unknown_schemas_and_tables(
         action(database, 'nowhere')
     with pytest.raises(TriggerError, match=r"no table 'nothing'; it has documents, groups, "):
         action(database, tenant, ['users', 'nothing'])
+
+
+# triggers that tell rows
+
+ROWS = {'users': ['id', 'name'], 'documents': ['owner_id']}
+
+
+def columns(program: psycopg.Connection[Any], schema: str) -> dict[str, set[str]]:
+    """What the triggers of each table of a schema say: how each would be created again."""
+    found: dict[str, set[str]] = {}
+    for table, definition in program.execute(
+        'SELECT relname, pg_get_triggerdef(t.oid) FROM pg_trigger t '
+        'JOIN pg_class c ON c.oid = tgrelid WHERE relnamespace = %s::regnamespace '
+        'AND NOT tgisinternal',
+        [schema],
+    ):
+        found.setdefault(table, set()).add(definition.rpartition('(')[2])
+    return found
+
+
+def test_install_with_rows(
+    database: Connection, program: psycopg.Connection[Any], tenant: str
+) -> None:
+    """`install` with rows is idempotent; without them, it leaves to each table what it has, also
+    when a trigger must be mended."""
+    assert triggers.install(database, tenant, rows=ROWS) == TABLES
+    database.commit()
+    before = everything(program, tenant)
+    for rows in ROWS, None, {}:
+        assert triggers.install(database, tenant, rows=rows) == []
+        assert set(triggers.status(database, tenant, rows=rows).values()) == {State.INSTALLED}
+    database.commit()
+    assert everything(program, tenant) == before
+    program.execute('DROP TRIGGER orm_cache_notify_update ON users')
+    assert triggers.status(database, tenant)['users'] == State.OUTDATED
+    assert triggers.install(database, tenant) == ['users']
+    database.commit()
+    assert everything(program, tenant) == before
+    assert columns(program, tenant)['users'] == {"'id', 'name')"}
+
+
+def test_other_rows_are_outdated(
+    database: Connection, program: psycopg.Connection[Any], tenant: str
+) -> None:
+    """A table whose triggers tell other rows than wanted is outdated; with no columns, it gets the
+    one trigger that tells none."""
+    triggers.install(database, tenant)
+    assert triggers.status(database, tenant, rows=ROWS)['users'] == State.OUTDATED
+    assert triggers.install(database, tenant, rows=ROWS) == ['documents', 'users']
+    other = {'users': ['id']}
+    assert triggers.status(database, tenant, ['users', 'documents'], other) == {
+        'documents': State.INSTALLED,
+        'users': State.OUTDATED,
+    }
+    assert triggers.install(database, tenant, rows={'users': []}) == ['users']
+    database.commit()
+    assert columns(program, tenant)['users'] == {')'}
+    assert columns(program, tenant)['documents'] == {"'owner_id')"}
+
+
+ALTERATIONS_OF_ROWS = {
+    'function': ALTERATIONS['function'],
+    'disabled': 'ALTER TABLE users DISABLE TRIGGER orm_cache_notify_insert',
+    'dropped': 'DROP TRIGGER orm_cache_notify_delete ON users',
+    'truncate': 'DROP TRIGGER orm_cache_notify ON users',
+    'kind': """
+        CREATE OR REPLACE TRIGGER orm_cache_notify_update
+        AFTER UPDATE OF id ON users FOR EACH STATEMENT EXECUTE FUNCTION orm_cache_notify('id')
+    """,
+    'columns': """
+        CREATE OR REPLACE TRIGGER orm_cache_notify_delete
+        AFTER DELETE ON users REFERENCING OLD TABLE AS old_rows
+        FOR EACH STATEMENT EXECUTE FUNCTION orm_cache_notify('name')
+    """,
+}
+
+
+@pytest.mark.parametrize('alteration', ALTERATIONS_OF_ROWS.values(), ids=ALTERATIONS_OF_ROWS)
+def test_outdated_triggers_for_rows(
+    database: Connection, program: psycopg.Connection[Any], tenant: str, alteration: str
+) -> None:
+    """Each of a table's triggers counts: if one is altered, `install` brings what is wanted."""
+    triggers.install(database, tenant, rows=ROWS)
+    database.commit()
+    program.execute(alteration)
+    assert triggers.status(database, tenant, rows=ROWS)['users'] == State.OUTDATED
+    assert 'users' in triggers.install(database, tenant, rows=ROWS)
+    assert set(triggers.status(database, tenant, rows=ROWS).values()) == {State.INSTALLED}
+
+
+def test_remove_takes_all_triggers_for_rows(
+    database: Connection, program: psycopg.Connection[Any], tenant: str
+) -> None:
+    """`remove` drops all triggers of a table, and names the table once."""
+    before = everything(program, tenant)
+    triggers.install(database, tenant, rows=ROWS)
+    assert triggers.remove(database, tenant, ['users']) == ['users']
+    assert triggers.status(database, tenant)['users'] == State.MISSING
+    assert triggers.remove(database, tenant) == [name for name in TABLES if name != 'users']
+    database.commit()
+    assert everything(program, tenant) == before
+
+
+def test_rows_of_foreign_partitions(
+    database: Connection, program: psycopg.Connection[Any], tenant: str
+) -> None:
+    """Rows of a table with a foreign partition can't be told, since PostgreSQL would refuse the
+    statements that change it; the table alone can."""
+    name = f'nowhere_{tenant}'
+    program.execute(f"""
+        CREATE TABLE parts (id integer) PARTITION BY RANGE (id);
+        CREATE TABLE nearer PARTITION OF parts FOR VALUES FROM (1) TO (9) PARTITION BY RANGE (id);
+        CREATE FOREIGN DATA WRAPPER {name};
+        CREATE SERVER {name} FOREIGN DATA WRAPPER {name};
+        CREATE FOREIGN TABLE far PARTITION OF nearer FOR VALUES FROM (1) TO (9) SERVER {name}
+    """)
+    try:
+        with pytest.raises(TriggerError, match=r'rows of parts, .* the foreign table .*far'):
+            triggers.install(database, tenant, rows={'parts': ['id']})
+        database.rollback()
+        assert 'parts' in triggers.install(database, tenant)
+    finally:
+        database.rollback()
+        program.execute(f'DROP FOREIGN DATA WRAPPER {name} CASCADE')
+
+
+@pytest.mark.parametrize(
+    ('rows', 'message'),
+    [
+        ({'nothing': ['id']}, "there is no table 'nothing'; it has documents, groups, "),
+        ({'users': ['title']}, "the table 'users' has no column 'title'; it has id, name"),
+        ({'users': ['price']}, r'users\.price, which is of type numeric\(8,2\): they tell '),
+        ({'users': ['folded']}, r'users\.folded, which is of type text: .* deterministic'),
+        ({'users': ['twice']}, r'users\.twice, which is of type integer: .* virtual'),
+        ({'users': ['short']}, r'users\.short, which is of type character\(3\): '),
+    ],
+)
+@pytest.mark.parametrize('action', [triggers.check, triggers.install, triggers.status])
+def test_rows_that_can_not_be_told(
+    database: Connection,
+    program: psycopg.Connection[Any],
+    tenant: str,
+    action: Callable[..., object],
+    rows: dict[str, list[str]],
+    message: str,
+) -> None:
+    """A table or column that does not exist, and one whose values have no text that is the same
+    for equal ones, is an error, and nothing is changed."""
+    program.execute(
+        # a server without ICU makes no such collation
+        'CREATE COLLATION folding FROM "C"; UPDATE pg_collation SET collisdeterministic = false '
+        "WHERE oid = 'folding'::regcollation; ALTER TABLE users ADD folded text COLLATE folding, "
+        'ADD price numeric(8, 2), ADD short char(3), ADD twice integer'
+    )
+    version = program.info.server_version
+    if version >= 180000:
+        program.execute(
+            'ALTER TABLE users DROP twice, '
+            'ADD twice integer GENERATED ALWAYS AS (id * 2) VIRTUAL'
+        )
+    elif rows == {'users': ['twice']}:
+        pytest.skip('this server has no virtual columns')
+    with pytest.raises(TriggerError, match=rf'^{tenant}: .*{message}'):
+        action(database, tenant, rows=rows)
+    database.rollback()
+    assert set(triggers.status(database, tenant).values()) == {State.MISSING}
