@@ -6,12 +6,16 @@ certain, all rows count as changed. This module does not know how tags evict.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 
-from ..database.protocols import Statement
+from ..database.protocols import RowTexts, Statement
 from ..tags.snapshot import Stamp
 from .protocols import WritingScope
 from .rows import MAX_BUCKETS, RowPolicy
+
+#: The default of what triggers tell.
+NOTHING_TOLD: Mapping[str, RowTexts] = MappingProxyType({})
 
 
 class ChangedRows:
@@ -50,10 +54,15 @@ class ChangedRows:
                 tags |= self.add(policy, buckets)
         return self.of_tables(statement.cascades - statement.writes) | tags
 
-    def of_tables(self, tables: Iterable[str]) -> frozenset[str]:
-        """Return the tags of all rows of these tables."""
-        policies = self._scope.cache.registry.rows.of_tables(tables)
-        return frozenset().union(*(self.add(policy, None) for policy in policies))
+    def of_tables(
+        self, tables: Iterable[str], told: Mapping[str, RowTexts] = NOTHING_TOLD
+    ) -> frozenset[str]:
+        """Return the tags of all rows of these tables.
+
+        :param told: by table, what triggers tell of its changed rows, if they tell of all.
+        """
+        policies = self._scope.cache.registry.rows.told(tables, told)
+        return frozenset().union(*(self.add(policy, buckets) for policy, buckets in policies))
 
     def of_object(
         self,

@@ -28,11 +28,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ..database.inquiries import has_failed
 from ..database.notes import Relation
-from ..database.protocols import Changes, Inquiry, Reads, Statement, View
+from ..database.protocols import Changes, Inquiry, Reads, RowTexts, Statement, View
 from ..errors import SnapshotConflict, StoreUnreachable, TextualControlError
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Stamp
-from .changed_rows import ChangedRows
+from .changed_rows import NOTHING_TOLD, ChangedRows
 from .doubts import Doubts, OwnDoubt
 from .policies import table_tags
 from .protocols import WritingScope
@@ -209,8 +209,9 @@ class WritePath:
             self.ended_unseen()
             raise TextualControlError(changes.ended_unseen)
         self.strayed = self.strayed or changes.strayed
+        told = self._told_rows(changes.triggered_rows)
         if changes.triggered:
-            self._triggered(changes.triggered)
+            self._triggered(changes.triggered, told)
         if changes.transaction_id is None:
             return
         schema = self._scope.schema
@@ -234,7 +235,16 @@ class WritePath:
             elsewhere = {r for r in changes.relations if not observer.names_of(r, schema)}
             self._collect(tables, elsewhere)
             # no objects stand for these changes
-            self.changed_without_objects(tables)
+            self.changed_without_objects(tables, told)
+
+    def _told_rows(self, rows: Mapping[Relation, RowTexts]) -> Mapping[str, RowTexts]:
+        """Return what triggers tell of changed rows, by the names of the tables."""
+        told: dict[str, RowTexts] = {}
+        for relation, texts in rows.items():
+            for name in self._cache.observer.names_of(relation, self._scope.schema):
+                # of two relations of one name, it is not known whose rows these are
+                told[name] = {} if name in told else texts
+        return told
 
     def _collect(self, tables: Collection[str], elsewhere: Iterable[Relation]) -> None:
         """Collect the tags of changed tables: the scope's own, shared ones, and others."""
@@ -255,7 +265,9 @@ class WritePath:
             self._tags_elsewhere[place].update(tags)
             self._scope.drop(())  # the scope may have read there
 
-    def _triggered(self, tables: Mapping[tuple[str, str], bool]) -> None:
+    def _triggered(
+        self, tables: Mapping[tuple[str, str], bool], told: Mapping[str, RowTexts]
+    ) -> None:
         """Collect the tags of tables that triggers of the database saw change.
 
         No object stands for a change by a function, a trigger or a cascade, so all function
@@ -264,18 +276,24 @@ class WritePath:
 
         :param tables: by schema and table, True if anything but a statement of the client
             itself has changed the table.
+        :param told: what they tell of changed rows, by the table's name.
         """
         observer, schema = self._cache.observer, self._scope.schema
         for (place, table), hidden in tables.items():
             names = observer.names_of(Relation(place, table), schema)
             if hidden or self.tags.isdisjoint(table_tags(names)):
                 self._collect(names, () if names else (Relation(place, table),))
-                self.changed_without_objects(names)
+                self.changed_without_objects(names, told)
 
-    def changed_without_objects(self, tables: Iterable[str]) -> None:
+    def changed_without_objects(
+        self, tables: Iterable[str], told: Mapping[str, RowTexts] = NOTHING_TOLD
+    ) -> None:
         """Collect the tags of all rows of these tables, and those of all function policies, which
-        can't be asked."""
-        self.changed(self._cache.registry.function_tags | self._rows.of_tables(tables))
+        can't be asked.
+
+        :param told: of these rows, by table, which ones triggers saw change.
+        """
+        self.changed(self._cache.registry.function_tags | self._rows.of_tables(tables, told))
 
     def rows_changed(
         self, policy: RowPolicy, buckets: Collection[int] | None, loaded: Collection[int] = ()

@@ -20,22 +20,23 @@ import selectors
 import socket
 import threading
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol
 
 from ..database.identity import identity_parameters, identity_query
-from ..database.names import CHANNEL, OUTBOX_CHANNEL
+from ..database.names import CHANNEL, OUTBOX_CHANNEL, ROWS_CHANNEL
 from ..database.notes import Relation
 from ..database.observer import Observer
 from ..database.postgres import Postgres
-from ..database.trigger_reports import parse_change
 from ..database.triggers import WATCHED_SCHEMAS
 from ..database.urls import parse
 from ..errors import ConfigurationError, StoreUnreachable
 from ..forks import check, register
 from ..tags.snapshot import TagStore, new_token
+from .outside_reports import OutsideReports, Reported
 from .policies import table_tags
 from .protocols import PropertyRegistry
 from .recovery import Recovery
@@ -229,7 +230,7 @@ class Listening:
         self._connection = connection
         self._writer = new_token()
         self._is_active = False
-        self._heard: set[str] = set()
+        self._reports = OutsideReports()
         connection.autocommit = True
         connection.add_notify_handler(self._hear)
         connection.execute(SETTINGS)
@@ -249,7 +250,8 @@ class Listening:
             self._read_on()
             self._evict()
         elif self._is_free():
-            self._connection.execute(f'LISTEN {CHANNEL}')
+            # at one moment, because the notifications of a transaction belong together
+            self._connection.execute(f'LISTEN {CHANNEL}; LISTEN {ROWS_CHANNEL}')
             for (schema,) in self._connection.execute(WATCHED_SCHEMAS).fetchall():
                 self._identify(schema)
                 self._cache.tags.renew(schema)
@@ -279,18 +281,23 @@ class Listening:
 
     def _take(self, channel: str, payload: str) -> None:
         if channel == CHANNEL:
-            self._heard.add(payload)
+            self._reports.hear_table(payload)
+        elif channel == ROWS_CHANNEL:
+            try:
+                self._reports.hear_rows(payload)
+            except ValueError:
+                log.warning('Somebody notified the channel %s of %r', channel, payload)
         elif payload == self._cache.settings.namespace and self._cache.recovery is not None:
             self._cache.recovery.hear()
 
     def _evict(self) -> None:
-        heard, self._heard = self._heard, set()
-        changed: defaultdict[str, set[str]] = defaultdict(set)
-        for payload in heard:
-            schema, table = parse_change(payload)
+        heard = self._reports.take()
+        changed: defaultdict[str, dict[str, Reported]] = defaultdict(dict)
+        for (schema, table), rows in heard.items():
             if self._cache.observer.is_place(schema):
-                changed[schema].add(table)
+                changed[schema][table] = rows
             else:
+                payload = f'{schema}:{table}' if table else schema
                 log.warning('Somebody notified the channel %s of %r', CHANNEL, payload)
         try:
             for schema, tables in changed.items():
@@ -300,7 +307,7 @@ class Listening:
                 else:
                     self._publish(schema, tables)
         except StoreUnreachable:
-            self._heard |= heard  # for the next attempt
+            self._reports.give_back(heard)  # for the next attempt
             raise
 
     def _identify(self, schema: str) -> None:
@@ -312,13 +319,22 @@ class Listening:
         assert row is not None
         return str(row[0])
 
-    def _publish(self, schema: str, tables: set[str]) -> None:
-        """Give new versions to the tags of these tables, and to those of the function policies
-        that their changes may concern."""
+    def _publish(self, schema: str, tables: Mapping[str, Reported]) -> None:
+        """Give new versions to the tags of these tables and of their changed rows, and to those of
+        the function policies that their changes may concern."""
         cache = self._cache
         observer = cache.observer
-        names = {n for t in tables for n in observer.names_of(Relation(schema, t), schema)}
-        tags = table_tags(names) | cache.registry.rows.whole(names)
+        names: set[str] = set()
+        tags: set[str] = set()
+        for table, reported in tables.items():
+            of_table = observer.names_of(Relation(schema, table), schema)
+            names |= of_table
+            for told in ({},) if reported is None else reported:
+                for policy, buckets in cache.registry.rows.told(
+                    of_table, dict.fromkeys(of_table, told)
+                ):
+                    tags |= policy.tags_of(buckets)
+        tags |= table_tags(names)
         if any(observer.has_table(name) for name in names):
             tags |= cache.registry.function_tags
         cache.tags.publish(schema, self._writer, tags)

@@ -8,7 +8,7 @@ This module knows columns, values and tags. It does not know statements, nor how
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from itertools import product
@@ -18,7 +18,7 @@ from sqlalchemy import Column, Table, inspect
 from sqlalchemy.orm import ColumnProperty, InstrumentedAttribute, Mapper
 from sqlalchemy.orm.exc import UnmappedColumnError
 
-from ..database.protocols import Selection
+from ..database.protocols import RowTexts, Selection
 from ..database.sessions import ANY_TABLE
 from ..errors import PolicyError
 from ..tags.snapshot import PROPERTY_TAG, ROWS_TAG
@@ -122,6 +122,10 @@ class RowPolicy:
         """Return the tag of a bucket."""
         return f'{self._prefix}{bucket}'
 
+    def tags_of(self, buckets: Collection[int] | None) -> frozenset[str]:
+        """Return the tags of buckets; None are all rows."""
+        return frozenset((self.tag,) if buckets is None else map(self.bucket_tag, buckets))
+
     def tags_for(self, values: Sequence[object]) -> frozenset[str] | None:
         """Return the tags of the rows whose columns equal these values.
 
@@ -150,13 +154,20 @@ class RowPolicy:
             texts.append(written)
         return {_bucket(each) for each in product(*texts)}
 
-    def buckets_of_texts(self, texts: Sequence[str | None]) -> Collection[int] | None:
-        """Return the buckets of a row of which PostgreSQL has told the values as texts.
+    def buckets_told(self, table: str, told: RowTexts) -> Collection[int] | None:
+        """Return the buckets of changed rows of a table, of which triggers have told the values.
 
-        :return: None if it is not known.
+        :return: None if it is not known, or if there are more than :data:`MAX_BUCKETS`.
         """
-        values = [kind.parse(text) for kind, text in zip(self.kinds, texts, strict=True)]
-        return self.buckets_written(values)
+        names = self.tables.get(table)
+        if names is None or not told.keys() >= set(names):
+            return None
+        # which values belong to one row is not told
+        parsed = {
+            name: tuple(map(kind.parse, told[name]))
+            for name, kind in zip(names, self.kinds, strict=True)
+        }
+        return self.buckets_selected(table, [parsed])
 
     def buckets_selected(
         self, table: str, selections: Sequence[Selection] | None
@@ -311,9 +322,19 @@ class RowPolicies:
             found.update(self.of_table(table))
         return found
 
-    def whole(self, tables: Iterable[str]) -> frozenset[str]:
-        """Return the tags of all rows of these tables."""
-        return frozenset(policy.tag for policy in self.of_tables(tables))
+    def told(
+        self, tables: Iterable[str], told: Mapping[str, RowTexts]
+    ) -> Iterator[tuple[RowPolicy, Collection[int] | None]]:
+        """Yield the policies that changes of tables concern, each with its changed buckets; None
+        are all rows.
+
+        :param tables: their names; :data:`ANY_TABLE` is all.
+        :param told: what triggers tell of their rows, by table.
+        """
+        tables = frozenset(tables)
+        for policy in self.of_tables(tables):
+            for table in {ANY_TABLE}.intersection(tables) or policy.tables.keys() & tables:
+                yield policy, policy.buckets_told(table, told.get(table, {}))
 
     def plans(self, cls: type) -> tuple[Plan, ...]:
         """Return how objects of a mapped class concern the policies."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -55,10 +55,10 @@ SYSTEM = ('pg_catalog', 'information_schema')
 #: PostgreSQL's own tables that the package reads, maybe in the same transaction.
 OF_CATALOG = frozenset(
     (
-        'pg_attrdef', 'pg_attribute', 'pg_cast', 'pg_class', 'pg_constraint', 'pg_database',
-        'pg_depend', 'pg_enum', 'pg_index', 'pg_inherits', 'pg_language', 'pg_locks',
-        'pg_namespace', 'pg_operator', 'pg_policy', 'pg_proc', 'pg_rewrite', 'pg_trigger',
-        'pg_type',
+        'pg_attrdef', 'pg_attribute', 'pg_cast', 'pg_class', 'pg_collation', 'pg_constraint',
+        'pg_database', 'pg_depend', 'pg_enum', 'pg_index', 'pg_inherits', 'pg_language',
+        'pg_locks', 'pg_namespace', 'pg_operator', 'pg_policy', 'pg_proc', 'pg_rewrite',
+        'pg_trigger', 'pg_type',
     )
 )  # fmt: skip
 
@@ -297,7 +297,12 @@ class PostgresInquiry:
             code_schemas=self._code_schemas() if row[5] > 0 else NO_NAMES,
             renamed_schemas=row[6] > 0,
             triggered=triggered,
-            triggered_rows={parse_change(key): parse_rows(each) for key, each in rows.items()},
+            triggered_rows={
+                each.relation: parse_rows(rows[name])
+                for oid, each in lasting.items()
+                if (name := ':'.join(map(str, each.relation))) in rows
+                and oid not in redefining and tells_all_rows(each, lasting.values())
+            },
             ended_unseen=ended,
             strayed=strayed,
         )
@@ -363,6 +368,17 @@ def has_same_effect_always(setting: str, before: str, present: str) -> bool:
     quoted, literal, plain = found.groups()
     name = literal or (plain.lower() if plain else str(quoted).replace('""', '"'))
     return present.startswith(f'{name}|')
+
+
+def tells_all_rows(table: Definition, changed: Iterable[Definition]) -> bool:
+    """Return whether the triggers of a table see each change of its rows.
+
+    A statement on a partition or child changes rows of its parents, too, without their triggers.
+
+    :param changed: all that the transaction has changed.
+    """
+    is_shown = any(table.relation in each.shown_by for each in changed)
+    return table.kind == 'r' and table.is_more is None and not is_shown
 
 
 def has_failed(error: DBAPIError) -> bool:

@@ -88,8 +88,7 @@ SELECT pg_current_xact_id_if_assigned(), current_setting('{MARKER_SETTING}', tru
 #: The last question of a transaction whose statements were all understood.
 END = f"""
 SELECT pg_current_xact_id_if_assigned()::text, current_setting('{MARKER_SETTING}', true),
-    NULL, current_setting('{CHANGED_SETTING}', true), NULL, 0, 0,
-    current_setting('{ROWS_SETTING}', true),
+    NULL, current_setting('{CHANGED_SETTING}', true), NULL, 0, 0, NULL,
     set_config('{OWN_SETTING}', '', true)
 """
 

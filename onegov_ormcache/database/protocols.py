@@ -65,6 +65,11 @@ class Statement(NamedTuple):
         return self.writes | self.cascades if self.cascades else self.writes
 
 
+#: What triggers tell of changed rows of a table: the values that they have, and had before, by
+#: column, as PostgreSQL's texts. Those of a column that is missing are not known.
+RowTexts: TypeAlias = Mapping[str, frozenset[str | None]]
+
+
 class Changes(NamedTuple):
     """What a transaction has changed so far, as the database reports it."""
 
@@ -84,9 +89,8 @@ class Changes(NamedTuple):
     #: changes was made by a function, a trigger or a cascade, and not by a statement of the
     #: client itself.
     triggered: Mapping[tuple[str, str], bool] = {}
-    #: Of these tables, the values that the changed rows have, and had before, in some columns, as
-    #: PostgreSQL's texts. The values of a table or column that is missing are not known.
-    triggered_rows: Mapping[tuple[str, str], Mapping[str, frozenset[str | None]]] = {}
+    #: What triggers tell of the rows of :attr:`relations`, if they tell all.
+    triggered_rows: Mapping[Relation, RowTexts] = {}
     #: The reason why the transaction is not the one that began; None if it is.
     ended_unseen: str | None = None
     #: The reason why statements may have another meaning than at the begin (another search

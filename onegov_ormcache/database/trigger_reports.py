@@ -23,7 +23,7 @@ def parse_rows(rows: Mapping[str, list[str | None]] | None) -> dict[str, frozens
     return {column: frozenset(values) for column, values in (rows or {}).items()}
 
 
-class ChangedRows(NamedTuple):
+class ToldRows(NamedTuple):
     """What a notification on :data:`~.names.ROWS_CHANNEL` tells: the rows of a table that a
     transaction has changed, so far.
 

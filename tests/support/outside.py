@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from onegov_ormcache.database import triggers
-from onegov_ormcache.database.trigger_reports import ChangedRows
+from onegov_ormcache.database.trigger_reports import ToldRows
 
 
 def libpq_url(dsn: str) -> str:
@@ -50,7 +50,7 @@ class Ear:
         self._marker = psycopg.connect(libpq_url(dsn), autocommit=True)
         self._listener.execute('LISTEN orm_cache; LISTEN orm_cache_rows')
         #: What notifications have told of rows, since the ear was made.
-        self.rows: list[ChangedRows] = []
+        self.rows: list[ToldRows] = []
 
     def heard(self) -> list[str]:
         """Return the tables of which was notified since the last call, by transactions that have
@@ -62,7 +62,7 @@ class Ear:
             if notify.payload == marker:
                 return heard
             if notify.channel == 'orm_cache_rows':
-                told = ChangedRows.parse(notify.payload)
+                told = ToldRows.parse(notify.payload)
                 if told.schema == self._schema:
                     self.rows.append(told)
             elif notify.payload.startswith(f'{self._schema}:'):

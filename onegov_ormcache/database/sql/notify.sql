@@ -23,8 +23,9 @@
 -- Any other change is reported by notifications, which PostgreSQL sends when the transaction
 -- commits, in this order:
 --     channel orm_cache_rows, payload JSON: table SCHEMA:TABLE, transaction its id, and rows as
---                             above; again for each statement that adds any
---     channel orm_cache, payload SCHEMA:TABLE; once per transaction
+--                             above; again for each statement that adds any. Not sent if the first
+--                             statement tells no rows.
+--     channel orm_cache, payload SCHEMA:TABLE; once per transaction, after the first rows
 DECLARE
     own text := coalesce(current_setting('orm_cache.own', true), '');
     changes text[] := ARRAY[TG_TABLE_SCHEMA || ':' || TG_TABLE_NAME];
@@ -62,7 +63,13 @@ BEGIN
         AND attgenerated <> 'v'
         AND (attcollation = 0 OR (
             SELECT collisdeterministic FROM pg_collation WHERE pg_collation.oid = attcollation
-        ));
+        ))
+        -- if a trigger is missing or altered, this one does not see each change of the rows
+        AND 4 + 8 + 16 + 32 = (
+            SELECT sum(tgtype) FROM pg_trigger
+            WHERE tgrelid = TG_RELID AND tgname LIKE 'orm\_cache\_notify%' AND tgenabled = 'A'
+            AND tgqual IS NULL AND tgattr::text = ''
+        );
         IF question IS NOT NULL THEN
             EXECUTE format('SELECT jsonb_build_object(%s)', question) INTO statement;
             SELECT coalesce(jsonb_object_agg(key, value), '{}') INTO statement
@@ -88,7 +95,10 @@ BEGIN
         setting := CASE WHEN is_own THEN 'orm_cache.rows' ELSE 'orm_cache.sent' END;
         recorded := coalesce(nullif(current_setting('orm_cache.changed', true), ''), '{}');
         known := coalesce(nullif(current_setting(setting, true), ''), '{}');
-        IF statement IS NOT NULL OR known ? changed THEN
+        -- of a transaction that has named a table before it tells rows, no rows are told
+        IF statement IS NOT NULL OR known ? changed
+            OR NOT is_own AND (TG_NARGS > 0 OR cardinality(changes) > 1)
+        THEN
             present := known -> changed;
             IF present = 'null' THEN
                 added := present;
@@ -116,7 +126,7 @@ BEGIN
             IF present IS DISTINCT FROM added THEN
                 known := known || jsonb_build_object(changed, added);
                 PERFORM set_config(setting, known::text, true);
-                IF NOT is_own THEN
+                IF NOT is_own AND (present IS NOT NULL OR added <> 'null') THEN
                     PERFORM pg_notify('orm_cache_rows', jsonb_build_object(
                         'table', changed, 'transaction', pg_current_xact_id()::text, 'rows', added
                     )::text);
