@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ from .demo_backend import Backend, temporary
 
 #: ISO codes of the countries that are loaded first: large and small ones in turn.
 FAMILIAR = ('ch', 'jp', 'is', 'us', 'ke')
+
+#: A request that reads many values of one property, and the form that renames one of the pages.
+SEARCH, RENAMED = '/search?words=e', {'title': 'Renamed'}
 
 #: How often a request is timed. The fastest time counts, because other load on the machine
 #: can only add to it.
@@ -126,7 +130,8 @@ class Scene:
     title: str
     request: str
     answer: Answer
-    #: Names of the properties that the request's commits have evicted.
+    #: Names of the properties that the request's commits have evicted; with the number of values,
+    #: if there are several.
     evicted: Sequence[str]
 
 
@@ -162,8 +167,8 @@ class Story:
     application: OrmCacheMiddleware
     tenant: Tenant
     other: Tenant
-    #: By the name of a property: the tags that it depended on when it was last read.
-    tags: dict[str, frozenset[str]] = field(default_factory=dict)
+    #: By the name of a property: the tags of each of its values that the last request has read.
+    tags: dict[str, list[frozenset[str]]] = field(default_factory=dict)
 
     def tell(self) -> Iterator[Scene]:
         """Send the requests one after the other; yield each with its answer."""
@@ -178,6 +183,10 @@ class Story:
         yield self.scene('An editor renames a page', f'{page}/rename', {'title': 'A new name'})
         yield self.scene('The next request computes what shows pages', '/')
         yield self.scene('The other tenant is untouched', '/', tenant=self.other)
+
+        yield self.scene('A search: each page is a value of its own', SEARCH)
+        yield self.scene('One of these pages is renamed', f'{self.found()}/rename', RENAMED)
+        yield self.scene('The other pages are used as before', SEARCH)
 
         yield self.scene('Documents, with a function as policy', '/documents')
         yield self.scene('A public one is renamed', '/documents/1/rename', {'title': 'A map'})
@@ -210,11 +219,13 @@ class Story:
         user = user if form is None else 'editor'
         before = dict(self.tags)
         answer = ask(self.application, tenant, path, user, form)
+        read: dict[str, list[frozenset[str]]] = defaultdict(list)
         for event in answer.events:
-            if event.kind == 'read':
-                self.tags[short(event.name)] = event.tags
-        changed = tags_changed(answer)
-        evicted = [name for name, tags in before.items() if not tags.isdisjoint(changed)]
+            # what came from the request tier was read from another one before
+            if event.kind == 'read' and event.tier != 'request':
+                read[short(event.name)].append(event.tags)
+        self.tags.update(read)
+        evicted = evicted_by(tags_changed(answer), before)
         method = 'GET' if form is None else 'POST'
         return Scene(title, f'{method} {path} ({tenant.name}, {user})', answer, evicted)
 
@@ -222,6 +233,28 @@ class Story:
         """Return the path of a city's page."""
         tree = json.loads(ask(self.application, self.tenant, '/tree', 'member').body)
         return f'/pages/{tree["children"][0]["children"][0]["id"]}'
+
+
+    def found(self) -> str:
+        """Return the path of the last page that the search finds."""
+        pages = json.loads(ask(self.application, self.tenant, SEARCH, 'member').body)['found']
+        return f'/pages/{pages[-1]["id"]}'
+
+
+def evicted_by(
+    changed: frozenset[str], values: Mapping[str, Sequence[frozenset[str]]]
+) -> list[str]:
+    """Return the names of properties of which a change evicts values.
+
+    :param changed: the changed tags.
+    :param values: by name, the tags of each value.
+    """
+    evicted = []
+    for name, each in values.items():
+        number = sum(not tags.isdisjoint(changed) for tags in each)
+        if number:
+            evicted.append(name if len(each) == 1 else f'{name} ({number} of {len(each)})')
+    return evicted
 
 
 def tags_changed(answer: Answer) -> frozenset[str]:
@@ -262,9 +295,11 @@ def what_happened(scene: Scene) -> Text:
     changed = tags_changed(scene.answer)
     lines = []
     for tier, colour in COLOURS.items():
-        names = dict.fromkeys(short(e.name) for e in scene.answer.events if e.tier == tier)
+        names = Counter(short(e.name) for e in scene.answer.events if e.tier == tier)
         if names:
-            lines.append(Text.assemble((f'{tier}: ', colour), ', '.join(names)))
+            # from the request tier a view may read one value many times
+            shown = [n if c == 1 or tier == 'request' else f'{n} ({c})' for n, c in names.items()]
+            lines.append(Text.assemble((f'{tier}: ', colour), ', '.join(shown)))
     if scene.answer.status >= 400:
         lines.append(Text(f'answered with {scene.answer.status}'))
     tables = sorted(t.removeprefix(TABLE_TAG) for t in changed if t.startswith(TABLE_TAG))
@@ -305,9 +340,11 @@ def show_legend(console: Console, backend: Backend) -> None:
         'process': 'this process has it in memory, and one look at the versions says it is fresh',
         'shared': f'another process computed it; it was found in {shared}',
         'creator': 'it was computed from the database, now',
+        '(50)': 'so many values of a property that takes arguments',
         'changed': 'the tables that the commit has changed',
         'evicted': 'the values that depend on these tables, by their policies: computed anew '
-        'when they are next read. A function as policy looks at the changed objects; where '
+        'when they are next read. Where the policy names rows, those of the changed rows. A '
+        'function as policy looks at the changed objects; where '
         'there are none, as with an UPDATE of many rows, it is evicted to be safe',
         'without': f'each value is read from the database each time; the fastest of {REPEATS}',
     }

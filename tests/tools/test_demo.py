@@ -88,6 +88,15 @@ def check_story(output: str) -> None:
     assert following.endswith('process: roles, summary creator: page_tree, latest_news')
     assert 'creator' not in happened['The other tenant is untouched']
 
+    # a page in the 256th part of all pages to which a changed one belongs is computed with it
+    search = happened['A search: each page is a value of its own']
+    number = int(re.fullmatch(r'.* creator: search, page \((\d+)\)', search)[1])  # type: ignore[index]
+    assert number > 40
+    renamed = happened['One of these pages is renamed']
+    assert f'page (1 of {number})' in renamed
+    others = happened['The other pages are used as before']
+    assert f'page ({number - 1}) creator: page_tree, search, page' in others
+
     assert happened['A public one is renamed'] == (
         'process: roles changed: table documents evicted: document_count, visible_documents'
     )
