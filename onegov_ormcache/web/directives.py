@@ -211,7 +211,8 @@ class Prefetch(NamedTuple):
     names: tuple[str, ...]
 
     def check(self, owners: Iterable[type]) -> None:
-        """Raise :class:`PropertyError` for a name that is no orm-cached property.
+        """Raise :class:`PropertyError` for a name that is no orm-cached property, or that of
+        one that takes arguments.
 
         :param owners: the classes whose properties the names may be: that of the app, and those
             of the requests that it may answer.
@@ -219,10 +220,16 @@ class Prefetch(NamedTuple):
         owners = tuple(owners)
         for name in self.names:
             found = [getattr(owner, name, None) for owner in owners]
-            if not any(isinstance(each, OrmCacheDescriptor) for each in found):
+            properties = [each for each in found if isinstance(each, OrmCacheDescriptor)]
+            if not properties:
                 raise PropertyError(
                     f'{self.where}: prefetch names {name!r}, which is no orm-cached property of '
                     f'{owners[0].__qualname__} or of its requests'
+                )
+            if all(each.parameters for each in properties):
+                raise PropertyError(
+                    f'{self.where}: prefetch names {properties[0].where}, which takes arguments; '
+                    f'call request.prefetch({name!r}, args=[...]) in the view'
                 )
 
 

@@ -116,6 +116,23 @@ def test_unknown_names_of_a_view(directive: str, names: Any) -> None:
         Wrong.commit()
 
 
+def test_view_that_names_a_property_with_arguments() -> None:
+    """A view can't name the arguments of a property, so it is an error when the app is committed,
+    that says what to call."""
+
+    class Wrong(App):
+        @orm_cached(policy=User)
+        def user(self, id: int) -> int:
+            return id
+
+    @Wrong.json(model=Root, name='wrong', prefetch='user')
+    def wrong(self: Root, request: Any) -> str:
+        return ''
+
+    with pytest.raises(PropertyError, match=r"names user .*request.prefetch\('user', args"):
+        Wrong.commit()
+
+
 def test_view_that_names_properties_of_the_root_app(on_servers: Applications, tenant: str) -> None:
     """A mounted app's view may name its own properties, and those that the root app's requests
     have; the mounted app alone is not committed with the latter."""
