@@ -41,6 +41,29 @@ def test_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     application.app.close_orm_cache()
 
 
+def test_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the README adds to the quick start's class runs there, and caches by argument."""
+    addition = next(code for _, code in BLOCKS[3:] if 'rows(' in code)
+    head, begin, rest = BLOCKS[2][1].partition('class App(OrmCacheApp):\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'with_function.py').write_text(head + begin + addition + '\n' + rest)
+    module = importlib.import_module('with_function')
+    app = module.application.app
+    client = Client(module.application)
+    client.get('/?add=Ann')
+    client.get('/?add=Bob')
+    with app.request_scope('main'):
+        assert app.user_name.many([1, 2, 3]) == {1: 'Ann', 2: 'Bob', 3: None}
+    with app.request_scope('main'):
+        app.session().get(module.User, 2).name = 'Ben'
+        app.session().commit()
+    with app.request_scope('main'), app.recording() as events:
+        assert [app.user_name(1), app.user_name(2)] == ['Ann', 'Ben']
+    assert [event.tier for event in events] == ['process', 'creator']
+    app.close_orm_cache()
+
+
 def test_links_lead_somewhere() -> None:
     """Every file that the README links to is there."""
     for target in re.findall(r'\]\(([^)h][^)]*)\)', README.read_text()):
