@@ -135,3 +135,32 @@ def number_of_parameters(creator: Callable[..., Any]) -> int:
     except ValueError:
         return 0
     return sum(parameter.kind in kinds for parameter in parameters)
+
+
+def check_creator(creator: Callable[..., Any], where: str) -> None:
+    """Raise :class:`PropertyError` if a creator is no function, or a coroutine or generator
+    function.
+
+    :param where: the property, with its file and line, for the message.
+    """
+    if not callable(creator):
+        raise PropertyError(f'{where}: {creator!r} is no function')
+    if inspect.iscoroutinefunction(creator) or inspect.isgeneratorfunction(creator):
+        raise PropertyError(f'{where}: a creator returns its value; it can not await or yield')
+
+
+def check_many(
+    many: Callable[..., Any] | None, parameters: Parameters, where: str
+) -> None:
+    """Raise :class:`PropertyError` if a function can't compute several values of a property.
+
+    :param where: the property, with its file and line, for the message.
+    """
+    if many is None:
+        return
+    if not (callable(many) and number_of_parameters(many) == 2):
+        raise PropertyError(
+            f'{where}: many={many!r}; expected a function of the instance and a list of items'
+        )
+    if not parameters:
+        raise PropertyError(f'{where}: many is for creators that take arguments')

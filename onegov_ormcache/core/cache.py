@@ -6,9 +6,9 @@ program without Morepath makes its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Self, Unpack, cast
+from typing import Any, Self, Unpack
 
 from sqlalchemy.orm import Session
 
@@ -23,24 +23,20 @@ from ..errors import (
     UnknownSchemaError,
 )
 from .ambient import AmbientScopes
-from .arguments import Arguments
+from .by_hand import ByHand
 from .descriptors import (
     ATTRIBUTE,
     CachedDescriptor,
-    OrmCacheDescriptor,
     cached_descriptors,
-    scope_of,
 )
 from .listening import OutsideChanges
-from .marking import TableName, evict, evict_all, mark_changed
-from .parts import CacheParts
 from .prefetching import prefetch
-from .properties import Declaration, Property
+from .properties import Declaration
 from .scope import RequestScope, innermost_scope
 from .settings import OrmCacheSettings, SettingsValues
 
 
-class OrmCache(CacheParts):
+class OrmCache(ByHand):
     """The cache of one program.
 
     Made once per process, and used by all threads until :meth:`close`, or until the end of a
@@ -352,105 +348,6 @@ class OrmCache(CacheParts):
         :raises OutsideScopeError: outside of a scope.
         """
         return self.current_scope().session()
-
-    # events and changes
-
-    def mark_changed(self, *tables: TableName) -> None:
-        """Report a change that nothing of the package can see, such as one by another program.
-
-        It is part of the current scope's transaction, like any other change: what depends on
-        the tables is evicted when the session commits.
-
-        :param tables: names of tables, mapped classes, or ``Table`` objects.
-        :raises UnknownTableError: if the application has no such table.
-        :raises OutsideScopeError: outside of a scope.
-        """
-        scope = self.current_scope()
-        self.mark(scope, scope.session(), tables)
-
-    def mark(self, scope: RequestScope, session: Session, tables: Iterable[TableName]) -> None:
-        """Report a change as a part of a session's transaction; see :meth:`mark_changed`."""
-        mark_changed(scope, session, tables)
-        self._marked(scope, session)
-
-    def evict(self, instance: Any, name: str, *args: Any, **kwargs: Any) -> None:
-        """Evict the values of an orm-cached property, for all roles, variants and releases.
-
-        It is part of the current scope's transaction, like any other change: others use the values
-        until the session commits.
-
-        :param instance: an object whose property it is.
-        :param name: the property's name.
-        :param args: the arguments of one value, if the property takes arguments; none: all its
-            values. Values with other arguments may be evicted with it: one in 256.
-        :raises PropertyError: if the object has no such orm-cached property.
-        :raises ArgumentError: if the arguments do not fit the property.
-        :raises OutsideScopeError: outside of a scope.
-        """
-        descriptor, prop = self._orm_cached(instance, name, 'evict')
-        arguments: Arguments | None = None
-        if args or kwargs:
-            arguments = descriptor.parameters.bind(args, kwargs)
-        self._evict(scope_of(instance), prop.value_tags(arguments))
-
-    def refresh(self, instance: Any, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Evict one value of an orm-cached property, and return it, computed anew in this
-        transaction.
-
-        Others compute it anew after the commit. See :meth:`evict`.
-
-        :return: the value that the property has for these arguments.
-        """
-        descriptor, prop = self._orm_cached(instance, name, 'refresh')
-        self._evict(
-            scope_of(instance), prop.value_tags(descriptor.parameters.bind(args, kwargs))
-        )
-        return descriptor.load_call(instance, None, args, kwargs)
-
-    def evict_tags(self, tags: Iterable[str]) -> None:
-        """Evict all values of the current tenant with any of these tags; see :meth:`evict`.
-
-        :param tags: ``'table:users'``, for example, as in :meth:`recording`.
-        :raises UnknownTagError: if one is no tag.
-        :raises OutsideScopeError: outside of a scope.
-        """
-        self._evict(self.current_scope(), (tags,) if isinstance(tags, str) else tuple(tags))
-
-    def evict_all(self) -> None:
-        """Evict all values of all properties of the current tenant; see :meth:`evict`.
-
-        :raises OutsideScopeError: outside of a scope.
-        """
-        scope = self.current_scope()
-        session = scope.session()
-        evict_all(scope, session)
-        self._marked(scope, session)
-
-    def _evict(self, scope: RequestScope, tags: Collection[str]) -> None:
-        session = scope.session()
-        evict(scope, session, tags)
-        self._marked(scope, session)
-
-    def _marked(self, scope: RequestScope, session: Session) -> None:
-        scope.taint_run('it reported a change')
-        if isinstance(self.observer, HostObserver):
-            self.observer.wrote(session)
-
-    def _orm_cached(
-        self, instance: Any, name: str, what: str
-    ) -> tuple[OrmCacheDescriptor[Any], Property]:
-        """Return an orm-cached property of an object by its name.
-
-        :raises PropertyError: if there is none.
-        """
-        found = self.find(instance, name)
-        if not isinstance(found, OrmCacheDescriptor):
-            raise PropertyError(
-                f'{what}: {type(instance).__qualname__} has no orm-cached property {name!r}'
-            )
-        declared, owner = self.resolve(found, instance)
-        prop = self.registry.property_of(declared, owner)
-        return cast('OrmCacheDescriptor[Any]', declared), prop
 
     def _schema_created(self, schema: str) -> None:
         # a process that does not know the tenant's database yet uses nothing of the tenant; the

@@ -19,7 +19,14 @@ from ..errors import (
 )
 from ..tiers.refusals import is_orm_object
 from .ambient import is_any_open, scopes_of
-from .arguments import NO_ARGUMENTS, NO_KEYWORDS, Arguments, Parameters, number_of_parameters
+from .arguments import (
+    NO_ARGUMENTS,
+    NO_KEYWORDS,
+    Arguments,
+    Parameters,
+    check_creator,
+    check_many,
+)
 from .computing import fetched
 from .expiry import Expires, check_expires
 from .merging import GoneError, of_session
@@ -434,32 +441,3 @@ def cached_descriptors(owner: type) -> Iterator[tuple[CachedDescriptor[Any], typ
             if isinstance(value, CachedDescriptor) and name not in seen:
                 yield value, cls
             seen.add(name)
-
-
-def check_creator(creator: Callable[..., Any], where: str) -> None:
-    """Raise :class:`PropertyError` if a creator is no function, or a coroutine or generator
-    function.
-
-    :param where: the property, with its file and line, for the message.
-    """
-    if not callable(creator):
-        raise PropertyError(f'{where}: {creator!r} is no function')
-    if inspect.iscoroutinefunction(creator) or inspect.isgeneratorfunction(creator):
-        raise PropertyError(f'{where}: a creator returns its value; it can not await or yield')
-
-
-def check_many(
-    many: Callable[..., Any] | None, parameters: Parameters, where: str
-) -> None:
-    """Raise :class:`PropertyError` if a function can't compute several values of a property.
-
-    :param where: the property, with its file and line, for the message.
-    """
-    if many is None:
-        return
-    if not (callable(many) and number_of_parameters(many) == 2):
-        raise PropertyError(
-            f'{where}: many={many!r}; expected a function of the instance and a list of items'
-        )
-    if not parameters:
-        raise PropertyError(f'{where}: many is for creators that take arguments')
