@@ -54,21 +54,27 @@ def mark_changed(scope: RequestScope, session: Session, tables: Iterable[TableNa
 def evict(scope: RequestScope, session: Session, tags: Collection[str]) -> None:
     """Evict the values with these tags, as a part of a session's transaction.
 
+    The tag of a table stands for all that depends on it, so also for the values that depend on
+    some of its rows, and have the tags of these alone.
+
     Other transactions go on using the values until it commits; this one computes them anew.
 
     :param session: a session of the scope; its transaction begins, if it has not begun.
     :raises UnknownTagError: if one is no tag, or that of a table which the metadata does not have.
     :raises OrmCacheError: see :func:`mark_changed`.
     """
+    tables = {tag.removeprefix(TABLE_TAG) for tag in tags if tag.startswith(TABLE_TAG)}
+    for table in sorted(tables):
+        if not scope.observer.has_table(table):
+            raise UnknownTagError(
+                f'evict: the application has no table of the tag {TABLE_TAG + table!r}'
+            )
     for tag in tags:
-        is_table = tag.startswith(TABLE_TAG)
-        if is_table and not scope.observer.has_table(tag.removeprefix(TABLE_TAG)):
-            raise UnknownTagError(f'evict: the application has no table of the tag {tag!r}')
-        if not is_table and not tag.startswith((PROPERTY_TAG, ROWS_TAG, VALUE_TAG)):
+        if not tag.startswith((TABLE_TAG, PROPERTY_TAG, ROWS_TAG, VALUE_TAG)):
             raise UnknownTagError(
                 f"evict: {tag!r} is no tag; one of a table is 'table:users', for example"
             )
-    _mark(scope, session, tags, 'evict')
+    _mark(scope, session, {*tags, *scope.cache.registry.rows.whole(tables)}, 'evict')
 
 
 def evict_all(scope: RequestScope, session: Session) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 from webtest import TestApp as Client
 
-from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, orm_cached
+from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, orm_cached, rows
 from onegov_ormcache.errors import OrmCacheError, OutsideScopeError, UnknownTableError
 from onegov_ormcache.steps import Step
 from tests.consistency.interleaving import before
@@ -105,6 +105,45 @@ def test_marked_tables_evict_at_the_commit(
         scope.commit()
     assert computed(other, tenant) == evicted | {'chosen'}
     assert computed(app, tenant) <= evicted | {'chosen'}
+
+
+class Names(OrmCacheApp):
+    """A property with a policy for rows, whose creator counts its runs."""
+
+    def __init__(self) -> None:
+        self.runs = Runs()
+
+    @orm_cached(policy=rows(User.id))
+    def name_of(self, id: int) -> Any:
+        self.runs('name_of')
+        return self.session().query(User.name).filter_by(id=id).scalar()
+
+
+@pytest.mark.parametrize('by', ['evict', 'mark_changed'])
+def test_table_stands_for_its_rows(applications: Applications, tenant: str, by: str) -> None:
+    """Whoever evicts by the tag of a table, or marks it, evicts the values that depend on any of
+    its rows in all processes: at once in this scope, and in others by the commit."""
+    app = applications.start(Names)
+    other = applications.elsewhere(app)
+
+    def names(app: Any) -> int:
+        """How many of three values have to be computed."""
+        before = int(app.runs.count('name_of'))
+        app.name_of.many([1, 2, 3])
+        return int(app.runs.count('name_of')) - before
+
+    assert value(app, tenant, names) == 3
+    value(other, tenant, names)
+    with app.request_scope(tenant) as scope:
+        assert names(app) == 0
+        if by == 'evict':
+            app.evict(tags=['table:users'])
+        else:
+            app.mark_changed('users')
+        assert names(app) == 3
+        assert value(other, tenant, names) == 0
+        scope.commit()
+    assert value(other, tenant, names) == 3
 
 
 def test_marked_change_that_nothing_has_seen(
