@@ -7,7 +7,7 @@ its values are kept.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -117,6 +117,21 @@ class Parameters:
             raise ArgumentError(
                 f'{self._where} is called with {shown(arguments.values)}; {error}'
             ) from None
+
+
+def listed(items: Iterable[Any], where: str) -> list[Any]:
+    """Return the items of ``many`` as a list.
+
+    :param where: the property, with its file and line, for the message.
+    :raises ArgumentError: if they can't be iterated over.
+    """
+    try:
+        iterator = iter(items)
+    except TypeError:
+        raise ArgumentError(
+            f'{where}: expected an iterable of items, and not {shown(items)}'
+        ) from None
+    return list(iterator)
 
 
 def takes_more(creator: Callable[..., Any]) -> bool:

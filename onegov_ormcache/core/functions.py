@@ -12,6 +12,7 @@ from functools import partial, update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 from ..errors import ArgumentError
+from .arguments import listed
 from .descriptors import NOBODY, OrmCacheDescriptor, get_current_scope
 from .many import read_many
 from .properties import Call
@@ -118,6 +119,8 @@ class OrmCacheFunction(OrmCacheDescriptor[T], Generic[T, F]):
 
     def load_many(self, instance: Any, items: Iterable[Any]) -> dict[Any, T]:
         """Return the values of several items; see :meth:`BoundFunction.many`."""
+        # first: an iterator may read the database, and change it
+        items = listed(items, self.where)
         scope, declared, prop = self.resolve(instance)
         if not isinstance(declared, OrmCacheFunction):
             raise ArgumentError(f'{declared.where} takes no arguments')

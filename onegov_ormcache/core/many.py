@@ -7,16 +7,18 @@ module does not know how one value is found, computed and stored: :mod:`.reading
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 from ..errors import StoreUnreachable
 from ..steps import Step, about_to
 from ..tiers.claims import Claim
+from ..tiers.request import TierEntry
 from .properties import Call
 from .protocols import ReadingScope
-from .reading import Reading, returned
+from .reading import Reading, keep, read, told
+from .recording import Tier
 from .storing import Computed, judge, store
 
 
@@ -32,50 +34,51 @@ def read_many(scope: ReadingScope, calls: Mapping[Any, Call]) -> dict[Any, Any]:
     :raises PropertyError: if the property's function ``many`` returns no mapping.
     """
     scope.ask()
-    found: dict[Any, Any] = {}
-    readings: dict[Any, Reading] = {}
+    # items may be one call: 3 and (3,)
+    distinct: dict[Any, Any] = {}
     for item, call in calls.items():
-        entry = scope.tier.get(call.key)
-        if entry is not None:
-            found[item] = returned(scope, call, entry, 'request')
-        else:
-            readings[item] = Reading(scope, call)
-    search = Search(scope, readings)
+        distinct.setdefault(call.key, item)
+    search = Search(scope, {item: calls[item] for item in distinct.values()})
     try:
         search.look()
         search.compute()
         search.wait()
     finally:
         search.leave()
-    for item, reading in readings.items():
-        entry = search.entries[item]
-        found[item] = returned(scope, reading.call, entry, reading.tier)
-    return {item: found[item] for item in calls}
+    values = {key: search.value(item) for key, item in distinct.items()}
+    return {item: values[call.key] for item, call in calls.items()}
 
 
 class Search:
-    """The search for several values that the request tier does not have; made for one read.
+    """The search for several values; made for one read.
 
-    :param readings: by item.
+    :param calls: by item, each of another value.
     """
 
-    def __init__(self, scope: ReadingScope, readings: Mapping[Any, Reading]) -> None:
+    def __init__(self, scope: ReadingScope, calls: Mapping[Any, Call]) -> None:
         self._scope = scope
-        self._readings = readings
-        #: What was found or computed, by item.
-        self.entries: dict[Any, Any] = {}
+        self._calls = calls
+        # those that the request tier does not have, by item
+        self._readings: dict[Any, Reading] = {}
+        # what was found or computed, by item
+        self._entries: dict[Any, TierEntry] = {}
         self._claims: dict[Any, Claim] = {}
         # the items that other callers compute
         self._awaited: list[Any] = []
 
     def look(self) -> None:
-        """Look into the process tier and the shared tier; claim what is missing."""
+        """Look into all tiers; claim what is missing."""
         entered: dict[Any, Claim] = {}
-        for item, reading in self._readings.items():
+        for item, call in self._calls.items():
+            entry = self._scope.tier.get(call.key)
+            if entry is not None:
+                self._entries[item] = entry
+                continue
+            reading = self._readings[item] = Reading(self._scope, call)
             claim = reading.begin()
             if claim is None:
                 if reading.nearest is not None:
-                    self.entries[item] = reading.nearest
+                    self._take(item, reading.nearest)
                 continue
             self._claims[item] = claim
             if claim.enter():
@@ -93,7 +96,7 @@ class Search:
         for (item, claim), value in zip(entered.items(), stored, strict=True):
             entry = None if value is None else self._readings[item].take(value)
             if entry is not None:
-                self.entries[item] = entry
+                self._take(item, entry)
             elif claim.is_taken:
                 self._awaited.append(item)
 
@@ -103,7 +106,7 @@ class Search:
         missing = {
             item: reading
             for item, reading in self._readings.items()
-            if item not in self.entries and item not in awaited
+            if item not in self._entries and item not in awaited
         }
         if not missing:
             return
@@ -113,30 +116,43 @@ class Search:
         for item, claim in claims.items():
             if not missing[item].is_held(claim):
                 claim.leave()
-        with self._scope.searching():
-            computed = self._compute_at_once(missing)
-            for item, reading in missing.items():
-                if item in computed:
-                    continue
-                # the creator of another item may have read it
-                entry = self._scope.tier.get(reading.call.key)
-                if entry is None:
-                    computed[item] = reading.computed()
-                else:
-                    self.entries[item] = entry
-        store(self._scope, list(computed.values()))
+        computed: list[Computed] = []
+        try:
+            with self._scope.searching():
+                self._run(missing, computed)
+        except Exception:
+            # the creator of one item has failed; the next caller need not compute the others
+            store(self._scope, computed)
+            raise
+        store(self._scope, computed)
         self._scope.cache.shared_tier.leave_many(list(claims.values()))
-        self.entries |= {item: each.entry() for item, each in computed.items()}
 
-    def _compute_at_once(self, readings: Mapping[Any, Reading]) -> dict[Any, Computed]:
+    def _run(self, missing: Mapping[Any, Reading], computed: list[Computed]) -> None:
+        """Compute values, and add them to those that are computed."""
+        for item, each in self._compute_at_once(missing):
+            computed.append(each)
+            self._take(item, each.entry())
+        for item, reading in missing.items():
+            if item in self._entries:
+                continue
+            # the creator of another item may have read it
+            entry = self._scope.tier.get(reading.call.key)
+            if entry is None:
+                computed.append(reading.computed())
+                entry = computed[-1].entry()
+            self._take(item, entry)
+
+    def _compute_at_once(
+        self, readings: Mapping[Any, Reading]
+    ) -> Iterable[tuple[Any, Computed]]:
         """Compute values by the property's function ``many``, if it has one.
 
-        :return: none for items that the function does not return.
+        :return: items and values; none for items that the function does not return.
         """
         scope, calls = self._scope, [reading.call for reading in readings.values()]
         prop, instance = calls[0].prop, calls[0].instance
         if prop.declaration.many is None:
-            return {}
+            return []
         snapshot = scope.snapshot()
         about_to(Step.CREATOR)
         with scope.run(*calls) as run:
@@ -147,15 +163,34 @@ class Search:
                 if item in values
             }
         judge(scope, run)
-        return {
-            item: Computed(scope, readings[item], run, each, snapshot, readings[item].claim)
+        return [
+            (item, Computed(scope, readings[item], run, each, snapshot, readings[item].claim))
             for item, each in encoded.items()
-        }
+        ]
 
     def wait(self) -> None:
         """Wait for what other callers compute."""
         for item in self._awaited:
-            self.entries[item] = self._readings[item].awaited(self._claims[item])
+            self._take(item, self._readings[item].awaited(self._claims[item]))
+
+    def value(self, item: Any) -> Any:
+        """Return the value of an item to a view or to the creator that is running.
+
+        If a creator has changed since what the value depends on, or has ended the transaction, it
+        is read again.
+        """
+        scope, call, entry = self._scope, self._calls[item], self._entries[item]
+        tier: Tier = self._readings[item].tier if item in self._readings else 'request'
+        is_past = entry.snapshot_number != scope.snapshot_number or scope.blocks(entry.tags)
+        if tier != 'creator' and is_past:
+            return read(scope, call)
+        return told(scope, call, entry, tier)
+
+    def _take(self, item: Any, entry: TierEntry) -> None:
+        """Take what was found or computed. The request tier drops it, if a creator that runs
+        later changes what it depends on."""
+        self._entries[item] = entry
+        keep(self._scope, self._calls[item], entry)
 
     def leave(self) -> None:
         """Give up all claims, so that nobody waits for them."""

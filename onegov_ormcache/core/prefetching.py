@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from ..errors import PropertyError, StoreUnreachable
-from .arguments import NO_ARGUMENTS
+from .arguments import NO_ARGUMENTS, listed
 from .descriptors import OrmCacheDescriptor, scope_of
 from .lookup import Lookup
 from .scope import RequestScope
@@ -35,10 +35,11 @@ def prefetch(
     instances, names = tuple(instances), tuple(names)
     if not names:
         return
+    # first: an iterator may read the database, and change it
+    items = None if items is None else tuple(listed(items, f'prefetch of {", ".join(names)}'))
     scope = scope_of(instances[0])
     scope.check_open()
     scope.flush()
-    items = None if items is None else tuple(items)
     lookups = [each for name in names for each in _lookups(scope, instances, name, items)]
     missing = {
         lookup.key: lookup

@@ -38,13 +38,25 @@ def read(scope: ReadingScope, call: Call) -> Any:
 
 
 def returned(scope: ReadingScope, call: Call, entry: TierEntry, tier: Tier) -> Any:
-    """Return a value that was read to a view or to the creator that is running.
+    """Return a value that was read to a view or to the creator that is running; keep it in the
+    request tier.
 
     :param tier: the tier that had it.
     :raises VariantError: see :func:`use`.
     """
-    if tier != 'request' and entry.snapshot_number == scope.snapshot_number:
+    if tier != 'request':
+        keep(scope, call, entry)
+    return told(scope, call, entry, tier)
+
+
+def keep(scope: ReadingScope, call: Call, entry: TierEntry) -> None:
+    """Keep a value in the request tier, unless its snapshot has ended."""
+    if entry.snapshot_number == scope.snapshot_number:
         scope.keep(call, entry)
+
+
+def told(scope: ReadingScope, call: Call, entry: TierEntry, tier: Tier) -> Any:
+    """Record that a value was read, and return it; see :func:`returned`."""
     if scope.cache.recorder is not None:
         scope.cache.recorder(CacheEvent.read(scope.schema, call.prop.where, tier, entry.tags))
     return use(scope, call, entry)
