@@ -37,6 +37,10 @@ class ChangedRows:
         with them."""
         return {tag: version for held in self._loaded.values() for tag, version in held.items()}
 
+    def has_all(self, policy: RowPolicy) -> bool:
+        """Return whether all rows of a policy count as changed."""
+        return self._buckets.get(policy, ()) is None
+
     def of_statement(self, statement: Statement) -> frozenset[str]:
         """Return the tags of the rows that a statement changes: of those that it tells, or of all.
 
@@ -49,7 +53,7 @@ class ChangedRows:
             is_hidden = table in statement.cascades
             selections = None if is_hidden else statement.rows.get(table)
             for policy in policies.of_table(table):
-                has_all = self._buckets.get(policy, ()) is None
+                has_all = self.has_all(policy)
                 buckets = None if has_all else policy.buckets_selected(table, selections)
                 tags |= self.add(policy, buckets)
         return self.of_tables(statement.cascades - statement.writes) | tags
@@ -79,7 +83,7 @@ class ChangedRows:
             it has changed the version of this one: see :attr:`loaded`.
         :param number: that of the snapshot with which the transaction began.
         """
-        if self._buckets.get(policy, ()) is None:
+        if self.has_all(policy):
             return self.add(policy, None)
         scope = self._scope
         if loaded:
@@ -87,9 +91,9 @@ class ChangedRows:
             is_own = number == scope.snapshot_number and snapshot.usable
             if is_own and scope.is_in_one_transaction:
                 held = self._loaded.setdefault(policy, {})
-                tags = {policy.tag, *map(policy.bucket_tag, loaded)}
-                if not tags <= held.keys():
-                    held.update(snapshot.stamp(tags - held.keys()))
+                for tag in (policy.tag, *map(policy.bucket_tag, loaded)):
+                    if tag not in held:
+                        held[tag] = snapshot.version(tag)
             else:
                 buckets = None
         return self.add(policy, buckets)
@@ -103,8 +107,9 @@ class ChangedRows:
         known = self._buckets.setdefault(policy, set())
         if known is None:
             return frozenset((policy.tag,))
-        if buckets is not None and len(known.union(buckets)) <= MAX_BUCKETS:
+        if buckets is not None:
             known.update(buckets)
+        if buckets is not None and len(known) <= MAX_BUCKETS:
             return frozenset(map(policy.bucket_tag, buckets))
         self._buckets[policy] = None
         self._loaded.pop(policy, None)

@@ -302,6 +302,10 @@ class WritePath:
         :meth:`.ChangedRows.of_object`."""
         self.changed(self._rows.of_object(policy, buckets, loaded, self.snapshot_number))
 
+    def has_all_rows(self, policy: RowPolicy) -> bool:
+        """Return whether all rows of a policy count as changed."""
+        return self._rows.has_all(policy)
+
     def marked(self, tags: Collection[str]) -> None:
         """Collect the tags of changes that are only reported; the transaction has an id."""
         self._has_changed = True

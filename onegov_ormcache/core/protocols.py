@@ -392,6 +392,9 @@ class Transaction(Protocol):
     ) -> None:
         """Collect the tags of changed rows."""
 
+    def has_all_rows(self, policy: RowPolicy) -> bool:
+        """Return whether all rows of a policy count as changed."""
+
     def marked(self, tags: Collection[str]) -> None:
         """Collect the tags of changes that are only reported; the transaction has an id."""
 
@@ -417,6 +420,9 @@ class ChangedScope(Protocol):
         self, policy: RowPolicy, buckets: Collection[int] | None, loaded: Collection[int] = ()
     ) -> None:
         """Collect the tags of changed rows for every transaction in progress."""
+
+    def has_all_rows(self, policy: RowPolicy) -> bool:
+        """Return whether all rows of a policy count as changed in each transaction in progress."""
 
 
 class WritingScope(Protocol):

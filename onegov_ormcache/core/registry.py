@@ -213,23 +213,26 @@ def _collect_rows(
     changed the rows with this value meanwhile; see :meth:`.WritePath.rows_changed`.
     """
     policy, attributes = plan.policy, plan.attributes
-    buckets: set[int] = set()
-    loaded: Collection[int] | None = ()
-    if attributes is not None and change != 'insert':
-        loaded = policy.buckets_written([value_before(state, each) for each in attributes])
-    written: Collection[int] | None = ()
-    if attributes is not None and change != 'delete':
-        written = policy.buckets_written([value_after(state, each) for each in attributes])
-    if attributes is None or loaded is None or written is None:
+    if attributes is None or scope.has_all_rows(policy):
         scope.rows_changed(policy, None)
         return
-    buckets.update(loaded, written)
-    if plan.identifies:
-        loaded = ()
+    loaded: Collection[int] | None = ()
+    written: Collection[int] | None = ()
+    if change != 'delete':
+        written = policy.buckets_written([value_after(state, each) for each in attributes])
+    if change != 'insert':
+        if change == 'update' and state.committed_state.keys().isdisjoint(attributes):
+            loaded = written  # the flush has not changed them
+        else:
+            loaded = policy.buckets_written([value_before(state, each) for each in attributes])
+    if loaded is None or written is None:
+        scope.rows_changed(policy, None)
+    elif plan.identifies:
+        scope.rows_changed(policy, {*loaded, *written})
     elif loaded and not is_loaded_here(state):
         scope.rows_changed(policy, None)
-        return
-    scope.rows_changed(policy, buckets, loaded)
+    else:
+        scope.rows_changed(policy, {*loaded, *written}, loaded)
 
 
 def scope_of_change(

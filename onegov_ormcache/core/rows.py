@@ -152,6 +152,8 @@ class RowPolicy:
             if written is None:
                 return None
             texts.append(written)
+        if len(texts) == 1 and len(texts[0]) == 1:  # almost always; asked for each changed object
+            return (_bucket(texts[0]),)
         return {_bucket(each) for each in product(*texts)}
 
     def buckets_told(self, table: str, told: RowTexts) -> Collection[int] | None:

@@ -450,6 +450,10 @@ class RequestScope(TransactionalScope):
         for path in self.transactions:
             path.rows_changed(policy, buckets, loaded)
 
+    def has_all_rows(self, policy: RowPolicy) -> bool:
+        """Return whether all rows of a policy count as changed in each transaction in progress."""
+        return all(path.has_all_rows(policy) for path in self.transactions)
+
     def changed(self, tags: Collection[str]) -> None:
         """Collect changed tags for every transaction in progress, and drop the values that
         depend on them."""
