@@ -74,7 +74,8 @@ def evict(scope: RequestScope, session: Session, tags: Collection[str]) -> None:
             raise UnknownTagError(
                 f"evict: {tag!r} is no tag; one of a table is 'table:users', for example"
             )
-    _mark(scope, session, {*tags, *(rows.tag for rows in scope.cache.registry.rows.of_tables(tables))}, 'evict')
+    by_rows = {policy.tag for policy in scope.cache.registry.rows.of_tables(tables)}
+    _mark(scope, session, {*tags, *by_rows}, 'evict')
 
 
 def evict_all(scope: RequestScope, session: Session) -> None:
