@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .core.cache import OrmCache
 from .core.decorators import orm_cached, request_cached
 from .core.descriptors import OrmCacheDescriptor
-from .core.functions import OrmCacheFunction
+from .core.functions import BoundFunction, OrmCacheFunction
 from .core.rows import rows
 from .database.hosts import observe
 from .database.session_manager import SessionManager
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .web import OrmCacheApp, OrmCacheMiddleware, transaction_tween_factory
 
 __all__ = [
+    'BoundFunction',
     'OrmCache',
     'OrmCacheApp',
     'OrmCacheDescriptor',

@@ -135,13 +135,17 @@ class OrmCacheFunction(OrmCacheDescriptor[T], Generic[T, F]):
 def bound(declared: OrmCacheFunction[T, Any], instance: Any) -> Any:
     """Return the function of an instance; see :class:`BoundFunction`."""
 
+    # by which scopes remember its values; not by itself, or nothing but the garbage collector would
+    # free it, and with it a request
+    key = object()
+
     # a function, because Python calls those faster than other objects
     def function(*args: Any, **kwargs: Any) -> T:
         # every call comes through here, so this avoids all others that it can; the cost is
         # measured in tests/benchmarks
         try:
             scope = get_current_scope()
-            value, variant, role, types = scope.hits[function][args]
+            value, variant, role, types = scope.hits[key][args]
             # 1 and True are equal, and other arguments
             if ((args and types is type(args[0])) or types == (*map(type, args),)) and (
                 not variant
@@ -155,7 +159,7 @@ def bound(declared: OrmCacheFunction[T, Any], instance: Any) -> Any:
             pass  # no scope, no hit, or an argument whose hash or comparison fails
         types = (*map(type, args),)
         is_remembered = not kwargs and REMEMBERED_TYPES.issuperset(types)
-        hit = (function, args, types) if is_remembered else None
+        hit = (key, args, types) if is_remembered else None
         return declared.load_call(instance, hit, args, kwargs)
 
     update_wrapper(function, declared.creator)
