@@ -135,8 +135,8 @@ class OrmCacheFunction(OrmCacheDescriptor[T], Generic[T, F]):
 def bound(declared: OrmCacheFunction[T, Any], instance: Any) -> Any:
     """Return the function of an instance; see :class:`BoundFunction`."""
 
-    # by which scopes remember its values; not by itself, or nothing but the garbage collector would
-    # free it, and with it a request
+    # by which scopes remember its values; not by itself, or nothing but the garbage collector
+    # would free it, and with it a request
     key = object()
 
     # a function, because Python calls those faster than other objects
