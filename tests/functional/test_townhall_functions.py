@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 
-from fixtures.townhall import Town
+from fixtures.townhall import Town, make_application
 from fixtures.townhall.app import SEARCH_SIZE
+from fixtures.townhall.models import Ticket
 from tests.functional.visitors import TownHall
+from tests.support.backends import Backend
 
 Count = Callable[[int], AbstractContextManager[Any]]
 
@@ -93,6 +95,33 @@ def test_found_pages_cost_one_round_trip(
             pages, tiers = found(hall, words)
         assert len(pages) == number
         assert tiers == Counter(shared=number)
+
+
+@pytest.fixture
+def halls(
+    servers_backend: Backend, make_tenant: Callable[[str], str]
+) -> Iterator[tuple[TownHall, TownHall]]:
+    """A town hall as two processes serve it, each with values of its own in memory."""
+    prefix = make_tenant('x')[:-1]
+    applications = [make_application(servers_backend.settings, prefix=prefix) for _ in range(2)]
+    one, other = [TownHall(application, prefix) for application in applications]
+    one.load('is')
+    yield one, other
+    for application in applications:
+        application.app.close_orm_cache()
+
+
+def test_another_process_computes_the_renamed_page_alone(
+    halls: tuple[TownHall, TownHall]
+) -> None:
+    """A page that one process has renamed is computed once, by whoever reads it first; the others
+    stay in the memory of each process."""
+    one, other = halls
+    before, _ = found(one, '')
+    assert found(other, '') == (before, Counter(shared=13))
+    one.post('/pages/5/rename', {'title': 'Smoky Bay'})
+    assert found(other, '') == (before | {5: 'Smoky Bay'}, Counter(creator=1, process=12))
+    assert found(one, '') == (before | {5: 'Smoky Bay'}, Counter(shared=1, process=12))
 
 
 # a search
@@ -197,6 +226,30 @@ def test_change_evicts_the_lists_that_it_concerns(
     hall.application.app.orm_cache.tags.renew(hall.prefix + 'is')
     assert lists(hall)[0] == after
     assert {id for id in after if after[id] != before[id]} <= concerned
+
+
+def test_ticket_that_was_moved_meanwhile(halls: tuple[TownHall, TownHall]) -> None:
+    """A transaction that has loaded a ticket moves it on, after another one has moved it: the list
+    that the ticket really leaves is evicted, though the object never knew of it."""
+    hall, other = halls
+    app: Any = hall.application.app
+    lists(hall)
+    with app.request_scope(hall.prefix + 'is') as scope:
+        ticket = scope.session().get(Ticket, 1)
+        assert ticket.handler_id == 1
+        other.post('/tickets/1/assign', {'handler': '2'})
+        assert 1 in ids(other, 2)
+        ticket.handler_id = 3
+        scope.commit()
+    for each in halls:
+        assert 1 in ids(each, 3)
+        assert 1 not in ids(each, 1)
+        assert 1 not in ids(each, 2)
+
+
+def ids(hall: TownHall, handler: int) -> list[int]:
+    """The tickets in the list of a handler."""
+    return [ticket['id'] for ticket in hall.get(f'/users/{handler}/tickets')['tickets']]
 
 
 def lists(hall: TownHall) -> tuple[dict[int, Any], set[int]]:
