@@ -11,6 +11,7 @@ from time import perf_counter
 from rich.console import Console
 
 from . import (
+    case_books,
     case_busy,
     case_conflicts,
     case_detection,
@@ -19,6 +20,7 @@ from . import (
     case_hit,
     case_http,
     case_morepath,
+    case_policies,
     case_scale,
     case_tree,
     case_triggers,
@@ -34,7 +36,9 @@ Case = Callable[[Context], CaseResult | list[CaseResult]]
 CASES: dict[str, Case] = {
     'hit': case_hit.run,
     'warm': case_warm.run,
+    'books': case_books.run,
     'flush': case_flush.run,
+    'policies': case_policies.run,
     'herd': case_herd.run,
     'busy': case_busy.run,
     'conflicts': case_conflicts.run,

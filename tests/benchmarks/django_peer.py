@@ -32,9 +32,11 @@ def configure() -> None:
         'BACKEND': 'django.core.cache.backends.redis.RedisCache',
         'LOCATION': CONFIG['redis_url'],
     }
+    # the objects that cacheops keeps are of an installed application; this script is it
+    sys.modules['bench'] = sys.modules['__main__']
     apps = {'django': [], 'cachalot': ['cachalot'], 'cacheops': ['cacheops']}[KIND]
     settings.configure(
-        INSTALLED_APPS=apps,
+        INSTALLED_APPS=['bench', *apps],
         DATABASES={'default': database},
         CACHES={'default': redis_cache},
         DEFAULT_AUTO_FIELD='django.db.models.AutoField',
@@ -152,6 +154,36 @@ def herd(threads: int, seconds: float, at: float) -> dict[str, Any]:
     return {'runs': len(runs), 'seconds': time.time() - at}
 
 
+def read_books() -> tuple[float, list[list[Any]]]:
+    """Read items by their ids; return the seconds, and their names and values."""
+    start = time.perf_counter()
+    books = Item.objects.values_list('name', 'value')
+    found = [list(books.get(id=id)) for id in CONFIG['books']['ids']]
+    return time.perf_counter() - start, found
+
+
+def rename_book() -> None:
+    with transaction.atomic():
+        book = Item.objects.get(id=CONFIG['books']['renamed'])
+        book.name += '!'
+        book.save(update_fields=['name'])
+
+
+def change_all() -> None:
+    """Change all items by one statement, of which the cache is told or not."""
+    items = Item.objects.all()
+    change = items.invalidated_update if CONFIG['books']['is_told'] else items.update
+    change(value=models.F('value') + 1)
+
+
+def empty() -> None:
+    """Drop the cached items."""
+    if KIND == 'cacheops':
+        from cacheops import invalidate_model  # type: ignore[import-not-found]
+
+        invalidate_model(Item)
+
+
 @contextmanager
 def counted() -> Iterator[list[int]]:
     count = [0]
@@ -169,6 +201,10 @@ DO: dict[str, Callable[..., Any]] = {
     'change': change,
     'tree': tree,
     'herd': herd,
+    'read_books': read_books,
+    'rename_book': rename_book,
+    'change_all': change_all,
+    'empty': empty,
 }
 
 

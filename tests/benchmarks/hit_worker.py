@@ -67,11 +67,20 @@ class App(OrmCacheApp):
     def cached_by_role(self) -> int:
         return 1
 
+    @orm_cached(policy=Item)
+    def with_argument(self, id: int) -> int:
+        return id
+
+    @orm_cached(policy=Item)
+    def with_arguments(self, id: int, name: str) -> int:
+        return id
+
     @request_cached
     def of_request(self) -> int:
         return 1
 
 
+#: By the name in tables, the access as it is written after the app and a point.
 NAMES = {
     'plain property': 'plain',
     'functools.cached_property': 'functools',
@@ -79,6 +88,8 @@ NAMES = {
     'request_cached': 'of_request',
     'orm_cached': 'cached',
     'orm_cached, by role': 'cached_by_role',
+    'orm_cached, an argument': 'with_argument(3)',
+    'orm_cached, two arguments': "with_arguments(3, 'a')",
 }
 
 

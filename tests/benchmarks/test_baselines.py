@@ -14,6 +14,17 @@ from tests.support.counting import RedisCommands
 
 from . import schema as tables
 from .baseline_seed import Seed
+from .books import (
+    BOOKS,
+    RENAMED,
+    WAYS,
+    BookContestant,
+    DogpileBooks,
+    DogpileManyBooks,
+    OrmCacheBooks,
+    PlainBooks,
+    QueriedBooks,
+)
 from .contestants import Contestant, Dogpile, OrmCache, Plain
 from .measuring import Timing, interleaved
 from .results import text_of
@@ -73,6 +84,53 @@ def test_all_see_the_same(contestants: dict[str, Contestant]) -> None:
     assert list(seed.p3) == expected
     assert dogpile.read(3) == expected
     assert len(expected) == tables.ITEMS // tables.CATEGORIES
+
+
+@pytest.fixture
+def readers(
+    postgres_dsn: str, redis_url: str, make_tenant: Callable[[str], str]
+) -> Iterator[list[BookContestant]]:
+    """Make those who read books, each on a schema of its own."""
+    made: list[BookContestant] = []
+
+    def filled() -> str:
+        schema = make_tenant(f'b{len(made)}')
+        tables.create(postgres_dsn, schema)
+        return schema
+
+    made.append(PlainBooks(postgres_dsn, filled()))
+    made.append(QueriedBooks(postgres_dsn, filled()))
+    made.append(DogpileBooks(postgres_dsn, redis_url, filled()))
+    made.append(DogpileManyBooks(postgres_dsn, redis_url, filled()))
+    made.extend(OrmCacheBooks(postgres_dsn, redis_url, filled(), way) for way in WAYS)
+    yield made
+    for contestant in made:
+        contestant.close()
+
+
+def test_all_show_the_same_books(readers: list[BookContestant]) -> None:
+    """Every contestant shows the books that are in the database, also after changes; those with a
+    cache compute none that is warm, and all that are cold."""
+    for contestant in readers:
+        expected = [[f'Item {id} of category {id}', 0] for id in BOOKS]
+        assert contestant.read_books().books == expected
+        contestant.rename_book()
+        contestant.change_all()
+        books = contestant.read_books().books
+        assert [value for _, value in books] == [1] * len(BOOKS)
+        assert [id for id in BOOKS if books[id][0] != expected[id][0]] == [RENAMED]
+        cold = contestant.runs
+        contestant.forget()
+        contestant.read_books()
+        contestant.empty()
+        warm = contestant.runs
+        contestant.read_books()
+        assert cold is not None
+        assert warm is not None
+        assert contestant.runs is not None
+        if not isinstance(contestant, PlainBooks) or isinstance(contestant, DogpileBooks):
+            assert warm == cold
+        assert contestant.runs - warm in (1, len(BOOKS))
 
 
 def test_contestants_take_turns() -> None:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from itertools import islice, permutations
 from typing import Any
 
 import pytest
+import redis
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
-from onegov_ormcache import OrmCacheApp
-from tests.support.counting import FileRuns, RedisCommands, SqlStatements
+from onegov_ormcache import OrmCacheApp, rows
+from onegov_ormcache.core.rows import BUCKETS
+from tests.support.counting import FileRuns, RedisCommands, SqlStatements, bytes_sent
+from tests.support.servers import RedisServer
+from tests.tags.conformance import put_in_doubt
 
 from . import schema as tables
+from .books import BOOKS, WAYS, book_app, rename
 from .case_herd import herd_of
+from .case_policies import WithPolicy, policy_app
 from .case_scale import bytes_left, idle
 from .contestants import OrmCache, Plain, cached_app, changed
+from .schema import Item
 
 #: The counted costs, and the most that each may be.
 BOUNDS = {
@@ -26,6 +36,10 @@ BOUNDS = {
     'SQL statements that a writing transaction has more than without a cache': 0,
     'creator runs of a cold herd': 1,
     'bytes that an idle tenant leaves in the process': 1023,
+    'Redis commands of warm books in a new process': 2,
+    'Redis commands of cold books': 3,
+    'queries of cold books': 1,
+    'bytes of a snapshot for each policy for rows after one commit': 200,
 }
 
 CountRedis = Callable[[], RedisCommands]
@@ -123,6 +137,20 @@ def test_sql_of_a_transaction(
     )
 
 
+def count_waits(contestant: OrmCache, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return a list that grows by one each time that the contestant waits for a reply of Redis."""
+    connection_class = contestant.app.orm_cache.tags.client.connection_pool.connection_class
+    read_response = connection_class.read_response
+    waits: list[object] = []
+
+    def wait(connection: Any, *arguments: Any, **options: Any) -> Any:
+        waits.append(connection)
+        return read_response(connection, *arguments, **options)
+
+    monkeypatch.setattr(connection_class, 'read_response', wait)
+    return waits
+
+
 @pytest.mark.parametrize('objects', [1, 100, 1000])
 def test_waits_of_a_commit(
     filled: str,
@@ -135,17 +163,9 @@ def test_waits_of_a_commit(
     contestant = OrmCache(postgres_dsn, redis_url, filled)
     try:
         contestant.change(1)  # the first one loads the scripts into the server
-        connection_class = contestant.app.orm_cache.tags.client.connection_pool.connection_class
-        read_response = connection_class.read_response
-        waits: list[object] = []
-
-        def wait(connection: Any, *arguments: Any, **options: Any) -> Any:
-            waits.append(connection)
-            return read_response(connection, *arguments, **options)
-
         with contestant.app.request_scope(filled) as scope:
             scope.session().connection()
-            monkeypatch.setattr(connection_class, 'read_response', wait)
+            waits = count_waits(contestant, monkeypatch)
             changed(scope.session(), objects)
         check('waits for Redis in a commit', len(waits))
     finally:
@@ -179,3 +199,179 @@ def test_idle_tenant(postgres_dsn: str, redis_url: str, namespace: str) -> None:
         idle(app.orm_cache, 'first')
         left = bytes_left(app.orm_cache, [f'{namespace}-{at}' for at in range(300)])
     check('bytes that an idle tenant leaves in the process', left)
+
+
+# rows
+
+
+@contextmanager
+def processes(dsn: str, redis_url: str, schema: str, number: int) -> Iterator[list[Any]]:
+    """Make applications with books, each as a process of its own would have it, with the scripts
+    loaded and the tenant known."""
+    with ExitStack() as stack:
+        apps = [book_app(dsn, redis_url, schema) for _ in range(number)]
+        for app in apps:
+            stack.callback(app.close_orm_cache)
+            with app.request_scope(schema) as scope:
+                app.book(tables.ITEMS - 1)
+                app.book.many([tables.ITEMS - 2])
+                scope.session().execute(select(Item.id)).first()
+        yield apps
+
+
+def read_books(app: Any, schema: str, way: str) -> None:
+    with app.request_scope(schema):
+        assert len(WAYS[way](app)) == len(BOOKS)
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_warm_books(
+    filled: str,
+    postgres_dsn: str,
+    redis_url: str,
+    redis_commands: CountRedis,
+    sql_statements: CountSql,
+    way: str,
+) -> None:
+    """A request that reads fifty warm books takes one Redis command and no SQL."""
+    with processes(postgres_dsn, redis_url, filled, 1) as (app,):
+        read_books(app, filled, way)
+        with redis_commands() as redis, sql_statements() as sql:
+            read_books(app, filled, way)
+        check('Redis commands of a warm request', redis.count)
+        check('SQL statements of a warm request', sql.count + sql.checkouts)
+
+
+@pytest.mark.parametrize('way', [way for way in WAYS if way != 'one by one'])
+def test_books_of_a_new_process(
+    filled: str,
+    postgres_dsn: str,
+    redis_url: str,
+    redis_commands: CountRedis,
+    sql_statements: CountSql,
+    way: str,
+) -> None:
+    """A new process gets fifty books that others have stored by one command beside the
+    snapshot's."""
+    with processes(postgres_dsn, redis_url, filled, 2) as (app, other):
+        read_books(app, filled, way)
+        with redis_commands() as redis, sql_statements() as sql:
+            read_books(other, filled, way)
+        check('Redis commands of warm books in a new process', redis.count)
+        check('SQL statements of a warm request', sql.count + sql.checkouts)
+
+
+def test_cold_books(
+    filled: str,
+    postgres_dsn: str,
+    redis_url: str,
+    redis_commands: CountRedis,
+    sql_statements: CountSql,
+) -> None:
+    """Fifty cold books that ``many=`` computes take the command of the snapshot, one to look and
+    claim, and one to store; and one query."""
+    with processes(postgres_dsn, redis_url, filled, 1) as (app,):
+        with redis_commands() as redis, sql_statements() as sql:
+            read_books(app, filled, 'many() and many=')
+        check('Redis commands of cold books', redis.count)
+        check('queries of cold books', sum('FROM items' in each for each in sql.statements))
+        assert app.runs.count('books') == 1
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_renamed_book(
+    filled: str, postgres_dsn: str, redis_url: str, redis_commands: CountRedis, way: str
+) -> None:
+    """After one of fifty books is renamed, its creator alone runs again."""
+    with processes(postgres_dsn, redis_url, filled, 1) as (app,):
+        read_books(app, filled, way)
+        with app.request_scope(filled) as scope:
+            rename(scope.session())
+        before = app.runs.total
+        with redis_commands() as redis:
+            read_books(app, filled, way)
+        assert app.runs.total == before + 1
+        check('Redis commands of cold books', redis.count)
+
+
+def change_objects(session: Session) -> None:
+    changed(session, tables.ITEMS)
+
+
+def change_by_keys(session: Session) -> None:
+    """Change all items by one statement that is executed for each key."""
+    ids = [{'id': id, 'value': 1} for id in range(tables.ITEMS)]
+    session.execute(update(Item), ids)
+    session.commit()
+
+
+@pytest.mark.parametrize('name', ['rows, primary key', 'rows, other column', 'rows, both'])
+@pytest.mark.parametrize('change', [change_objects, change_by_keys])
+def test_commit_of_rows(
+    filled: str,
+    postgres_dsn: str,
+    redis_url: str,
+    redis_commands: CountRedis,
+    sql_statements: CountSql,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    change: Callable[[Session], None],
+) -> None:
+    """A commit of a thousand rows costs two Redis commands, one wait, and no SQL with policies for
+    rows as with others."""
+    plain = Plain(postgres_dsn, filled)
+    with plain.request() as session, sql_statements() as without:
+        change(session)
+    plain.close()
+    contestant = WithPolicy(name, postgres_dsn, redis_url, filled)
+    try:
+        contestant.change(1)  # the first one loads the scripts into the server
+        with contestant.app.request_scope(filled):
+            contestant.app.shown(1)
+        with contestant.app.request_scope(filled) as scope:
+            scope.session().connection()  # the transaction's snapshot is no part of its commit
+            with redis_commands() as commands, sql_statements() as sql:
+                with monkeypatch.context() as patched:
+                    waits = count_waits(contestant, patched)
+                    change(scope.session())
+        check('Redis commands of a commit', commands.count)
+        check('waits for Redis in a commit', len(waits))
+        check(
+            'SQL statements that a writing transaction has more than without a cache',
+            sql.count - without.count,
+        )
+    finally:
+        contestant.close()
+
+
+def test_snapshot_of_many_tags(filled: str, postgres_dsn: str, own_redis: RedisServer) -> None:
+    """With 10,000 tags of rows, a snapshot after a commit is as large as what that has changed."""
+    columns = Item.id, Item.category, Item.level, Item.name, Item.value
+    some = islice(permutations(columns, 3), 40)
+    policies = [rows(*each, argument=['key'] * 3) for each in some]
+    with ExitStack() as stack:
+        writer, reader = [
+            policy_app(policies, postgres_dsn, own_redis.url, filled) for _ in range(2)
+        ]
+        for app in (writer, reader):
+            stack.callback(app.close_orm_cache)
+            with app.request_scope(filled) as scope:
+                app.shown(1)
+                scope.session().connection()
+        cache = writer.orm_cache
+        bound = cache.registry.rows.of_table(Item.__tablename__)
+        tags = [policy.bucket_tag(at) for policy in bound for at in range(BUCKETS)]
+        assert len(tags) > 10_000
+        for first in range(0, len(tags), 1000):
+            part = tags[first : first + 1000]
+            put_in_doubt(cache.tags, filled, 'writer', *part)
+            cache.tags.publish(filled, 'writer', part)
+        reader.orm_cache.snapshot(filled)
+        with writer.request_scope(filled) as scope:
+            rename(scope.session())
+        client = stack.enter_context(closing(redis.Redis.from_url(own_redis.url)))
+        sent = bytes_sent(client, lambda: reader.orm_cache.snapshot(filled))
+        assert len(reader.orm_cache.snapshot(filled).versions) > 10_000
+        check(
+            'bytes of a snapshot for each policy for rows after one commit', sent / len(policies)
+        )

@@ -127,6 +127,17 @@ class RedisCommands:
                 (self._setup if is_setup(command) else self._commands).append(command)
 
 
+def bytes_sent(client: redis.Redis, call: Callable[[], object]) -> int:
+    """Return how many bytes the server of this client has sent in reply to what `call` does."""
+
+    def total() -> int:
+        return int(client.info('stats')['total_net_output_bytes'])
+
+    first, second = total(), total()
+    call()
+    return total() - second - (second - first)
+
+
 def parse_monitor_line(line: str | bytes) -> tuple[bool, Command]:
     """Take one line of MONITOR's stream apart.
 

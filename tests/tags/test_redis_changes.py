@@ -16,6 +16,7 @@ import redis
 from onegov_ormcache.errors import SnapshotConflict
 from onegov_ormcache.tags.redis import RedisTagStore
 from onegov_ormcache.tags.snapshot import Snapshot, new_token
+from tests.support.counting import bytes_sent
 from tests.support.servers import RedisServer
 from tests.tags.conformance import MENU, PAGES, TREE, USERS, put_in_doubt
 from tests.tags.redis_store import (
@@ -59,17 +60,6 @@ def same(one: Snapshot, other: Snapshot) -> bool:
     return one == other and (one.in_doubt, one.property_tags, len(one.versions)) == (
         other.in_doubt, other.property_tags, len(other.versions),
     )  # fmt: skip
-
-
-def bytes_sent(client: redis.Redis, call: Callable[[], object]) -> int:
-    """Return how many bytes the server has sent in reply to what `call` does."""
-
-    def total() -> int:
-        return int(client.info('stats')['total_net_output_bytes'])
-
-    first, second = total(), total()
-    call()
-    return total() - second - (second - first)
 
 
 def calls(client: redis.Redis) -> Counter[str]:
