@@ -268,7 +268,7 @@ class Plan:
     """How the rows of one mapped class concern one policy; made once for each.
 
     :param attributes: the keys of the mapped attributes that have the policy's columns; None if
-        the class lacks one of them.
+        they do not tell which rows an object has.
     :param identifies: True if statements for objects name the rows by these columns.
     """
 
@@ -347,22 +347,52 @@ class RowPolicies:
 
     def _plan(self, mapper: Mapper[Any]) -> Iterable[Plan]:
         tables = {_name(table): table for table in mapper.tables}
-        keys = {mapper.get_property_by_column(column).key for column in mapper.primary_key}
+        keys = {name: _keys(mapper, _identifying(mapper, tables[name])) for name in tables}
         for policy in {p for table in tables for p in self.of_table(table)}:
-            attributes = _attributes(mapper, tables, policy)
-            yield Plan(policy, attributes, attributes is not None and keys.issuperset(attributes))
+            concerned = policy.tables.keys() & tables.keys()
+            attributes = _attributes(mapper, tables, keys, policy)
+            identifies = attributes is not None and all(
+                set(attributes) <= set(keys[name] or ()) for name in concerned
+            )
+            yield Plan(policy, attributes, identifies)
 
 
 def _attributes(
-    mapper: Mapper[Any], tables: Mapping[str, Any], policy: RowPolicy
+    mapper: Mapper[Any],
+    tables: Mapping[str, Any],
+    keys: Mapping[str, tuple[str, ...] | None],
+    policy: RowPolicy,
 ) -> tuple[str, ...] | None:
-    """Return the keys of the attributes of a mapped class that have a policy's columns."""
-    for table, names in policy.tables.items():
-        if names is not None and table in tables:
-            try:
-                known = {column.name: column for column in tables[table].columns}
-                columns = [known[name] for name in names]
-                return tuple(mapper.get_property_by_column(column).key for column in columns)
-            except (UnmappedColumnError, KeyError):
-                continue
-    return None
+    """Return the keys of the attributes of a mapped class that have a policy's columns.
+
+    :param tables: those that the class is mapped to, by name.
+    :param keys: for each, the attributes that identify its row.
+    :return: None if the class lacks one of them, or if a row of it may belong to several objects:
+        a class that is mapped to a join can have one address for several users.
+    """
+    found: dict[str, tuple[str, ...] | None] = {}
+    for name in policy.tables.keys() & tables.keys():
+        if (names := policy.tables[name]) is not None:
+            columns = {column.name: column for column in tables[name].columns}
+            known = [columns[each] for each in names if each in columns]
+            found[name] = _keys(mapper, known) if len(known) == len(names) else None
+    if len(set(found.values())) != 1:
+        return None
+    (attributes,) = set(found.values())
+    beside = policy.tables.keys() & tables.keys() - found.keys()
+    is_own = all(set(keys[n] or ()) <= set(keys[name] or ()) for name in beside for n in found)
+    return attributes if is_own else None
+
+
+def _identifying(mapper: Mapper[Any], table: Any) -> Collection[Any]:
+    """Return the columns by which statements for objects name the rows of a table."""
+    declared = (column for column in mapper.primary_key if column.table is table)
+    return {*table.primary_key.columns, *declared}
+
+
+def _keys(mapper: Mapper[Any], columns: Iterable[Any]) -> tuple[str, ...] | None:
+    """Return the keys of the attributes that have these columns; None if one has none."""
+    try:
+        return tuple(mapper.get_property_by_column(column).key for column in columns)
+    except UnmappedColumnError:
+        return None
