@@ -71,12 +71,20 @@ class Signals:
             (self.on_delete, 'deleted'),
         ):
             for obj in list(getattr(session, kind)) if signal.receivers else ():
-                if kind != 'dirty' or session.is_modified(obj):
+                if kind != 'dirty' or _is_modified(session, obj):
                     signal.send(schema, obj=obj)
         if self.on_delete.receivers:
             for orphan in orphans:
                 self.on_delete.send(schema, obj=orphan.obj())
         return frozenset(table for cls in classes for table in mapped_tables(cls))
+
+
+def _is_modified(session: Session, obj: object) -> bool:
+    """Return whether a flush may have written a value of an object that the session lists as
+    dirty."""
+    state: InstanceState[Any] = inspect(obj, raiseerr=True)
+    # a value that was set to a SQL expression has expired in the flush, and has no history
+    return session.is_modified(obj) or bool(state.expired_attributes)
 
 
 def writes_one_table(session: Session) -> bool:

@@ -65,6 +65,20 @@ def test_inserts_updates_deletes(scope: FakeScope, heard: Heard) -> None:
     assert heard.schemas == {scope.schema}
 
 
+def test_sql_expressions(scope: FakeScope, heard: Heard) -> None:
+    """An object whose only change is a SQL expression was updated: its new value is not known, and
+    it has no history."""
+    session = scope.session()
+    person = Person(name='anna')
+    session.add(person)
+    session.flush()
+    heard.take()
+    person.name = Person.name + '!'
+    session.flush()
+    assert heard.take() == [('update', person)]
+    assert person.name == 'anna!'
+
+
 def test_objects_of_one_flush(scope: FakeScope, heard: Heard) -> None:
     """A flush of several kinds of changes tells them all, before the commit."""
     session = scope.session()
