@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any
 
 from sqlalchemy import types
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -36,6 +37,9 @@ MAX_NUMBER = 2**22
 
 #: By which a type without a database to ask turns values into those of its implementation.
 DIALECT = DefaultDialect()
+
+#: Those for which a decorator may choose an implementation.
+DIALECTS = postgresql.dialect(), sqlite.dialect()  # type: ignore[no-untyped-call]
 
 
 class Kind:
@@ -93,6 +97,25 @@ class RoundedKind(Kind):
         return tuple(str(number + step) for step in (-1, 0, 1))
 
 
+class InstantKind(Kind):
+    """The kind of moments with a time zone.
+
+    PostgreSQL compares the moments, and SQLite what the clocks show, because it drops the zones.
+    Both are the same for UTC; a value is written with both.
+    """
+
+    def text(self, value: Any) -> str | None:
+        text = super().text(value)
+        is_utc = text is None or text == NULL or not value.utcoffset()
+        return text if is_utc else None
+
+    def texts_written(self, value: Any) -> tuple[str, ...] | None:
+        text = super().text(value)
+        if text is None or text == NULL:
+            return None if text is None else (text,)
+        return text, value.replace(tzinfo=datetime.UTC).isoformat()
+
+
 class DecoratedKind(Kind):
     """The kind of a ``TypeDecorator``: that of the values which it gives the database.
 
@@ -129,12 +152,11 @@ def kind_of(type_: TypeEngine[Any], where: str) -> Kind:
     :param where: the property and the column, for the message.
     :raises PolicyError: if nobody but the database knows which values of this type are equal.
     """
-    if isinstance(type_, TypeDecorator):
-        return DecoratedKind(type_, kind_of(type_.impl_instance, where))
-    is_own = not type(type_).__module__.startswith('sqlalchemy.')
-    precision = getattr(type_, 'precision', None)
+    variants = [kind_of(variant, where) for variant in type_._variant_mapping.values()]
     collation = getattr(type_, 'collation', None)
-    kind = None if is_own or collation else _kind_of(type_, precision)
+    kind = None if collation else _kind_of(type_, where)
+    if kind is not None and any(each.name != kind.name for each in variants):
+        kind = None
     if kind is None:
         reason = f' with the collation {collation!r}' if collation else ''
         raise PolicyError(
@@ -145,7 +167,19 @@ def kind_of(type_: TypeEngine[Any], where: str) -> Kind:
     return kind
 
 
-def _kind_of(type_: Any, precision: int | None) -> Kind | None:
+def _kind_of(type_: Any, where: str) -> Kind | None:
+    if isinstance(type_, TypeDecorator):
+        if type(type_).bind_expression is not TypeDecorator.bind_expression:
+            return None  # the database gets the value of an expression
+        for dialect in DIALECTS:
+            # what it is for one database may round, or find more values equal
+            kind_of(type_.load_dialect_impl(dialect), where)
+        return DecoratedKind(type_, kind_of(type_.impl_instance, where))
+    is_own = not type(type_).__module__.startswith('sqlalchemy.')
+    # a format of SQLite can leave a part of the value out
+    if is_own or '_storage_format' in vars(type_):
+        return None
+    precision = getattr(type_, 'precision', None)
     if isinstance(type_, types.Enum):  # before String, which it is as well
         return Kind('enum', _enum_member if type_.enum_class else _plain_text)
     if isinstance(type_, types.String):
@@ -159,7 +193,7 @@ def _kind_of(type_: Any, precision: int | None) -> Kind | None:
     if isinstance(type_, types.Date):
         return Kind('date', _date, datetime.date.fromisoformat)
     if isinstance(type_, types.DateTime) and precision is None:
-        return Kind('instant', _aware) if type_.timezone else Kind('datetime', _naive)
+        return InstantKind('instant', _aware) if type_.timezone else Kind('datetime', _naive)
     if isinstance(type_, types.Time) and precision is None and not type_.timezone:
         return Kind('time', _time)
     if isinstance(type_, types.Interval) and type_.second_precision is None:
