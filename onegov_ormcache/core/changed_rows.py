@@ -30,6 +30,9 @@ class ChangedRows:
         self._buckets: dict[RowPolicy, set[int] | None] = {}
         # by policy, the versions of the rows of which objects were loaded
         self._loaded: dict[RowPolicy, dict[str, str]] = {}
+        #: The number of changes for which the versions of :attr:`loaded` must hold. An answer
+        #: that they did is of no use for a later change: its row may have moved meanwhile.
+        self.number_loaded = 0
 
     @property
     def loaded(self) -> Stamp:
@@ -90,6 +93,7 @@ class ChangedRows:
             snapshot = scope.snapshot()
             is_own = number == scope.snapshot_number and snapshot.usable
             if is_own and scope.is_in_one_transaction:
+                self.number_loaded += 1
                 held = self._loaded.setdefault(policy, {})
                 for tag in (policy.tag, *map(policy.bucket_tag, loaded)):
                     if tag not in held:

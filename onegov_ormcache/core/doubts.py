@@ -24,8 +24,9 @@ class OwnDoubt(NamedTuple):
     known: frozenset[str]
     read: Stamp
     computed: Stamp
-    #: The number of statements that have changed a table which was not locked before. Each may
-    #: have met other definitions than the one before.
+    #: The number of statements that have changed a table which was not locked before, and of
+    #: those for objects that were loaded. Each may have met other definitions, or rows in other
+    #: places, than the one before.
     statements: int
 
 

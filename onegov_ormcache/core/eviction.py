@@ -462,7 +462,7 @@ class WritePath:
             self._known_tags,
             {**self._rows.loaded, **known, **required.read},
             required.computed,
-            self._steps,
+            self._steps + self._rows.number_loaded,
         )
 
     @property

@@ -48,6 +48,7 @@ from .races.moved_rows import (
     kept_over_a_commit,
     moved_before_its_new_versions,
     moved_before_the_flush,
+    moved_between_two_flushes,
     moved_by_a_statement,
     moved_in_an_outage,
     moved_twice,
@@ -115,6 +116,7 @@ SCENARIOS: dict[str, Scenario] = {
         write_skew_beside_a_lost_doubt, forgotten_before_the_change, doubt_that_travels,
         first_doubt_arrives_last, asked_beside_its_writer, moved_before_the_flush, moved_twice,
         moved_before_its_new_versions, moved_by_a_statement, moved_in_an_outage,
+        moved_between_two_flushes,
         brought_from_elsewhere, kept_over_a_commit,
     )
 }  # fmt: skip

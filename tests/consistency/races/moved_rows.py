@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, make_transient_to_detached
@@ -108,6 +108,29 @@ def moved_before_its_new_versions(world: World) -> Iterator[str]:
         with before(Step.PUBLISH, change_and_read), committed(reader, world.tenant) as moving:
             moving.session().get_one(Document, ID).owner_id = 200
     yield from _compare(world, writer, reader)
+
+
+def moved_between_two_flushes(world: World) -> Iterator[str]:
+    """The doubt of the first flush is answered when a second document moves; a listener then
+    changes that one, too, before the commit."""
+    writer, reader = _start(world)
+    moved: list[Document] = []
+    change(writer, world.tenant, Document(id=ID + 1, kind='document', title='a', owner_id=100))
+
+    def move(session: Session, context: object) -> None:
+        if not moved:
+            moved.append(documents[0])
+            _move(world, reader)
+            moved[0].title = 'new'
+
+    with writer.request_scope(world.tenant) as scope:
+        session = scope.session()
+        documents = [session.get_one(Document, id) for id in (ID, ID + 1)]
+        event.listen(session, 'after_flush_postexec', move)
+        documents[1].title = 'b'
+        session.commit()
+    for app in writer, reader:
+        yield from differs('after the change', _owned(world, app), [['b'], ['new']])
 
 
 def moved_by_a_statement(world: World) -> Iterator[str]:
