@@ -79,6 +79,11 @@ def statements(draw: st.DrawFn) -> Any:
     return run
 
 
+def rows_of(query: Any) -> Callable[[Any], list[list[Any]]]:
+    """Return a creator whose value is the result of a query."""
+    return lambda app: [list(row) for row in app.session().execute(query)]
+
+
 @pytest.mark.filterwarnings('ignore::sqlalchemy.exc.SAWarning')
 @examples(
     40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -94,9 +99,7 @@ def test_cached_is_uncached(
         pass
 
     for number, query in enumerate(asked):
-        Random.orm_cached(policy='auto', name=f'q{number}')(
-            lambda app, query=query: [list(row) for row in app.session().execute(query)]
-        )
+        Random.orm_cached(policy='auto', name=f'q{number}')(rows_of(query))
     app = applications.start(Random, base=Base)
     tenant = make_tenant('random')
     try:

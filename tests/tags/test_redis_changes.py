@@ -133,8 +133,9 @@ def test_no_script_looks_at_all_tags(
     store.register('main', ['property:another'])
     lock = VALUE + ':lock', new_token()
     store.client.set(VALUE, b'head')
-    assert store.claim('main', VALUE, lock, 10, {}, EXPECTED)[0] is True
-    store.unclaim('main', lock)
+    ((has_lock, _),) = store.claim_many('main', [(VALUE, lock)], 10, {}, EXPECTED)
+    assert has_lock is True
+    store.unclaim_many('main', [lock])
     assert reader.snapshot('main').property_tags == {TREE, MENU, 'property:another'}
     store.snapshot('main')
     counted = calls(client) - before
