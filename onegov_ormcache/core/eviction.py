@@ -31,7 +31,7 @@ from ..database.notes import Relation
 from ..database.protocols import Changes, Inquiry, Reads, RowTexts, Statement, View
 from ..errors import SnapshotConflict, StoreUnreachable, TextualControlError
 from ..steps import Step, about_to
-from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Stamp
+from ..tags.snapshot import CATALOG_TAG, CODE_TAG, PROPERTY_TAG, Stamp
 from .changed_rows import NOTHING_TOLD, ChangedRows
 from .doubts import Doubts, OwnDoubt
 from .policies import table_tags
@@ -318,6 +318,15 @@ class WritePath:
             self._scope.drop_all()
         else:
             self._scope.drop(tags)
+
+    def has_changed(self, tags: Collection[str]) -> bool:
+        """Return whether one of these tags was changed; of a property that was bound since, nobody
+        knows."""
+        if not self.tags.isdisjoint(tags):
+            return True
+        if not self.tags or self._known_tags is self._cache.registry.known_tags:
+            return False
+        return any(tag.startswith(PROPERTY_TAG) and tag not in self._known_tags for tag in tags)
 
     def watch_reads(self) -> object:
         """Begin to watch what is read; return what :meth:`reads` needs."""

@@ -366,6 +366,9 @@ class Transaction(Protocol):
     def is_gone(self) -> bool:
         """True if the transaction has ended with its connection, and nobody was told."""
 
+    def has_changed(self, tags: Collection[str]) -> bool:
+        """Return whether one of these tags was changed, or may have been changed."""
+
     def take(self) -> None:
         """Take what nobody has announced; on SQLite, what cursors of the driver have done."""
 

@@ -297,7 +297,7 @@ class TransactionalScope:
         return not (
             self._blocked.isdisjoint(tags)
             and snapshot.in_doubt.isdisjoint(tags)
-            and all(path.tags.isdisjoint(tags) for path in self.transactions)
+            and not any(path.has_changed(tags) for path in self.transactions)
         )
 
     def _begin_first(self) -> None:
