@@ -93,8 +93,8 @@ def other_python(context: Context, version: str) -> str:
     metadata = ConfigParser()
     metadata.read(ROOT / 'setup.cfg', encoding='utf-8')
     needed = metadata['options']['install_requires'].split()
-    drivers = metadata['options.extras_require']['postgres'].split()
-    environment = Environment(
-        context.out / f'python-{version}', interpreter, [*needed, *drivers]
-    )
+    extras = metadata['options.extras_require']
+    for name in ('morepath', 'postgres'):
+        needed += extras[name].split()
+    environment = Environment(context.out / f'python-{version}', interpreter, needed)
     return environment.python

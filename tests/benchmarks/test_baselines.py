@@ -6,6 +6,7 @@ Without this, the measured numbers would mean nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -92,9 +93,10 @@ def readers(
 ) -> Iterator[list[BookContestant]]:
     """Make those who read books, each on a schema of its own."""
     made: list[BookContestant] = []
+    number = count()
 
     def filled() -> str:
-        schema = make_tenant(f'b{len(made)}')
+        schema = make_tenant(f'b{next(number)}')
         tables.create(postgres_dsn, schema)
         return schema
 
