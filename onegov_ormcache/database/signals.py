@@ -57,13 +57,19 @@ class Signals:
         :param schema: the sender of the signals.
         :param states: the objects of the flush, orphans included, as SQLAlchemy's unit of work
             has them.
-        :return: the tables that objects of the same classes are written to.
+        :return: the tables that objects of the same classes are written to, without those of
+            objects that a listener has expired or refreshed: they do not tell what was written.
         """
         orphans = [
             state
             for state, (is_delete, is_listed_only) in states.items()
             if is_delete and not is_listed_only and state not in session._deleted
         ]
+        untold: set[Any] = {
+            state.class_
+            for state, (is_delete, is_listed_only) in states.items()
+            if not (is_delete or is_listed_only) and is_untold(session, state)
+        }
         classes = {cls for each in (*pending_in(session), states) for cls in set(map(CLASS, each))}
         for signal, kind in (
             (self.on_insert, 'new'),
@@ -76,7 +82,22 @@ class Signals:
         if self.on_delete.receivers:
             for orphan in orphans:
                 self.on_delete.send(schema, obj=orphan.obj())
-        return frozenset(table for cls in classes for table in mapped_tables(cls))
+        told = frozenset(table for cls in classes for table in mapped_tables(cls))
+        return told.difference(*(mapped_tables(cls) for cls in untold))
+
+
+def is_untold(session: Session, state: InstanceState[Any]) -> bool:
+    """Return whether an object of a flush does not tell what was written for it, because a
+    listener has expired or refreshed it after its row was written.
+
+    A listener that refreshes single attributes of an object that keeps other changes is not
+    noticed.
+    """
+    if state in session._new or state in session._deleted:
+        return False
+    # a signal is sent for one with expired attributes, see _is_modified()
+    is_listed = state in session.identity_map._modified
+    return not (is_listed and (state.committed_state or state.expired_attributes))
 
 
 def _is_modified(session: Session, obj: object) -> bool:
