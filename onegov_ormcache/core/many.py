@@ -169,7 +169,12 @@ class Search:
         ]
 
     def wait(self) -> None:
-        """Wait for what other callers compute."""
+        """Wait for what other callers compute, one after the other.
+
+        Other threads wait for this one only if they need the value that it waits for. They would
+        wait for all the others, too, and one of these may depend on what they compute.
+        """
+        self._scope.cache.shared_tier.leave_many([self._claims[i] for i in self._awaited[1:]])
         for item in self._awaited:
             self._take(item, self._readings[item].awaited(self._claims[item]))
 

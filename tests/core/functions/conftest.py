@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.core.functions.directory import App
@@ -28,9 +30,11 @@ def server_app(app_class: type[App], on_servers: Applications, tenant: str) -> A
     return started(on_servers, app_class, tenant)
 
 
-def started(applications: Applications, app_class: type[App], tenant: str) -> App:
+def started(
+    applications: Applications, app_class: type[App], tenant: str, **settings: Any
+) -> App:
     """Return an app whose tenant has users."""
-    app = applications.start(app_class)
+    app = applications.start(app_class, **settings)
     change(app, tenant, *(User(id=id, name=f'user {id}') for id in range(1, 10)))
     with app.request_scope(tenant) as scope:
         scope.session().connection()  # the quarantine has ended

@@ -13,11 +13,13 @@ from sqlalchemy.exc import ProgrammingError
 
 from onegov_ormcache import steps
 from onegov_ormcache.steps import Step
+from tests.core.functions.conftest import started
 from tests.core.functions.directory import App, users
 from tests.support.applications import Applications, committed, value
 from tests.support.counting import Runs
 from tests.support.models import User
 from tests.support.outages import end_pauses
+from tests.support.outside import until
 from tests.support.servers import RedisServer
 from tests.support.wires import Wire
 
@@ -226,3 +228,46 @@ def test_a_failing_neighbour(
         finally:
             steps.listener = None
     assert runs.count('user') == 4
+
+
+def test_waiting_for_several_values(
+    app_class: type[App], on_servers: Applications, tenant: str, runs: Runs, monkeypatch: Any,
+    taken: list[Step],
+) -> None:  # fmt: skip
+    """While a process waits for one value, its other threads need not wait for that one to get
+    another: it may depend on what they compute."""
+    app = started(on_servers, app_class, tenant, lock_timeout=LONG)
+    second, third = on_servers.again(type(app)), on_servers.again(type(app))
+    begun = {id: threading.Event() for id in (2, 3, 9)}
+    are_waiting, is_computed = threading.Event(), threading.Event()
+
+    def meanwhile(id: int) -> None:
+        begun[id].set()
+        if id == 2:
+            assert are_waiting.wait(LONG)
+            second.user(9)
+        elif id == 3:
+            assert is_computed.wait(LONG)
+        else:
+            app.user(3)
+
+    each_run(app, monkeypatch, meanwhile)
+    with ThreadPoolExecutor(4) as pool:
+
+        def read(each: App, id: int) -> Any:
+            found = pool.submit(value, each, tenant, lambda app: app.user(id))
+            assert begun[id].wait(LONG)
+            return found
+
+        others = [read(second, 2), read(third, 3)]
+        several = pool.submit(value, app, tenant, lambda app: app.user.many([2, 3]))
+        until(lambda: taken.count(Step.WAIT) == 1, LONG)
+        others.append(read(app, 9))
+        until(lambda: taken.count(Step.WAIT) == 2, LONG)
+        are_waiting.set()
+        until(lambda: taken.count(Step.WAIT) == 3, LONG)
+        is_computed.set()
+        # with a cycle, the first one would go on after the timeout of locks
+        assert several.result(LONG / 2) == users(2, 3)
+        assert [each.result(LONG) for each in others] == [['user 2'], ['user 3'], ['user 9']]
+    assert runs.count('user') == 3
