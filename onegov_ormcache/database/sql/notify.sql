@@ -44,7 +44,9 @@ BEGIN
     IF TG_NARGS > 0 AND TG_OP <> 'TRUNCATE' THEN
         -- equal values of these types have equal texts
         SELECT string_agg(format(
-            '%L, ARRAY(SELECT DISTINCT %s FROM (%s) AS every(value) LIMIT 65)',
+            -- one object for each column, because a function takes 100 arguments at most
+            'jsonb_build_object(%L, ARRAY('
+                'SELECT DISTINCT %s FROM (%s) AS every(value) LIMIT 65))',
             attname,
             -- the text of a date depends on a setting, but not in JSON
             CASE atttypid WHEN 1082 THEN 'to_jsonb(value) #>> ''{}'''
@@ -55,7 +57,7 @@ BEGIN
                 ELSE format('SELECT %1$I FROM old_rows UNION ALL SELECT %1$I FROM new_rows',
                     attname)
             END
-        ), ', ') INTO question
+        ), ' || ') INTO question
         FROM pg_attribute
         WHERE attrelid = TG_RELID AND attname = ANY(TG_ARGV) AND NOT attisdropped
         -- smallint, integer, bigint, text, character varying, uuid, boolean, date
@@ -71,7 +73,7 @@ BEGIN
             AND tgqual IS NULL AND tgattr::text = ''
         );
         IF question IS NOT NULL THEN
-            EXECUTE format('SELECT jsonb_build_object(%s)', question) INTO statement;
+            EXECUTE 'SELECT ' || question INTO statement;
             SELECT coalesce(jsonb_object_agg(key, value), '{}') INTO statement
             FROM jsonb_each(statement) WHERE jsonb_array_length(value) <= 64;
         END IF;

@@ -112,6 +112,17 @@ def test_many_rows(shop: Ear, program: Program, count: int, is_told: bool) -> No
     assert rows.get('id') == ({str(n) for n in range(11, 11 + count)} if is_told else None)
 
 
+def test_many_columns(app: Town, program: Program, postgres_dsn: str, tenant: str) -> None:
+    """The values of any number of columns are told."""
+    names = [f'c{number}' for number in range(120)]
+    program.execute(f'CREATE TABLE wide ({", ".join(f"{name} integer" for name in names)})')
+    install(postgres_dsn, tenant, rows={'wide': names})
+    ear = Ear(postgres_dsn, tenant)
+    program.execute('INSERT INTO wide (c7) VALUES (7)')
+    assert told(ear) == {'wide': [{**{name: {None} for name in names}, 'c7': {'7'}}]}
+    ear.close()
+
+
 def test_long_values(shop: Ear, program: Program) -> None:
     """Values that a notification has no room for are not told."""
     program.execute('INSERT INTO books VALUES (4, %s)', ['ü' * 4000])
