@@ -308,6 +308,16 @@ def with_all_objects_loaded_here() -> AbstractContextManager[Any]:
     return patch.object(registry, 'is_loaded_here', lambda state: True)
 
 
+@contextmanager
+def without_changed_rows() -> Iterator[None]:
+    """For the matrix, as every race of rows would notice it."""
+    with (
+        patch.object(WritePath, 'rows_changed', lambda self, *arguments: None),
+        patch.object(ChangedRows, 'of_statement', lambda self, statement: frozenset()),
+    ):
+        yield
+
+
 MUTANTS: dict[str, Mutant] = {
     'doubt': without_doubt,
     'doubt after the first change': without_change_before_doubt,

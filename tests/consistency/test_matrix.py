@@ -20,7 +20,11 @@ from tests.consistency.matrix.reads import READS
 from tests.consistency.matrix.results import LEVELS, Plan, Report
 from tests.consistency.matrix.world import make_world
 from tests.consistency.matrix.writes import WRITES
-from tests.consistency.mutants import without_check_on_read, without_own_change_bypass
+from tests.consistency.mutants import (
+    without_changed_rows,
+    without_check_on_read,
+    without_own_change_bypass,
+)
 
 SQLITE = Plan('sqlite', isolation='SQLite')
 
@@ -33,6 +37,15 @@ PLANS = {
         for level, seed in zip(LEVELS, (1, 3, 6), strict=True)
     },
     'SQLite': replace(SQLITE, sample=40, reads=24, seed=10),
+    # values by argument, whose policies are for rows
+    **{
+        f'rows, {level}': Plan(
+            isolation=level, sample=8, reads=20, seed=seed, only_reads='^rows:'
+        )
+        for level, seed in zip(LEVELS, (1, 2, 3), strict=True)
+    },
+    'rows by a host': Plan(sample=3, reads=16, seed=4, host=True, only_reads='^rows:'),
+    'rows, SQLite': replace(SQLITE, sample=30, reads=24, seed=5, only_reads='^rows:'),
 }
 
 pytestmark = pytest.mark.timeout(300)
@@ -85,6 +98,22 @@ def test_matrix_finds_what_is_wrong(
         report = run(plan)
     assert {failure.kind for failure in report.failures} == kinds
     assert {failure.read for failure in report.failures} == {'orm: all', 'orm: get'}
+
+
+def test_matrix_finds_rows_that_are_not_told(run: Callable[[Plan], Report]) -> None:
+    """If the package does not tell which rows have changed, the matrix finds it."""
+    plan = replace(SQLITE, only='^(flush: update|statement: upsert)$', only_reads='^rows: key$')
+    assert not run(plan).failures
+    with without_changed_rows():
+        report = run(plan)
+    assert {(failure.policy, failure.kind) for failure in report.failures} == {
+        ('named', 'stale'),
+        ('named', 'uncommitted'),
+    }
+    assert report.pairs().keys() == {
+        ('rows: key', 'flush: update'),
+        ('rows: key', 'statement: upsert'),
+    }
 
 
 def test_entries_have_names_of_their_own() -> None:

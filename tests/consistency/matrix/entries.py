@@ -10,11 +10,13 @@ from typing import Any, TypeAlias
 from sqlalchemy import Result
 from sqlalchemy.orm import Session
 
+from onegov_ormcache.core.rows import Rows
+
 POSTGRESQL = frozenset({'postgresql'})
 BOTH = frozenset({'postgresql', 'sqlite'})
 
-#: What a read depends on, as a developer names it: a table's name, or a mapped class.
-Dependency: TypeAlias = 'str | type'
+#: What a read depends on, as a developer names it: a table's name, a mapped class, or rows.
+Dependency: TypeAlias = 'str | type | Rows'
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Read:
     databases: frozenset[str] = BOTH
     #: True if the read writes or locks: a scope reads it after all others.
     disturbs: bool = False
+    #: The arguments of each call, if it reads a value for each of several; empty if it takes none.
+    arguments: tuple[tuple[Any, ...], ...] = ()
+    #: Reads the value for the arguments of one call.
+    run_one: Callable[..., Any] | None = None
 
     @property
     def slug(self) -> str:
@@ -76,7 +82,7 @@ class Entries:
         **options: Any,
     ) -> None:
         """Add a read; the arguments are those of :class:`Read`."""
-        named = (policy,) if isinstance(policy, (str, type)) else tuple(policy)
+        named = (policy,) if isinstance(policy, (str, type, Rows)) else tuple(policy)
         self.reads.append(Read(name, named, run, **options))
 
     def write(self, name: str, shows: str, run: Callable[[Session], Any], **options: Any) -> None:

@@ -49,9 +49,17 @@ class Board:
         self.orm_cache = program.cache
 
     def get(self, key: Key) -> Outcome:
-        """Return what the property gives, in the current unit of work."""
+        """Return what the property gives, in the current unit of work: of one that takes
+        arguments, a value by a call of its own, and the others at once."""
 
-        return outcome(lambda: getattr(self, ATTRIBUTES[key]), self.orm_cache.is_conflict)
+        def get() -> Any:
+            found = getattr(self, ATTRIBUTES[key])
+            if not (arguments := ARGUMENTS[key.read]):
+                return found
+            items = [each if len(each) > 1 else each[0] for each in arguments[1:]]
+            return [found(*arguments[0]), *found.many(items).values()]
+
+        return outcome(get, self.orm_cache.is_conflict)
 
     def look(self, tenant: str, keys: Sequence[Key]) -> dict[Key, Outcome]:
         """Return what the properties give, each in a unit of work of its own.
@@ -75,8 +83,22 @@ class Board:
 def add_property(name: str, read: Read, policy: Any) -> None:
     """Add the cached property of a read to the board."""
 
-    def creator(self: Board) -> Any:
-        return read.run(self.program.session())
+    creator: Any
+
+    if read.run_one is None:
+
+        def creator(self: Board) -> Any:
+            return read.run(self.program.session())
+
+    elif len(read.arguments[0]) == 1:
+
+        def creator(self: Board, first: Any) -> Any:
+            return read.run_one(self.program.session(), first)
+
+    else:
+
+        def creator(self: Board, first: Any, second: Any) -> Any:
+            return read.run_one(self.program.session(), first, second)
 
     creator.__name__ = name
     creator.__qualname__ = f'Board.{name}'
@@ -87,8 +109,11 @@ def add_property(name: str, read: Read, policy: Any) -> None:
 
 def policy_of(read: Read) -> Any:
     """Return the named policy of a read."""
-    return [p if isinstance(p, type) else f'on-table-change:{p}' for p in read.policy]
+    return [f'on-table-change:{p}' if isinstance(p, str) else p for p in read.policy]
 
+
+#: The arguments of each read.
+ARGUMENTS = {read.name: read.arguments for read in READS}
 
 #: The attribute of each property.
 ATTRIBUTES: dict[Key, str] = {}
