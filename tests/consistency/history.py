@@ -35,7 +35,7 @@ from tests.consistency.events import Event, events_of
 from tests.consistency.rates import upper_bound
 from tests.consistency.transactions import Written
 from tests.consistency.worker import CRITICAL, Settings
-from tests.consistency.workload import JOURNAL, ROWS, TABLE, TABLES
+from tests.consistency.workload import JOURNAL, ROWS, TABLE, TABLES, TRIGGERS, Book
 from tests.support.servers import RedisServer, drop_schemas, libpq_url, postgres_server
 
 LEVELS = ('READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE')
@@ -272,7 +272,8 @@ class Parent:
             self.connection.execute(JOURNAL)
             for table in TABLES:
                 name = table.__tablename__
-                for statement in TABLE.format(table=name, tenant=tenant).split(';\n'):
+                made = TABLE if table is Book else TABLE + TRIGGERS
+                for statement in made.format(table=name, tenant=tenant).split(';\n'):
                     wanted = [list(ROWS)] if '%s' in statement else None
                     if statement.strip():
                         self.connection.execute(statement, wanted)

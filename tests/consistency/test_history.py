@@ -17,8 +17,9 @@ def test_nothing_is_stale_whatever_happens_in_between(postgres_dsn: str, isolati
     assert outcome.operations > 200
     assert report.counts['committed'] > 20
     assert report.cached > 5
-    assert outcome.creator_runs < report.judged, 'the cache saves work'
+    # without a cache, a read takes 1.5 runs on average: those that are made of others take three
+    assert outcome.creator_runs < 1.2 * report.judged, 'the cache saves work'
     assert outcome.broken['kill'] > 0
     assert outcome.broken['store flushed'] > 0
     assert outcome.broken['connection to database'] > 0
-    assert report.counts['quiet'] == 20, 'every property of every tenant is cached again'
+    assert report.counts['quiet'] == 36, 'every property of every tenant is cached again'

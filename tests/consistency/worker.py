@@ -29,14 +29,19 @@ from onegov_ormcache.steps import Step
 from tests.consistency.events import Event
 from tests.consistency.workload import (
     ALL,
+    BY_ROLE,
     ROWS,
     SHOWS,
     TABLES,
     WAYS,
     Base,
+    Book,
     Town,
     by_object,
+    note,
+    read,
     rows_of,
+    runs_of,
 )
 
 #: How often a property may be computed when all is quiet, before it counts as never cached.
@@ -131,7 +136,7 @@ class Worker:
         client = Client(self, 0)
         for tenant in self.settings.tenants:
             for name in SHOWS:
-                for role in ROWS if name == 'role' else ROWS[:1]:
+                for role in ROWS if name in BY_ROLE else ROWS[:1]:
                     found = client.is_cached_again(tenant, name, role)
                     self.record('quiet' if found else 'never', tenant=tenant, name=name)
 
@@ -238,12 +243,13 @@ class Client:
         here.role = self.random.choice(ROWS)
         here.runs = 0
         at = time.monotonic_ns()
-        value = getattr(self.app, name)
+        value = read(self.app, name, here.role)
         until = time.monotonic_ns()
-        key = f'role {here.role}' if name == 'role' else name
+        key = f'{name} {here.role}' if name in BY_ROLE else name
         if name == 'through' and not self.fresh:
             return  # request-cached values outlive transactions and changes
-        self.seen('read', at, until, key, value, SHOWS[name](here.role), key not in here.ran)
+        is_cached = runs_of(name, here.role).isdisjoint(here.ran)
+        self.seen('read', at, until, key, value, SHOWS[name](here.role), is_cached)
 
     def direct(self, scope: Any) -> None:
         scope.session().flush()
@@ -299,6 +305,8 @@ class Client:
             way(session, table, row.split('.')[1], value)
             if way is not by_object:
                 session.expire_all()  # the session does not know of the change
+            if table is Book:
+                note(session, row.split('.')[1])
         return rows
 
     def savepoint(self, scope: Any) -> None:
@@ -340,7 +348,7 @@ class Client:
         for _ in range(MISSES):
             here.role, here.ran, here.runs = role, set(), 0
             with self.app.request_scope(tenant):
-                getattr(self.app, name)
+                read(self.app, name, role)
             if not here.runs:
                 return True
             time.sleep(0.05)  # the database is asked about a doubt no more often than that

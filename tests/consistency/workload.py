@@ -9,11 +9,22 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import FetchedValue, Select, literal, select, text, update
+from sqlalchemy import (
+    Column,
+    FetchedValue,
+    Integer,
+    Select,
+    String,
+    Table,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from onegov_ormcache import OrmCacheApp, orm_cached, request_cached
+from onegov_ormcache import OrmCacheApp, orm_cached, request_cached, rows
 
 #: The names of the rows in each table. The roles have the same names.
 ROWS = ('0', '1', '2')
@@ -43,7 +54,26 @@ class Ticket(Base):
     version: Mapped[int] = mapped_column(server_onupdate=FetchedValue(), default=0)
 
 
-TABLES: tuple[Any, ...] = (Page, Ticket)
+class Book(Base):
+    """A row of a table without triggers, so that a statement tells which rows it changes. Each
+    writer numbers and notes its writes, see :func:`note`."""
+
+    __tablename__ = 'books'
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+    version: Mapped[int] = mapped_column(default=0)
+
+
+TABLES: tuple[Any, ...] = (Page, Ticket, Book)
+
+journal = Table(
+    'journal',
+    Base.metadata,
+    Column('row', String),
+    Column('version', Integer),
+    Column('value', String),
+)
 
 #: SQL for each tenant's schema. It makes a journal of all committed writes, and the functions
 #: that number the writes of a row and note them in the journal.
@@ -60,9 +90,12 @@ CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
 """
 TABLE = """
 CREATE TABLE {table} (name varchar PRIMARY KEY, value varchar NOT NULL, version int NOT NULL);
+INSERT INTO {table} SELECT name, '{tenant}.{table}.' || name, 0 FROM unnest(%s::text[]) AS name;
+INSERT INTO journal SELECT '{table}.' || name, version, value FROM {table};
+"""
+TRIGGERS = """
 CREATE TRIGGER number BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION number();
 CREATE TRIGGER note AFTER INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION note();
-INSERT INTO {table} SELECT name, '{tenant}.{table}.' || name, 0 FROM unnest(%s::text[]) AS name;
 """
 
 
@@ -107,7 +140,7 @@ class Town(OrmCacheApp):
     def both(self) -> Any:
         self.runs('both')
         session = self.session()
-        return [tuple(row) for table in TABLES for row in session.execute(rows_of(table))]
+        return [tuple(row) for table in (Page, Ticket) for row in session.execute(rows_of(table))]
 
     @orm_cached(policy='auto')
     def learned(self) -> Any:
@@ -145,20 +178,60 @@ class Town(OrmCacheApp):
         own = [('tickets', t.name, t.version, t.value) for t in self.objects]
         return [*map(tuple, self.session().execute(rows_of(Page))), *own]
 
+    @orm_cached(policy=rows(Book.name))
+    def book(self, name: str) -> Any:
+        self.runs(f'book {name}')
+        return list(map(tuple, self.session().execute(rows_of(Book).where(Book.name == name))))
+
+    @orm_cached(policy='auto')
+    def learned_book(self, name: str) -> Any:
+        self.runs(f'learned_book {name}')
+        return list(map(tuple, self.session().execute(rows_of(Book).where(Book.name == name))))
+
+    @orm_cached(policy='on-table-change:tickets')
+    def desk(self) -> Any:
+        self.runs('desk')
+        return [*self.tickets, *self.book('0')]
+
 
 ALL = [f'{table.__tablename__}.{name}' for table in TABLES for name in ROWS]
 
-#: The rows that each property shows, by role; a `by_role` property shows each role one row.
+PAGES, TICKETS, BOOKS = (ALL[i : i + len(ROWS)] for i in range(0, len(ALL), len(ROWS)))
+
+#: The rows that each property shows, by role. A `by_role` property shows each role one row; so
+#: does one with arguments, to which the role is given.
 SHOWS: dict[str, Callable[[str], Sequence[str]]] = {
-    'pages': lambda role: ALL[: len(ROWS)],
-    'tickets': lambda role: ALL[len(ROWS) :],
-    'both': lambda role: ALL,
-    'learned': lambda role: ALL,
+    'pages': lambda role: PAGES,
+    'tickets': lambda role: TICKETS,
+    'both': lambda role: PAGES + TICKETS,
+    'learned': lambda role: PAGES + TICKETS,
     'first': lambda role: ['pages.0'],
-    'nested': lambda role: ALL,
+    'nested': lambda role: PAGES + TICKETS,
     'role': lambda role: [f'tickets.{role}'],
-    'through': lambda role: ALL,
+    'through': lambda role: PAGES + TICKETS,
+    'book': lambda role: [f'books.{role}'],
+    'learned_book': lambda role: [f'books.{role}'],
+    'books': lambda role: BOOKS,
+    'desk': lambda role: [*TICKETS, 'books.0'],
 }
+
+#: Those that show each role another row.
+BY_ROLE = ('role', 'book', 'learned_book')
+
+
+def read(app: Town, name: str, role: str) -> Any:
+    """Return what a property shows."""
+    if name == 'books':
+        return [row for value in app.book.many(ROWS).values() for row in value]
+    value = getattr(app, name)
+    return value(role) if callable(value) else value
+
+
+def runs_of(name: str, role: str) -> set[str]:
+    """Return the names of the runs that compute what a property shows."""
+    if name == 'books':
+        return {f'book {row}' for row in ROWS}
+    return {f'{name} {role}' if name in BY_ROLE else name}
 
 
 # the ways to write
@@ -194,3 +267,16 @@ def by_core(session: Session, table: Any, name: str, value: str) -> None:
 
 
 WAYS = (by_object, by_object, by_update, by_bulk, by_upsert, by_text, by_core)
+
+
+def note(session: Session, name: str) -> None:
+    """Number the last write of a book, and note it in the journal."""
+    session.flush()
+    session.execute(update(Book).where(Book.name == name).values(version=Book.version + 1))
+    written = select(literal('books.') + Book.name, Book.version, Book.value)
+    session.execute(
+        journal.insert().from_select(
+            ['row', 'version', 'value'], written.where(Book.name == name)
+        )
+    )
+    session.expire_all()
