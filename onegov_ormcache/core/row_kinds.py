@@ -35,6 +35,12 @@ NULL = '\1'
 #: The largest number of which a neighbour is a number of its own in each type of the database.
 MAX_NUMBER = 2**22
 
+#: The modules of the types that are known here. Types of other databases may round.
+KNOWN_MODULES = 'sqlalchemy.sql.', 'sqlalchemy.dialects.postgresql'
+
+#: The whole numbers that a column of integers may have.
+SMALLEST, GREATEST = -(2**63), 2**63 - 1
+
 #: By which a type without a database to ask turns values into those of its implementation.
 DIALECT = DefaultDialect()
 
@@ -119,6 +125,8 @@ class InstantKind(Kind):
 class DecoratedKind(Kind):
     """The kind of a ``TypeDecorator``: that of the values which it gives the database.
 
+    A value has a text only if what is loaded for it is given to the database as the same value.
+
     :param decorator: the type.
     :param inner: the kind of the type that it decorates.
     """
@@ -129,7 +137,11 @@ class DecoratedKind(Kind):
         self._inner = inner
 
     def text(self, value: Any) -> str | None:
-        return self._inner.text(self._bound(value))
+        bound = self._bound(value)
+        text = self._inner.text(bound)
+        # what was loaded must tell the row in which it was found; a hash, for example, does not
+        is_stable = self._inner.text(self._bound(self._loaded(bound))) == text
+        return text if is_stable else None
 
     def texts_written(self, value: Any) -> tuple[str, ...] | None:
         return self._inner.texts_written(self._bound(value))
@@ -138,10 +150,17 @@ class DecoratedKind(Kind):
         return UNKNOWN  # what the decorator makes of it is not known
 
     def _bound(self, value: Any) -> Any:
-        if value is UNKNOWN:
+        return self._processed('process_bind_param', value)
+
+    def _loaded(self, value: Any) -> Any:
+        return self._processed('process_result_value', value)
+
+    def _processed(self, method: str, value: Any) -> Any:
+        is_own = getattr(type(self._decorator), method) is not getattr(TypeDecorator, method)
+        if value is UNKNOWN or not is_own:
             return value
         try:
-            return self._decorator.process_bind_param(value, DIALECT)
+            return getattr(self._decorator, method)(value, DIALECT)
         except Exception:
             return UNKNOWN  # the statement will fail by the same error
 
@@ -155,10 +174,13 @@ def kind_of(type_: TypeEngine[Any], where: str) -> Kind:
     variants = [kind_of(variant, where) for variant in type_._variant_mapping.values()]
     collation = getattr(type_, 'collation', None)
     kind = None if collation else _kind_of(type_, where)
+    # a type may be another one on some databases
     if kind is not None and any(each.name != kind.name for each in variants):
         kind = None
     if kind is None:
         reason = f' with the collation {collation!r}' if collation else ''
+        if variants:
+            reason = ' with variants that are compared in another way'
         raise PolicyError(
             f'{where} has the type {type_!r}{reason}; only the database knows which of its values '
             'are equal, so rows can not be told apart by it: name the mapped class as the policy, '
@@ -167,17 +189,22 @@ def kind_of(type_: TypeEngine[Any], where: str) -> Kind:
     return kind
 
 
+def _decorated_kind(type_: TypeDecorator[Any], where: str) -> Kind | None:
+    for method in 'bind_expression', 'column_expression', 'bind_processor', 'result_processor':
+        if getattr(type(type_), method) is not getattr(TypeDecorator, method):
+            return None  # it makes another value of what it is given, and not in Python alone
+    for dialect in DIALECTS:
+        # what it is for one database may round, or find more values equal
+        kind_of(type_.load_dialect_impl(dialect), where)
+    return DecoratedKind(type_, kind_of(type_.impl_instance, where))
+
+
 def _kind_of(type_: Any, where: str) -> Kind | None:
-    if isinstance(type_, TypeDecorator):
-        if type(type_).bind_expression is not TypeDecorator.bind_expression:
-            return None  # the database gets the value of an expression
-        for dialect in DIALECTS:
-            # what it is for one database may round, or find more values equal
-            kind_of(type_.load_dialect_impl(dialect), where)
-        return DecoratedKind(type_, kind_of(type_.impl_instance, where))
-    is_own = not type(type_).__module__.startswith('sqlalchemy.')
+    is_known = type(type_).__module__.startswith(KNOWN_MODULES)
+    if isinstance(type_, TypeDecorator) and not is_known:
+        return _decorated_kind(type_, where)
     # a format of SQLite can leave a part of the value out
-    if is_own or '_storage_format' in vars(type_):
+    if not is_known or '_storage_format' in vars(type_):
         return None
     precision = getattr(type_, 'precision', None)
     if isinstance(type_, types.Enum):  # before String, which it is as well
@@ -201,7 +228,8 @@ def _kind_of(type_: Any, where: str) -> Kind | None:
     if isinstance(type_, types.LargeBinary):
         return Kind('bytes', _bytes)
     # a negative scale rounds to tens and hundreds
-    if isinstance(type_, types.Numeric) and (type_.scale is None or type_.scale >= 0):
+    is_number = isinstance(type_, (types.Numeric, types.Float))
+    if is_number and (getattr(type_, 'scale', None) or 0) >= 0:
         return RoundedKind('number', _number)
     return None
 
@@ -211,7 +239,10 @@ def _kind_of(type_: Any, where: str) -> Kind | None:
 
 def _plain_text(value: Any) -> str | None:
     # coarser than the comparison of types that ignore blanks at the end, or the case
-    return value.casefold().rstrip(' ') if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    # a database may take a dotless or dotted I for an i
+    return value.casefold().replace('i\u0307', 'i').replace('\u0131', 'i').rstrip(' ')
 
 
 def _enum_member(value: Any) -> str | None:
@@ -219,7 +250,8 @@ def _enum_member(value: Any) -> str | None:
 
 
 def _integer(value: Any) -> str | None:
-    return str(int(value)) if type(value) in (int, bool) else None
+    is_number = type(value) in (int, bool) and SMALLEST <= value <= GREATEST
+    return str(int(value)) if is_number else None
 
 
 def _boolean(value: Any) -> str | None:
@@ -268,6 +300,9 @@ def _bytes(value: Any) -> str | None:
 
 
 def _number(value: Any) -> str | None:
-    if not isinstance(value, (int, float, Decimal)) or not math.isfinite(value):
+    is_number = isinstance(value, (int, float, Decimal))
+    try:
+        # not a number is in no order; a Decimal may have millions of digits
+        return str(math.floor(value)) if is_number and SMALLEST <= value <= GREATEST else None
+    except ArithmeticError:  # a signaling NaN
         return None
-    return str(math.floor(value))

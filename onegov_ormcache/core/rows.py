@@ -78,7 +78,8 @@ def rows(*columns: RowColumn, argument: str | Sequence[str] | None = None) -> Ro
             )
     if argument is None:
         return Rows(columns, None)
-    arguments = (argument,) if isinstance(argument, str) else tuple(argument)
+    given = (argument,) if isinstance(argument, str) else argument
+    arguments = tuple(given) if isinstance(given, Iterable) else ()
     if len(arguments) != len(columns) or not all(isinstance(each, str) for each in arguments):
         raise PolicyError(
             f'rows(): argument={argument!r} must name one parameter of the creator for each '
