@@ -96,7 +96,9 @@ class ByHand(CacheParts):
         :raises UnknownTagError: if one is no tag.
         :raises OutsideScopeError: outside of a scope.
         """
-        self._evict(self.current_scope(), (tags,) if isinstance(tags, str) else tuple(tags))
+        if isinstance(tags, str) or not isinstance(tags, Iterable):
+            tags = (tags,)
+        self._evict(self.current_scope(), tuple(tags))
 
     def evict_all(self) -> None:
         """Evict all values of all properties of the current tenant; see :meth:`evict`.
@@ -125,7 +127,7 @@ class ByHand(CacheParts):
 
         :raises PropertyError: if there is none.
         """
-        found = self.find(instance, name)
+        found = self.find(instance, name) if isinstance(name, str) else None
         if not isinstance(found, OrmCacheDescriptor):
             raise PropertyError(
                 f'{what}: {type(instance).__qualname__} has no orm-cached property {name!r}'

@@ -5,7 +5,7 @@ This module turns what a property declares into seconds. It does not know how va
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -25,7 +25,7 @@ def check_expires(expires: Expires, where: str) -> None:
     if expires is None or callable(expires):
         return
     is_number = isinstance(expires, (int, float)) and not isinstance(expires, bool)
-    if not (is_number and math.isfinite(expires) and expires > 0):
+    if not (is_number and 0 < expires <= sys.float_info.max):
         raise PropertyError(
             f'{where}: expires={expires!r}; expected seconds above 0, or a function of the value '
             'that returns the moment at which it ends, as an aware datetime'

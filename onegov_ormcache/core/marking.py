@@ -63,6 +63,9 @@ def evict(scope: RequestScope, session: Session, tags: Collection[str]) -> None:
     :raises UnknownTagError: if one is no tag, or that of a table which the metadata does not have.
     :raises OrmCacheError: see :func:`mark_changed`.
     """
+    for tag in tags:
+        if not isinstance(tag, str):
+            raise UnknownTagError(f'evict: {tag!r} is no tag, which is a text')
     tables = {tag.removeprefix(TABLE_TAG) for tag in tags if tag.startswith(TABLE_TAG)}
     for table in sorted(tables):
         if not scope.observer.has_table(table):
@@ -74,8 +77,9 @@ def evict(scope: RequestScope, session: Session, tags: Collection[str]) -> None:
             raise UnknownTagError(
                 f"evict: {tag!r} is no tag; one of a table is 'table:users', for example"
             )
-    by_rows = {policy.tag for policy in scope.cache.registry.rows.of_tables(tables)}
-    _mark(scope, session, {*tags, *by_rows}, 'evict')
+    registry = scope.cache.registry
+    by_rows = {policy.tag for policy in registry.rows.of_tables(tables)}
+    _mark(scope, session, registry.spelled_out(tags) | by_rows, 'evict')
 
 
 def evict_all(scope: RequestScope, session: Session) -> None:

@@ -52,6 +52,9 @@ class PropertyRegistry(Protocol):
     def known_tags(self) -> frozenset[str]:
         """The tags whose policies this application judges itself."""
 
+    def spelled_out(self, tags: Iterable[str]) -> frozenset[str]:
+        """Return tags by which values are found, see :meth:`.Registry.spelled_out`."""
+
     def property_of(self, declaration: Declaration, owner: type) -> Property:
         """Return the property of a declaration on a class; bind it if it is new."""
 

@@ -17,7 +17,7 @@ from ..database.sessions import ScopedSession, observed, owner_of
 from ..database.signals import tables_of
 from ..errors import PropertyConflictError
 from ..forks import OwnLock
-from ..tags.snapshot import TABLE_TAG
+from ..tags.snapshot import PROPERTY_TAG, ROWS_TAG, TABLE_TAG, VALUE_TAG, whole_tag
 from .objects import value_after, value_before
 from .policies import (
     ChangeKind,
@@ -65,6 +65,21 @@ class Registry:
         """All tags of this application beside those of tables; of buckets, those that stand for
         them."""
         return self.known_tags.union(prop.value_tag for prop in self._properties.values())
+
+    def spelled_out(self, tags: Iterable[str]) -> frozenset[str]:
+        """Return tags by which values are found: for rows without a bucket the tag of all rows,
+        for a property with arguments those of its values. All others stay as they are.
+        """
+        found: set[str] = set()
+        for tag in tags:
+            if tag.startswith(ROWS_TAG) and whole_tag(tag) is None:
+                found.add(PROPERTY_TAG + tag)
+            elif tag.startswith(VALUE_TAG) and whole_tag(tag) is None:
+                properties = [p for p in self._properties.values() if p.value_tag == tag]
+                found.update({tag}, *(prop.value_tags(None) for prop in properties))
+            else:
+                found.add(tag)
+        return frozenset(found)
 
     # properties
 

@@ -21,7 +21,7 @@ from ..core.scope import RequestScope
 from ..core.settings import SECTION
 from ..database.hosts import HostObserver
 from ..database.session_manager import SessionManager
-from ..errors import ConfigurationError, OrmCacheError
+from ..errors import ConfigurationError, OrmCacheError, PropertyError
 from ..forks import OwnLock
 from ..tiers.process import Slot
 from .auditing import remember
@@ -276,7 +276,12 @@ class OrmCacheApp(ConfiguredApp):
         self.orm_cache.mark(scope, self.session(), tables)
 
     def evict(
-        self, name: str | None = None, /, *args: Any, tags: Iterable[str] = (), **kwargs: Any
+        self,
+        name: str | None = None,
+        /,
+        *args: Any,
+        tags: Iterable[str] | None = None,
+        **kwargs: Any,
     ) -> None:
         """Evict values of the current tenant by hand: ``app.evict('book', 3)``,
         ``app.evict('book')``, ``app.evict(tags=['table:books'])``.
@@ -287,14 +292,20 @@ class OrmCacheApp(ConfiguredApp):
         :param name: an orm-cached property of the app.
         :param args: the arguments of one value; none: all values of the property.
         :param tags: evict all values that have any of these tags.
-        :raises PropertyError: if the app has no such orm-cached property.
+        :raises PropertyError: if the app has no such orm-cached property, or if neither a property
+            nor tags are given.
         :raises ArgumentError: if the arguments do not fit the property.
         :raises UnknownTagError: if one is no tag.
         :raises OutsideScopeError: outside of a request scope.
         """
+        if name is None and tags is None:
+            raise PropertyError(
+                "evict: name a property, as in evict('book', 3), or tags; evict_all() evicts "
+                'everything'
+            )
         if name is not None:
             self.orm_cache.evict(self, name, *args, **kwargs)
-        if tags:
+        if tags is not None:
             self.orm_cache.evict_tags(tags)
 
     def evict_all(self) -> None:
