@@ -60,9 +60,7 @@ class Parameters:
                 f'{where}: a creator is called with the instance (an app, a request) as its first '
                 'argument, and this one takes none'
             )
-        if found[0].kind is Parameter.VAR_POSITIONAL:
-            found.insert(0, found[0].replace(name='instance', kind=Parameter.POSITIONAL_ONLY))
-        for parameter in found[1:]:
+        for parameter in found:
             if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
                 raise PropertyError(
                     f'{where}: the creator takes any number of arguments ({parameter}); name each '

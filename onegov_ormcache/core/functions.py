@@ -27,7 +27,6 @@ F = TypeVar('F', bound=Callable[..., Any])
 #: The types of which equal arguments have equal keys, so that a hit finds them.
 REMEMBERED_TYPES = frozenset((int, str, bool, bytes, type(None), datetime.date))
 
-
 #: The most functions that a scope remembers; each keeps its instance alive.
 MAX_FUNCTIONS = 1000
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
-from ..tags.snapshot import PROPERTY_TAG, VALUE_TAG
+from ..tags.snapshot import BUCKETS, PROPERTY_TAG, VALUE_TAG
 from .arguments import NO_ARGUMENTS, Arguments, Parameters
 from .expiry import Expires
 from .policies import CachePolicy, Policy, table_tags
@@ -23,10 +23,6 @@ MAX_SUFFIX = 200
 
 #: Seconds by which the time that Redis tells may be wrong.
 CLOCK_ERROR = 0.1
-
-#: The number of buckets into which the values of a property with arguments fall, for evictions by
-#: hand.
-VALUE_BUCKETS = 256
 
 #: The number of values of a property of which is remembered that they could not be stored.
 REMEMBERED_UNSTORED = 1000
@@ -138,7 +134,7 @@ class Property:
         if not self.takes_arguments:
             return frozenset((self.value_tag,))
         if arguments is None:
-            return frozenset(f'{self.value_tag}/{at}' for at in range(VALUE_BUCKETS))
+            return frozenset(f'{self.value_tag}/{at}' for at in range(BUCKETS))
         return frozenset((self._tag_of(self.declaration.parameters.text(arguments)),))
 
     def _tag_of(self, text: str) -> str:

@@ -1,7 +1,7 @@
 """Policies for rows: a value depends on the rows of a table whose columns equal its arguments.
 
-There is no tag for each row. A row belongs to one of :data:`BUCKETS` buckets, by a hash of the
-columns that the policy names, and each bucket has a tag. Two rows with values that are equal for
+There is no tag for each row. A row belongs to one of 256 buckets, by a hash of the columns that
+the policy names, and each bucket has a tag. Two rows with values that are equal for
 the database are in one bucket. That two others are, too, costs a run of a creator now and then.
 This module knows columns, values and tags. It does not know statements, nor how a change evicts.
 """
@@ -21,14 +21,11 @@ from sqlalchemy.orm.exc import UnmappedColumnError
 from ..database.protocols import RowTexts, Selection
 from ..database.sessions import ANY_TABLE
 from ..errors import PolicyError
-from ..tags.snapshot import PROPERTY_TAG, ROWS_TAG
+from ..tags.snapshot import BUCKETS, PROPERTY_TAG, ROWS_TAG
 from .row_kinds import Kind, kind_of
 
 #: What a policy for rows names.
 RowColumn: TypeAlias = 'InstrumentedAttribute[Any] | Column[Any]'
-
-#: The number of buckets of one policy. It is part of what all processes agree on.
-BUCKETS = 256
 
 #: The most buckets of one policy that a transaction changes; more are all rows.
 MAX_BUCKETS = 64
@@ -262,7 +259,7 @@ def _name(table: Any) -> str:
 def _bucket(texts: tuple[str, ...]) -> int:
     """Return the bucket of a row, which is the same in all processes and releases."""
     data = '\0'.join(texts).encode(errors='surrogatepass')
-    return sha256(data).digest()[0]
+    return sha256(data).digest()[0] % BUCKETS
 
 
 class Plan:

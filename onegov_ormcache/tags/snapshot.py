@@ -31,8 +31,11 @@ PROPERTY_TAG = 'property:'
 #: of a property, so that writers that do not know the rows evict it.
 ROWS_TAG = 'rows:'
 
-#: The buckets of rows, as in their tags.
-BUCKETS = frozenset(map(str, range(256)))
+#: The number of buckets of rows, and of the values of one property. All processes and releases
+#: must have the same.
+BUCKETS = 256
+
+_NUMBERS = frozenset(map(str, range(BUCKETS)))
 
 #: Prefix of the tags of tables.
 TABLE_TAG = 'table:'
@@ -65,7 +68,7 @@ def whole_tag(tag: str) -> str | None:
     :return: None if the tag is that of no bucket.
     """
     name, _, bucket = tag.rpartition('/')
-    if not name or bucket not in BUCKETS:
+    if not name or bucket not in _NUMBERS:
         return None
     if tag.startswith(VALUE_TAG):
         return name

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from onegov_ormcache import OrmCacheApp, rows
-from onegov_ormcache.core.rows import BUCKETS
+from onegov_ormcache.tags.snapshot import BUCKETS
 from tests.support.counting import FileRuns, RedisCommands, SqlStatements, bytes_sent
 from tests.support.servers import RedisServer
 from tests.tags.conformance import put_in_doubt
