@@ -15,7 +15,13 @@ from .database.session_manager import SessionManager
 from .errors import MissingExtraError, OrmCacheError, RetryableConflict
 
 if TYPE_CHECKING:
-    from .web import OrmCacheApp, OrmCacheMiddleware, transaction_tween_factory
+    from .web import (
+        OrmCacheApp,
+        OrmCacheMiddleware,
+        cached,
+        response_tween_factory,
+        transaction_tween_factory,
+    )
 
 __all__ = [
     'BoundFunction',
@@ -27,9 +33,11 @@ __all__ = [
     'OrmCacheMiddleware',
     'RetryableConflict',
     'SessionManager',
+    'cached',
     'observe',
     'orm_cached',
     'request_cached',
+    'response_tween_factory',
     'rows',
     'transaction_tween_factory',
 ]

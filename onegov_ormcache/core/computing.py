@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from sqlalchemy import Select
 from sqlalchemy.orm import Query
@@ -58,7 +58,7 @@ def is_storable(run: Run) -> bool:
     prop = run.prop
     reason = run.why_not_storable() if prop.auto else run.unstorable
     if reason is not None:
-        _warn_once(prop, f'{prop.where} is not stored: {reason}')
+        log_once(prop, f'{prop.where} is not stored: {reason}')
     return reason is None
 
 
@@ -93,7 +93,7 @@ def report(mode: str, prop: Property, message: str) -> None:
     if mode == 'error':
         raise AuditError(message)
     if mode == 'warn':
-        _warn_once(prop, message)
+        log_once(prop, message)
 
 
 def report_size(settings: OrmCacheSettings, prop: Property, encoded: Encoded) -> bool:
@@ -103,7 +103,7 @@ def report_size(settings: OrmCacheSettings, prop: Property, encoded: Encoded) ->
     any room is taken for intended, and nothing is logged.
     """
     if len(encoded.data) > settings.max_value_size:
-        _warn_once(
+        log_once(
             prop,
             f'{prop.where} has a value of {len(encoded.data):,} bytes, more than '
             f'max_value_size={settings.max_value_size:,}: it is not stored, and each request '
@@ -119,7 +119,7 @@ def report_size(settings: OrmCacheSettings, prop: Property, encoded: Encoded) ->
         effect = 'it is not stored, and each request computes it'
     else:
         effect = 'this process does not keep it, and each request fetches and decodes it'
-    _warn_once(
+    log_once(
         prop,
         f'{prop.where} has a value of {len(encoded.data):,} bytes, which does not fit into '
         f'process_cache_size={size:,}: {effect}. Make the setting larger, or the value smaller',
@@ -130,7 +130,7 @@ def report_size(settings: OrmCacheSettings, prop: Property, encoded: Encoded) ->
 
 def report_expired(prop: Property) -> None:
     """Log, once, that a value had expired when it was computed."""
-    _warn_once(
+    log_once(
         prop,
         f'{prop.where} is not stored: its value, or one that it was made of, had expired when it '
         'was computed (expires); each request computes it',
@@ -141,7 +141,7 @@ def report_expired(prop: Property) -> None:
 def report_undecodable(prop: Property, error: Exception) -> None:
     """Log, once, that a stored value of a property could not be decoded, and is computed anew."""
     message = f'{prop.where}: a stored value can not be used and is computed anew: {error!r:.500}'
-    _warn_once(prop, message, subject='undecodable')
+    log_once(prop, message, subject='undecodable')
 
 
 def refuse_cycle(runs: Sequence[Run], call: Call) -> None:
@@ -152,19 +152,25 @@ def refuse_cycle(runs: Sequence[Run], call: Call) -> None:
         raise CircularPropertyError(f'{call.prop.where}: the property reads itself: {way}')
 
 
-def refuse_variant(reader: Property, prop: Property) -> NoReturn:
-    """Raise :class:`VariantError`: ``reader`` does not vary by all that ``prop`` varies by.
+def refuse_variant(mode: str, run: Run, prop: Property) -> None:
+    """Raise :class:`VariantError`: the run's property does not vary by all that ``prop`` varies by.
 
-    The value of ``reader`` would show the variant of one user to others.
+    Its value would show the variant of one user to others. A response is only not stored, because
+    the view may be older than its option ``cached``.
+
+    :param mode: the setting ``audit``; with ``'error'``, it is an error of a response, too.
     """
-    raise VariantError(
-        f'{reader.where} reads {prop.where}, which differs by role or vary, but does not differ '
+    message = (
+        f'{run.prop.where} reads {prop.where}, which differs by role or vary, but does not differ '
         "by them itself, so one user's value would be shown to another; declare it with the same "
         'by_role and vary'
     )
+    if not run.prop.declaration.is_response or mode == 'error':
+        raise VariantError(message)
+    run.taint(message)
 
 
-def _warn_once(prop: Property, message: str, subject: str | None = None) -> None:
+def log_once(prop: Property, message: str, subject: str | None = None) -> None:
     """Log a message about a property, unless one of the same subject was logged.
 
     :param subject: what it is about; by default the whole message.

@@ -73,6 +73,7 @@ class CachedDescriptor(Generic[T]):
     expires: Expires = None
     many: Callable[..., Any] | None = None
     is_request_cached = False
+    is_response = False
     #: True if the next read may return the same value without looking any further.
     is_remembered = True
 
@@ -188,6 +189,14 @@ class CachedDescriptor(Generic[T]):
         if not self.varies:
             return ''
         return variant_key(self.varies, instance, self.where)
+
+    def covers(self, varies: Collection[Vary], instance: Any) -> bool:
+        """Return whether its values may be made of one that varies by these functions."""
+        return set(varies) <= set(self.varies)
+
+    def checked(self, value: Any) -> Any:
+        """Return a value that was decoded. Subclasses may refuse a damaged one."""
+        return value
 
     def create(self, instance: Any, *args: Any, **kwargs: Any) -> T:
         """Run the creator and return its result; return all rows of a query as a tuple.

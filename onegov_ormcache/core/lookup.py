@@ -121,7 +121,7 @@ class Lookup:
 
     def decode(self, data: bytes) -> Any:
         """Decode a value, and make it immutable if the property is declared ``frozen``."""
-        value = self.scope.cache.serializer.decode(data)
+        value = self.prop.declaration.checked(self.scope.cache.serializer.decode(data))
         return freeze(value, self.prop.name) if self.prop.declaration.frozen else value
 
     def _found(self, stored: StoredValue, value: Any) -> TierEntry:

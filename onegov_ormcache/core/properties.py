@@ -6,7 +6,7 @@ This module does not know the values of properties, or how they are computed and
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
@@ -45,6 +45,17 @@ class Declaration(Protocol):
     frozen: bool
     expires: Expires
     is_request_cached: bool
+    #: True if its values are whole responses, which are not attributes of a class.
+    is_response: bool
+
+    def covers(self, varies: Collection[Vary], instance: Any) -> bool:
+        """Return whether its values may be made of one that varies by these functions.
+
+        :param instance: the app, request or other object whose property that value is.
+        """
+
+    def checked(self, value: Any) -> Any:
+        """Return a value that was decoded; raise :class:`.UndecodableValue` if it is damaged."""
 
     def create(self, instance: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the creator for this instance and return its result; return all rows of a query
@@ -184,7 +195,7 @@ def _short(suffix: str) -> str:
 def _name_on(owner: Any, declaration: Declaration) -> str:
     """Return a name that no other property of the same class has."""
     name = declaration.name
-    if getattr(owner, name, None) is declaration:
+    if declaration.is_response or getattr(owner, name, None) is declaration:
         return name
     if getattr(getattr(owner, 'request_class', None), name, None) is declaration:
         return f'request.{name}'

@@ -110,8 +110,8 @@ def use(scope: ComputingScope, call: Call, entry: TierEntry) -> Any:
     run.varies |= entry.varies
     run.expires = earliest(run.expires, entry.expires)
     reader = run.prop.declaration
-    if not reader.is_request_cached and not entry.varies <= set(reader.varies):
-        refuse_variant(run.prop, prop)
+    if not reader.is_request_cached and not reader.covers(entry.varies, call.instance):
+        refuse_variant(scope.cache.settings.audit, run, prop)
     run.tags |= entry.tags
     if not entry.storable or entry.snapshot_number != run.snapshot_number:
         run.taint(f'it used {prop.name!r}, whose dependencies are not known')

@@ -18,6 +18,7 @@ from ..database.hosts import HostObserver
 from ..database.session_manager import SessionManager
 from .auditing import watching
 from .mounting import mounted_as
+from .reached_views import ViewsReached
 from .settings import AppSettings
 
 #: The attribute in which a root app keeps its cache. Mounted apps and requests use the cache
@@ -47,7 +48,14 @@ class AppCache(OrmCache):
         app_classes: set[type[morepath.App]],
         **host: Any,
     ) -> None:
+        declared: list[tuple[CachedDescriptor[Any], type]]
         declared = [(d, cls) for cls in app_classes for d, _ in descriptors_of(cls)]
+        views = [(v, cls) for cls in app_classes for v in vars(cls).get('cached_views', ())]
+        declared += views
+        #: True if a view of the applications is cached.
+        self.caches_views = bool(views)
+        #: What was learned of the views that URLs lead to.
+        self.views_reached = ViewsReached()
         self._open(settings, sessions, declared, **host)
 
     def is_cache_of(self, instance: Any) -> bool:

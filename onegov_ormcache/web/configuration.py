@@ -16,6 +16,7 @@ from ..core.settings import SECTION
 from ..database.tables import metadatas_of
 from ..errors import PropertyConflictError
 from .cache import descriptors_of
+from .cached_views import CachedView
 from .directives import (
     OrmCachedDirective,
     Prefetch,
@@ -55,6 +56,9 @@ class ConfiguredApp(morepath.App):
     #: What the views of the committed class prefetch.
     prefetches: ClassVar[list[Prefetch]] = []
 
+    #: The views of the committed class whose responses are cached.
+    cached_views: ClassVar[list[CachedView]] = []
+
     # configuration of the class
 
     @classmethod
@@ -67,6 +71,7 @@ class ConfiguredApp(morepath.App):
             delattr(cls, name)
         cls._installed_properties = []
         cls.prefetches = []
+        cls.cached_views = []
         cls.request_class = own_request_class(cls)
 
     @classmethod

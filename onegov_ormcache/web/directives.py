@@ -27,6 +27,7 @@ from ..core.prefetching import prefetch
 from ..core.properties import location
 from ..core.variants import Vary
 from ..errors import PropertyConflictError, PropertyError
+from .cached_views import CachingResponses
 
 P = ParamSpec('P')
 
@@ -244,18 +245,18 @@ def prefetching(view: Callable[..., Any], names: tuple[str, ...]) -> Callable[..
     return prefetched
 
 
-class PrefetchingViewAction(Prefetching, ViewAction):  # type: ignore[misc]
-    """``App.view`` with the option ``prefetch``."""
+class PrefetchingViewAction(CachingResponses, Prefetching, ViewAction):  # type: ignore[misc]
+    """``App.view`` with the options ``prefetch`` and ``cached``."""
 
     group_class = ViewAction
 
 
-class PrefetchingJsonAction(Prefetching, JsonAction):  # type: ignore[misc]
-    """``App.json`` with the option ``prefetch``."""
+class PrefetchingJsonAction(CachingResponses, Prefetching, JsonAction):  # type: ignore[misc]
+    """``App.json`` with the options ``prefetch`` and ``cached``."""
 
 
-class PrefetchingHtmlAction(Prefetching, HtmlAction):  # type: ignore[misc]
-    """``App.html`` with the option ``prefetch``."""
+class PrefetchingHtmlAction(CachingResponses, Prefetching, HtmlAction):  # type: ignore[misc]
+    """``App.html`` with the options ``prefetch`` and ``cached``."""
 
 
 def refuse_existing(owner: type, descriptor: CachedDescriptor[Any], where: str) -> None:

@@ -5,11 +5,15 @@ This module knows nothing of how the tween uses them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..core.settings import OrmCacheSettings, Rule, is_whole
+
+#: A token of RFC 9110 that begins with a letter, as a regular expression.
+TOKEN = r'[A-Za-z][A-Za-z0-9._-]{0,99}'
 
 
 def veto_errors(request: Any, response: Any) -> bool:
@@ -29,8 +33,18 @@ class AppSettings(OrmCacheSettings):
     #: Try a request again if two of its values belong to different moments, at most twice
     #: (promise P4 of the documentation).
     check_torn_pages: bool = True
+    #: Use and store responses of views with the option ``cached``; or a function of the request
+    #: that says whether to do so for this one.
+    cached_responses: bool | Callable[[Any], bool] = True
+    #: The name of this cache in the header ``Cache-Status`` of cached responses; None: no header.
+    cache_status: str | None = None
     #: ``(request, response) -> bool``: True rolls back. With None, every response commits.
     commit_veto: Callable[[Any, Any], bool] | None = veto_errors
+
+    def uses_responses(self, request: Any) -> bool:
+        """Return whether a request may be answered by a cached response."""
+        uses = self.cached_responses
+        return uses if isinstance(uses, bool) else bool(uses(request))
 
     @classmethod
     def rules(cls) -> tuple[Rule, ...]:
@@ -41,5 +55,15 @@ RULES: tuple[Rule, ...] = (
     ('tween', lambda v: isinstance(v, bool), 'True or False'),
     ('attempts', lambda v: is_whole(v) and v >= 1, 'a whole number, 1 or more'),
     ('check_torn_pages', lambda v: isinstance(v, bool), 'True or False'),
+    (
+        'cached_responses',
+        lambda v: isinstance(v, bool) or callable(v),
+        'True, False, or a function (request)',
+    ),
+    (
+        'cache_status',
+        lambda v: v is None or (isinstance(v, str) and re.fullmatch(TOKEN, v) is not None),
+        'a name of letters, digits, "-", "." and "_", or None',
+    ),
     ('commit_veto', lambda v: v is None or callable(v), 'a function (request, response) or None'),
 )

@@ -1,0 +1,361 @@
+"""The answer to a request by a cached response: found, or made by one run of its view.
+
+A tween directly under that of the transaction looks for a response before the routing. If there
+is none, it lets the rest of the application answer a guarded request, as the run of a creator.
+Which view a URL leads to is learned when a request reaches it; that is a hint, and may be wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import morepath
+from webob.exc import HTTPException
+
+from ..core.computing import log_once
+from ..core.reading import Reading, told
+from ..core.runs import Run
+from ..core.scope import RequestScope, innermost_scope
+from ..errors import AuditError, VariantError
+from .app import OrmCacheApp
+from .auditing import remember
+from .cache import ROOT_ATTRIBUTE, AppCache
+from .cached_views import METHODS, CachedView, ResponseOptions
+from .guarding import PASS, Guard, guard, guarded_identity
+from .reached_views import ReachedView
+from .responses import (
+    NOTHING,
+    StoredResponse,
+    capture,
+    headers_beside,
+    is_current,
+    is_streamed,
+    made,
+    not_modified,
+    why_not,
+)
+from .tween import Handler, transaction_tween_factory
+
+#: How often a request is routed anew, because it has reached another view than the one that was
+#: expected. A view that is chosen at random could go on for ever.
+MOST_PASSES = 3
+
+
+#: The attributes of a request that tell where it was routed.
+ROUTED = ('app', 'unconsumed', 'view_name', 'view_code_info')
+
+
+class ViewReached(BaseException):
+    """Ends a pass through the routing: it has reached another view than the one it is made for.
+
+    No error, so that no application takes it for one.
+    """
+
+    def __init__(self, view: CachedView | None, app: Any) -> None:
+        super().__init__()
+        self.view = view
+        self.app = app
+
+
+class Pass:
+    """One way through the routing, until it reaches a view.
+
+    :param view: the cached view for which it is made; None: it may be any.
+    """
+
+    def __init__(self, view: CachedView | None = None) -> None:
+        self._view = view
+        #: True once it has reached a view.
+        self.has_arrived = False
+
+    def reached(self, view: CachedView | None, app: Any) -> None:
+        """Take notice of the view that the routing has reached.
+
+        :raises ViewReached: if the view must not run now.
+        """
+        if self.has_arrived:
+            return  # the view has called another one
+        self.has_arrived = True
+        if view is not self._view:
+            raise ViewReached(view, app)
+
+
+@OrmCacheApp.tween_factory(under=transaction_tween_factory)
+def response_tween_factory(app: OrmCacheApp, handler: Handler) -> Handler:
+    """Return a tween that answers requests by cached responses."""
+
+    def response_tween(request: Any) -> Any:
+        cache: AppCache | None = vars(app).get(ROOT_ATTRIBUTE)
+        scope = innermost_scope(cache)
+        if cache is None or scope is None or not cache.caches_views:
+            return handler(request)
+        if request.method not in METHODS or not cache.settings.uses_responses(request):
+            return handler(request)
+        return Answer(cache, scope, request, handler).response()
+
+    return response_tween
+
+
+class Answer:
+    """The answer to one request; made by the tween.
+
+    :param handler: the rest of the application.
+    """
+
+    def __init__(
+        self, cache: AppCache, scope: RequestScope, request: Any, handler: Handler
+    ) -> None:
+        self.cache = cache
+        self.scope = scope
+        self.request = request
+        self.handler = handler
+        #: The attributes and the environment of the request, before it is routed.
+        self.given = {
+            **vars(request), '_after': list(request._after), 'unconsumed': list(request.unconsumed)
+        }  # fmt: skip
+        self.environ = dict(request.environ)
+        self.url = ' '.join(
+            str(self.environ.get(key, '')) for key in ('REQUEST_METHOD', 'SCRIPT_NAME', 'PATH_INFO')
+        )
+
+    def response(self) -> Any:
+        """Return the response, or raise what the application raises."""
+        root = self.request.app
+        hint = self.cache.views_reached.get(self.url)
+        if hint is not None and hint.is_streamed:
+            return self.uncached()
+        view: CachedView | None = None
+        app = root
+        if hint is not None and (hint.view.options.public or hint.app_class is type(root)):
+            view = hint.view
+        for _ in range(MOST_PASSES):
+            try:
+                if view is None:
+                    return through(self.request, self.handler, Pass())
+                owner = type(app) if hint is None else hint.app_class
+                return self.cached(view, owner, app)
+            except ViewReached as reached:
+                view, app = reached.view, reached.app
+            self.restore()
+            if view is None:
+                self.cache.views_reached.forget(self.url)
+                break
+            hint = self.cache.views_reached.learn(self.url, ReachedView(view, type(app)))
+        return self.uncached()
+
+    def uncached(self) -> Any:
+        """Let the application answer, as if nothing was cached."""
+        self.restore()
+        return self.handler(self.request)
+
+    def restore(self) -> None:
+        """Give the request the attributes and the environment that it had before it was routed."""
+        restore(self.request, self.given, self.environ)
+
+    def cached(self, view: CachedView, owner: type, app: Any) -> Any:
+        """Return the response of a cached view, from the nearest tier that has it; else run the
+        view.
+
+        :param owner: the class of the app that has the view.
+        :param app: that app, or the root app for a view that is found before the routing.
+        :raises ViewReached: if the request leads to another view.
+        """
+        scope, options = self.scope, view.options
+        prop = scope.cache.registry.property_of(view, owner)
+        try:
+            identity = None if options.public else self.identity(app)
+            variant = options.key(self.request.app.root, self.request, identity)
+        except VariantError as error:
+            log_once(prop, f'{prop.where} is not cached: {error}')
+            return self.uncached()
+        finally:
+            self.restore()
+        scope.check_open()
+        scope.flush()
+        run = ViewRun(self, view, identity, owner, f'{prop.key}{variant}')
+        call = prop.call(run, variant=variant)
+        reading = Reading(scope, call)
+        try:
+            entry = reading.entry()
+        finally:
+            run.finished()
+        stored = told(scope, call, entry, reading.tier)
+        if stored != NOTHING:
+            return self.sent(stored, options, was_run=run.has_run)
+        if run.must_run_again:
+            self.cache.views_reached.learn(self.url, ReachedView(view, owner, is_streamed=True))
+        if run.must_run_again or not run.has_run:
+            return self.uncached()
+        if run.raised is not None:
+            raise run.raised
+        return run.response
+
+    def identity(self, app: Any) -> Any:
+        """Return the identity that the app would give the request.
+
+        The request is not told, as another app than this one may answer it.
+        """
+        if 'identity' in self.given:
+            return self.given['identity']
+        self.request.app = app
+        return identified(app, self.request)
+
+    def sent(self, stored: StoredResponse, options: ResponseOptions, *, was_run: bool) -> Any:
+        """Return a stored response as it is sent to this client: whole, or as a 304.
+
+        :raises HTTPException: if the view has raised it.
+        """
+        also = headers_beside(stored, options.headers, is_private=options.is_private)
+        name = self.cache.settings.cache_status
+        if name is not None:
+            also.append(('Cache-Status', f'{name}; {"fwd=miss" if was_run else "hit"}'))
+        response = made(stored, also)
+        if stored.kind == 'raised':
+            raise response
+        if is_current(self.environ.get('HTTP_IF_NONE_MATCH'), response):
+            response = not_modified(response)
+        # what other tweens have asked for: in the run of the view, nobody knew of it
+        self.request._run_after(response)
+        return response
+
+
+class ViewRun:
+    """One run of a cached view for a request, whose response is stored; the instance of its call.
+
+    :param identity: the identity that the key has.
+    :param key: the whole key.
+    """
+
+    def __init__(
+        self, answer: Answer, view: CachedView, identity: Any, owner: type, key: str
+    ) -> None:
+        self._answer = answer
+        self._view = view
+        self._owner = owner
+        self._options = view.options
+        self._key = key
+        self._identity = identity
+        self._request: Any = None
+        self._guard = Guard(view.options.covered, self._identified, self._report)
+        self._run: Run | None = None
+        #: True once the view was run for this request.
+        self.has_run = False
+        #: True if the body is made while it is sent, for which the session of a run is too short.
+        self.must_run_again = False
+        #: The response of the view, if it is not stored.
+        self.response: Any = None
+        #: The exception that the view has raised as its response, if it is not stored.
+        self.raised: HTTPException | None = None
+
+    @property
+    def app(self) -> Any:
+        """The root app."""
+        return self._answer.request.app.root
+
+    def create(self) -> Any:
+        """Let the application answer a guarded request; return the response as it is stored.
+
+        :return: :data:`NOTHING` if it is not stored.
+        :raises ViewReached: if another view is reached.
+        """
+        answer = self._answer
+        self._run = answer.scope.runs[-1]
+        self.has_run = True
+        self._request = answer.request.app.request(dict(answer.environ))
+        guard(self._request, self._guard, answer.given)
+        made_for = Pass(self._view)
+        try:
+            response = through(self._request, answer.handler, made_for)
+            was_raised = False
+        except HTTPException as error:
+            # a view may raise its response. It ends here, because what the run has written must
+            # be flushed
+            response, was_raised = error, True
+        reason = self._why_not(response) if made_for.has_arrived else 'it was not reached'
+        if reason is None:
+            return tuple(capture(response, self._key, was_raised=was_raised))
+        if was_raised and response.status_code >= 400:
+            raise response
+        self._run.taint(reason)
+        self.must_run_again = is_streamed(response) and not self._run.has_written
+        if was_raised:
+            self.raised = response
+        else:
+            self.response = response
+        return NOTHING
+
+    def finished(self) -> None:
+        """Tell the request where it was routed, for tweens and views of exceptions."""
+        if self._request is None:
+            return
+        remember(self._answer.request)
+        routed = vars(self._request)
+        vars(self._answer.request).update({n: routed[n] for n in ROUTED if n in routed})
+
+    def _why_not(self, response: Any) -> str | None:
+        options = self._options
+        return why_not(
+            response, options.statuses, options.headers, options.max_size,
+            is_private=options.is_private,
+        )  # fmt: skip
+
+    def _identified(self, request: Any) -> Any:
+        """Return the identity as the view may see it."""
+        options = self._options
+        if options.public:
+            self._guard.read('identity')
+        if type(request.app) is self._owner and not options.public:
+            identity = self._identity
+        else:
+            given = self._answer.given
+            identity = self._guard.unwatched(
+                lambda: given['identity'] if 'identity' in given
+                else identified(request.app, request)
+            )  # fmt: skip
+            if not options.public and options.user(identity) != options.user(self._identity):
+                self._guard.read(f'the identity of {type(request.app).__qualname__}')
+        return guarded_identity(identity, self._guard) if options.by_role else identity
+
+    def _report(self, what: str) -> None:
+        """Keep the response from being stored, because of what was read of the request.
+
+        :raises AuditError: if the setting ``audit`` is ``'error'``.
+        """
+        if self._run is None:
+            return
+        reason = f'it reads {what} of the request, which its response does not differ by'
+        if self._answer.cache.settings.audit == 'error':
+            raise AuditError(f'{self._run.prop.where}: {reason}')
+        self._run.taint(reason)
+
+
+def identified(app: Any, request: Any) -> Any:
+    """Return the identity that an app gives a request, as ``request.identity`` does."""
+    claimed = app._identify(request)
+    if claimed is None or claimed is morepath.NO_IDENTITY or not app._verify_identity(claimed):
+        return morepath.NO_IDENTITY
+    return claimed
+
+
+def through(request: Any, handler: Handler, made_for: Pass) -> Any:
+    """Let the rest of the application answer a request.
+
+    :raises ViewReached: if it reaches a cached view that is not the one that is expected.
+    """
+    request.environ[PASS] = made_for
+    try:
+        return handler(request)
+    finally:
+        request.environ.pop(PASS, None)
+
+
+def restore(request: Any, attributes: dict[str, Any], environ: dict[str, Any]) -> None:
+    """Give a request the attributes and the environment that it had."""
+    own = vars(request)
+    own.clear()
+    own.update(attributes)
+    own['_after'] = list(attributes['_after'])
+    own['unconsumed'] = list(attributes['unconsumed'])
+    own['_link_prefix_cache'] = {}
+    request.environ.clear()
+    request.environ.update(environ)

@@ -1,0 +1,266 @@
+"""The guarded request: what a cached view reads of a request must be part of its response's key.
+
+While the view runs, its request has a class and an environment of their own, which report what is
+read of it, by the routing as well. This module does not know what becomes of a report, nor what
+a key is made of.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, cast
+
+import morepath
+
+#: Keys of the environment that each response's key has, or that are the same for all requests.
+ALWAYS_COVERED = frozenset((
+    'REQUEST_METHOD', 'SCRIPT_NAME', 'PATH_INFO', 'QUERY_STRING', 'CONTENT_TYPE',
+    'wsgi.version', 'wsgi.errors', 'wsgi.multithread', 'wsgi.multiprocess', 'wsgi.run_once',
+    'webob._parsed_query_vars', 'webob._parsed_post_vars', 'webob.url_encoding',
+))  # fmt: skip
+
+#: Keys of the environment that make the URL of the host.
+HOST_KEYS = frozenset(('HTTP_HOST', 'SERVER_NAME', 'SERVER_PORT', 'wsgi.url_scheme'))
+
+#: The key of the environment in which a pass through the routing finds what it is made for.
+PASS = 'onegov_ormcache.pass'
+
+#: Attributes that each request has of its own.
+OWN_ATTRIBUTES = frozenset((
+    'environ', 'method', 'app', 'unconsumed', 'view_name', 'view_code_info', 'identity',
+    '_root_app', '_after', '_link_prefix_cache',
+))  # fmt: skip
+
+#: The attributes of an identity that a role covers, beside the class.
+ROLE_ATTRIBUTES = frozenset(('role', '__class__', '__dict__'))
+
+
+class Guard:
+    """What is read of one request that is not covered; made for each run of a cached view.
+
+    :param covered: the keys of the environment that may be read, beside :data:`ALWAYS_COVERED`.
+    :param identify: returns the identity of a request as the view may see it, or None if it may
+        not look at it.
+    :param report: called with the name of each thing that is read and not covered.
+    """
+
+    def __init__(
+        self,
+        covered: Collection[str],
+        identify: Callable[[morepath.Request], Any],
+        report: Callable[[str], None],
+    ) -> None:
+        self.covered = ALWAYS_COVERED | {PASS, *covered}
+        self.identify = identify
+        self._report = report
+        #: False while something is read that is covered by other means.
+        self.is_watching = True
+        #: The attributes that others have given the request, by name.
+        self.foreign: dict[str, Any] = {}
+
+    def read(self, what: str) -> None:
+        """Report that something was read."""
+        if self.is_watching:
+            self._report(what)
+
+    def unwatched(self, read: Callable[[], Any]) -> Any:
+        """Call a function whose reads are covered, and return its result."""
+        before, self.is_watching = self.is_watching, False
+        try:
+            return read()
+        finally:
+            self.is_watching = before
+
+
+class GuardedEnvironment(dict[str, Any]):
+    """The environment of a guarded request."""
+
+    def __init__(self, environ: dict[str, Any], guard: Guard) -> None:
+        super().__init__(environ)
+        self._guard = guard
+        # what the view itself has set
+        self._own: set[str] = set()
+
+    def _read(self, key: Any) -> None:
+        if key not in self._guard.covered and key not in self._own:
+            self._guard.read(told(key))
+
+    def _read_all(self) -> None:
+        self._guard.read('environ')
+
+    def __getitem__(self, key: str) -> Any:
+        self._read(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self._read(key)
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._read(key)
+        return super().get(key, default)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._own.add(key)
+        super().__setitem__(key, value)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        self._read(key)
+        return super().setdefault(key, default)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        self._read(key)
+        return super().pop(key, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        self._read_all()
+        return super().popitem()
+
+    def __iter__(self) -> Iterator[str]:
+        self._read_all()
+        return super().__iter__()
+
+    def __reversed__(self) -> Iterator[str]:
+        self._read_all()
+        return super().__reversed__()
+
+    def __len__(self) -> int:
+        self._read_all()
+        return super().__len__()
+
+    def __eq__(self, other: object) -> bool:
+        self._read_all()
+        return super().__eq__(other)
+
+    __hash__ = None
+
+    def keys(self) -> Any:
+        self._read_all()
+        return super().keys()
+
+    def values(self) -> Any:
+        self._read_all()
+        return super().values()
+
+    def items(self) -> Any:
+        self._read_all()
+        return super().items()
+
+    def copy(self) -> dict[str, Any]:
+        self._read_all()
+        return dict(super().items())
+
+    def __or__(self, other: Any) -> Any:
+        return self.copy() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self.copy()
+
+    def __repr__(self) -> str:
+        self._read_all()
+        return super().__repr__()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return dict, (self.copy(),)
+
+
+class GuardedRequest:
+    """The base class of a request's class while a cached view runs."""
+
+    environ: GuardedEnvironment
+
+    @property
+    def identity(self) -> Any:
+        """The identity, as far as the response's key covers it."""
+        request: Any = self
+        return _guard_of(self).identify(request)
+
+    @identity.setter
+    def identity(self, value: Any) -> None:
+        _guard_of(self).identify = lambda request: value
+
+    def __getattr__(self, name: str) -> Any:
+        guard = vars(self).get('_orm_cache_guard')
+        if guard is not None and name in guard.foreign:
+            guard.read(f'the attribute {name}')
+            return guard.foreign[name]
+        usual: Any = super()
+        found = getattr(usual, '__getattr__', None)
+        if found is None:
+            raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
+        return found(name)
+
+
+def guard(request: morepath.Request, guarded_by: Guard, given: dict[str, Any]) -> None:
+    """Let a new request report what is read of it.
+
+    :param given: the attributes of the request that it stands for.
+    """
+    own: Any = request
+    own.__class__ = guarded_class(type(request))
+    attributes = vars(request)
+    guarded_by.foreign = {
+        name: value for name, value in given.items()
+        if name not in OWN_ATTRIBUTES and name not in attributes
+    }  # fmt: skip
+    attributes['_orm_cache_guard'] = guarded_by
+    # what was parsed of a body before; whoever parses it again has read the body
+    attributes['environ'].pop('webob._parsed_post_vars', None)
+    attributes['environ'] = GuardedEnvironment(attributes['environ'], guarded_by)
+
+
+def guarded_class(usual: Any) -> type:
+    """Return the class that a request of a class has while it is guarded; make it once."""
+    found: type | None = vars(usual).get('_guarded_class')
+    if found is None:
+        namespace = {'__module__': usual.__module__, '__qualname__': usual.__qualname__}
+        found = usual._guarded_class = type(usual.__name__, (GuardedRequest, usual), namespace)
+    return found
+
+
+def guarded_identity(identity: Any, guarded_by: Guard) -> Any:
+    """Return a copy of an identity that reports what is read of it beside its role.
+
+    The copy is of a derived class, so permission rules for the identity's class find it.
+    """
+    if identity is morepath.NO_IDENTITY:
+        return identity  # it has nothing to tell
+    usual: Any = type(identity)
+
+    def read(self: Any, name: str) -> Any:
+        if name not in ROLE_ATTRIBUTES:
+            guarded_by.read(f'identity.{name}')
+        return getattr(identity, name)
+
+    try:
+        found = copy.copy(identity)
+        found.__class__ = type(usual.__name__, (usual,), {'__getattribute__': read})
+    except TypeError:
+        guarded_by.read('identity')
+        return identity
+    return found
+
+
+def told(key: object) -> str:
+    """Return what a key of the environment is called in messages."""
+    if isinstance(key, str) and key.startswith('HTTP_'):
+        return f'the header {header_name(key)}'
+    if key in HOST_KEYS:
+        return 'the host or the scheme'
+    return f'environ[{key!r}]'
+
+
+def header_key(name: str) -> str:
+    """Return the key of the environment that has a request's header."""
+    key = name.upper().replace('-', '_')
+    return key if key in ('CONTENT_TYPE', 'CONTENT_LENGTH') else f'HTTP_{key}'
+
+
+def header_name(key: str) -> str:
+    """Return the name of the header that a key of the environment has."""
+    return '-'.join(part.capitalize() for part in key.removeprefix('HTTP_').split('_'))
+
+
+def _guard_of(request: object) -> Guard:
+    return cast('Guard', vars(request)['_orm_cache_guard'])

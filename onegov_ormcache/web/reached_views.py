@@ -1,0 +1,51 @@
+"""What a process has learned of the views that URLs lead to, so that it can look for a response
+before the routing.
+
+It is a hint: which view a URL leads to may change. A response is found by the key of its view, and
+its stamp has all that the routing has read.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from cachetools import LRUCache
+
+from ..forks import OwnLock
+
+#: The most URLs of which a process remembers where they lead.
+MOST_URLS = 10_000
+
+
+class ReachedView(NamedTuple):
+    """The view that a URL has led to."""
+
+    view: Any  # a CachedView, which a type checker would take for a property of this class
+    #: The class of the app that has it.
+    app_class: type
+    #: True if its body is made while it is sent.
+    is_streamed: bool = False
+
+
+class ViewsReached:
+    """The views that the URLs of a cache's applications have led to; used by all threads."""
+
+    def __init__(self) -> None:
+        self._views: LRUCache[str, ReachedView] = LRUCache(MOST_URLS)
+        self._lock = OwnLock()
+
+    def get(self, url: str) -> ReachedView | None:
+        """Return the view that a URL has led to; None if that is not known."""
+        with self._lock.present:
+            return self._views.get(url)
+
+    def learn(self, url: str, reached: ReachedView) -> ReachedView:
+        """Remember the view that a URL leads to, and return it."""
+        with self._lock.present:
+            self._views[url] = reached
+        return reached
+
+    def forget(self, url: str) -> None:
+        """Forget the view of a URL, which has led to one that is not cached."""
+        with self._lock.present:
+            self._views.pop(url, None)
