@@ -153,7 +153,7 @@ def refuse_cycle(runs: Sequence[Run], call: Call) -> None:
 
 
 def refuse_variant(mode: str, run: Run, prop: Property) -> None:
-    """Raise :class:`VariantError`: the run's property does not vary by all that ``prop`` varies by.
+    """Raise :class:`VariantError`: a run's property does not vary by all that ``prop`` does.
 
     Its value would show the variant of one user to others. A response is only not stored, because
     the view may be older than its option ``cached``.

@@ -41,6 +41,9 @@ from .tween import Handler, transaction_tween_factory
 MOST_PASSES = 3
 
 
+#: The keys of the environment by which a URL is remembered.
+URL_KEYS = ('REQUEST_METHOD', 'SCRIPT_NAME', 'PATH_INFO')
+
 #: The attributes of a request that tell where it was routed.
 ROUTED = ('app', 'unconsumed', 'view_name', 'view_code_info')
 
@@ -114,9 +117,7 @@ class Answer:
             **vars(request), '_after': list(request._after), 'unconsumed': list(request.unconsumed)
         }  # fmt: skip
         self.environ = dict(request.environ)
-        self.url = ' '.join(
-            str(self.environ.get(key, '')) for key in ('REQUEST_METHOD', 'SCRIPT_NAME', 'PATH_INFO')
-        )
+        self.url = ' '.join(str(self.environ.get(key, '')) for key in URL_KEYS)
 
     def response(self) -> Any:
         """Return the response, or raise what the application raises."""

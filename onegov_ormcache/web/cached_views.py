@@ -246,7 +246,7 @@ def cached_view(action: Any, view: Any, app_class: Any) -> CachedView:
         )
     method = action.predicates.get('request_method', 'GET')
     if method not in METHODS:
-        raise PropertyError(f'{where}: a view for {method} can not be cached; only GET and HEAD can')
+        raise PropertyError(f'{where}: cached is for views of GET or HEAD, and not of {method}')
     if action.internal:
         raise PropertyError(f'{where}: an internal view has no response that can be cached')
     if action.load is not None:
