@@ -58,7 +58,9 @@ def is_storable(run: Run) -> bool:
     prop = run.prop
     reason = run.why_not_storable() if prop.auto else run.unstorable
     if reason is not None:
-        log_once(prop, f'{prop.where} is not stored: {reason}')
+        # what a view reads of a request may have names that a visitor has chosen
+        subject = 'stored' if prop.declaration.is_response else None
+        log_once(prop, f'{prop.where} is not stored: {reason}', subject)
     return reason is None
 
 

@@ -32,7 +32,7 @@ from ..core.recording import CacheEvent, Tier
 from ..errors import OrmCacheError
 from ..tags.snapshot import TABLE_TAG
 from ..web.middleware import OrmCacheMiddleware
-from .demo_backend import Backend, temporary
+from .demo_backend import PAGE, Backend, temporary
 
 #: ISO codes of the countries that are loaded first: large and small ones in turn.
 FAMILIAR = ('ch', 'jp', 'is', 'us', 'ke')
@@ -119,6 +119,8 @@ class Answer:
 
     status: int
     body: bytes
+    #: The ``ETag`` of a cached page; None of all others.
+    tag: str | None
     seconds: float
     events: Sequence[CacheEvent]
 
@@ -141,13 +143,17 @@ def ask(
     path: str,
     user: str,
     form: Mapping[str, str] | str | None = None,
+    tag: str | None = None,
 ) -> Answer:
     """Send a request to the application, without a network, and read the whole answer.
 
     :param user: the login; each tenant has an ``admin``, an ``editor`` and a ``member``.
     :param form: the fields or the text to POST; None for a GET.
+    :param tag: the ``ETag`` of the copy that the browser has.
     """
     headers = {'X-Tenant': tenant.code, 'X-User': user}
+    if tag is not None:
+        headers['If-None-Match'] = tag
     fields = form if isinstance(form, Mapping) else None
     request = Request.blank(path, headers=headers, POST=fields)
     if isinstance(form, str):
@@ -157,7 +163,8 @@ def ask(
         response = request.get_response(application)
         content = response.body
         seconds = time.perf_counter() - began
-    return Answer(response.status_code, content, seconds, list(events))
+    tag = response.headers.get('ETag')
+    return Answer(response.status_code, content, tag, seconds, list(events))
 
 
 @dataclass
@@ -200,6 +207,13 @@ class Story:
         yield self.scene('An import fails halfway: rolled back', f'{page}/import', '1;One\n2;')
         yield self.scene('Nothing was evicted', '/')
 
+        yield (page_made := self.scene('A page that is cached as a whole', PAGE))
+        yield self.scene('The same again: its view is not run', PAGE)
+        copy = page_made.answer.tag
+        yield self.scene('The browser asks whether its copy is right', PAGE, tag=copy)
+        yield self.scene('An editor renames a user', '/users/1/rename', {'name': 'Someone else'})
+        yield self.scene('The copy is not right any more', PAGE, tag=copy)
+
     def scene(
         self,
         title: str,
@@ -208,17 +222,19 @@ class Story:
         *,
         user: str = 'member',
         tenant: Tenant | None = None,
+        tag: str | None = None,
     ) -> Scene:
         """Send one request, and find out what it evicted.
 
         :param form: see :func:`ask`; an editor sends it.
+        :param tag: see :func:`ask`.
         :param user: the login that sends a GET.
         :param tenant: by default the first of the two.
         """
         tenant = tenant or self.tenant
         user = user if form is None else 'editor'
         before = dict(self.tags)
-        answer = ask(self.application, tenant, path, user, form)
+        answer = ask(self.application, tenant, path, user, form, tag)
         read: dict[str, list[frozenset[str]]] = defaultdict(list)
         for event in answer.events:
             # what came from the request tier was read from another one before
@@ -263,8 +279,9 @@ def tags_changed(answer: Answer) -> frozenset[str]:
 
 
 def short(name: str) -> str:
-    """Return the last part of a property's full name, without module and class."""
-    return name.rpartition('.')[2]
+    """Return the last part of the full name of a property or view, without module and class."""
+    of_view = name.partition('.view(')[2]
+    return f'view {of_view.strip(")").rpartition(".")[2]}' if of_view else name.rpartition('.')[2]
 
 
 def measure(application: OrmCacheMiddleware, of: Sequence[Tenant]) -> list[float]:
@@ -300,6 +317,8 @@ def what_happened(scene: Scene) -> Text:
             # from the request tier a view may read one value many times
             shown = [n if c == 1 or tier == 'request' else f'{n} ({c})' for n, c in names.items()]
             lines.append(Text.assemble((f'{tier}: ', colour), ', '.join(shown)))
+    if scene.answer.status == 304:
+        lines.append(Text('answered with 304: the copy is right, no page is sent'))
     if scene.answer.status >= 400:
         lines.append(Text(f'answered with {scene.answer.status}'))
     tables = sorted(t.removeprefix(TABLE_TAG) for t in changed if t.startswith(TABLE_TAG))
@@ -342,6 +361,7 @@ def show_legend(console: Console, backend: Backend) -> None:
         'creator': 'it was computed from the database, now',
         '(50)': 'so many values of a property that takes arguments',
         'changed': 'the tables that the commit has changed',
+        'view': 'a page as a whole: if it comes from process or shared, its view was not run',
         'evicted': 'the values that depend on these tables, by their policies: computed anew '
         'when they are next read. Where the policy names rows, those of the changed rows. A '
         'function as policy looks at the changed objects; where '

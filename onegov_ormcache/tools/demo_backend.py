@@ -27,6 +27,9 @@ from ..errors import StoreUnreachable
 from ..redis_client.client import connect
 from ..web.middleware import OrmCacheMiddleware
 
+#: The path of the page that the demo shows as one that is cached as a whole.
+PAGE = '/users'
+
 #: Seconds that the removal of keys waits for each answer of Redis.
 REMOVAL_SECONDS = 5.0
 
@@ -78,6 +81,8 @@ def temporary(dsn: str | None, redis_url: str | None) -> Iterator[Backend]:
             used = dsn
         settings = {
             'dsn': used, 'redis_url': redis_url, 'namespace': name, 'require_servers': True,
+            # of all other pages, the demo shows the properties
+            'cached_responses': lambda request: request.path_info == PAGE,
         }  # fmt: skip
         backend = Backend(settings, prefix)
         with silent(), backend.application():

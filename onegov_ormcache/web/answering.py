@@ -152,6 +152,12 @@ class Answer:
     def restore(self) -> None:
         """Give the request the attributes and the environment that it had before it was routed."""
         restore(self.request, self.given, self.environ)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Let the next pass read the request's body from the start."""
+        if self.environ.get('webob.is_body_seekable'):  # as the tween of the transaction sees to
+            self.environ['wsgi.input'].seek(0)
 
     def cached(self, view: CachedView, owner: type, app: Any) -> Any:
         """Return the response of a cached view, from the nearest tier that has it; else run the
@@ -167,7 +173,7 @@ class Answer:
             identity = None if options.public else self.identity(app)
             variant = options.key(self.request.app.root, self.request, identity)
         except VariantError as error:
-            log_once(prop, f'{prop.where} is not cached: {error}')
+            log_once(prop, f'{prop.where} is not stored: {error}', subject='stored')
             return self.uncached()
         finally:
             self.restore()
@@ -264,6 +270,7 @@ class ViewRun:
         self.has_run = True
         self._request = answer.request.app.request(dict(answer.environ))
         guard(self._request, self._guard, answer.given)
+        answer.rewind()
         made_for = Pass(self._view)
         try:
             response = through(self._request, answer.handler, made_for)

@@ -17,7 +17,7 @@ from ..core.descriptors import CachedDescriptor
 from ..core.expiry import Expires, check_expires
 from ..core.properties import location
 from ..core.variants import Vary, key_text, role_of
-from ..errors import PropertyConflictError, PropertyError
+from ..errors import PropertyConflictError, PropertyError, VariantError
 from .guarding import HOST_KEYS, PASS, GuardedRequest, header_key
 from .responses import StoredResponse, checked
 
@@ -90,7 +90,12 @@ class ResponseOptions:
         kind = f'{type(identity).__module__}.{type(identity).__qualname__}'
         if self.by_role:
             return kind, getattr(identity, 'role', None)
-        return kind, tuple(sorted(identity.as_dict().items(), key=lambda item: item[0]))
+        if not hasattr(identity, 'as_dict'):
+            raise VariantError(
+                f'an identity of the type {kind} has no method as_dict(), which tells all that '
+                'makes it differ from others; give it one, or declare by_role or public'
+            )
+        return kind, tuple(sorted(identity.as_dict().items(), key=lambda item: str(item[0])))
 
 
 def cached(

@@ -113,6 +113,15 @@ def check_story(output: str) -> None:
     assert failed == 'process: roles answered with 400 rolled back: nothing evicted'
     assert happened['Nothing was evicted'] == happened['The same again']
 
+    made = happened['A page that is cached as a whole']
+    assert made.endswith('creator: view Users')
+    assert happened['The same again: its view is not run'] == 'process: view Users'
+    copy = happened['The browser asks whether its copy is right']
+    assert copy == 'process: view Users answered with 304: the copy is right, no page is sent'
+    assert 'view Users' in happened['An editor renames a user']
+    assert 'creator: user_names,' in happened['The copy is not right any more']
+    assert '304' not in happened['The copy is not right any more']
+
 
 def test_demo_on_the_embedded_default(tmp_path: Path) -> None:
     """Without servers the demo tells its story, and leaves nothing behind."""

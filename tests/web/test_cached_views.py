@@ -864,3 +864,58 @@ def test_streams_see_their_session(applications: Applications, tenant: str) -> N
     site.add('a')
     assert [site.get().text for _ in range(3)] == ['1'] * 3
     assert site.view_runs == 4  # once to see that it streams
+
+
+def test_the_body_of_a_get(applications: Applications, tenant: str) -> None:
+    """A body that the routing and the view have read is there for the page that is not stored."""
+
+    def view(self: Root, request: Any) -> Response:
+        body = names_of(request).encode() + request.body_file.read()
+        return Response(app_iter=iter([body]), content_type='text/plain')
+
+    site = Site(applications, tenant, view)
+    for _ in range(3):
+        assert site.client.request('/', method='GET', body=b'abc').text == 'abc'
+
+
+@pytest.mark.parametrize('told', ['nothing', 'a list'])
+def test_identities_that_are_no_key(
+    applications: Applications, tenant: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An identity that can't be part of a key gets an uncached page, and the log says once why."""
+
+    class Strange:
+        role = 'r'
+
+        if told == 'a list':
+
+            def as_dict(self) -> Any:
+                return {'userid': ['a']}
+
+    class StrangePolicy(Policy):
+        def identify(self, request: Any) -> Any:
+            return Strange()
+
+    class Own(App):
+        pass
+
+    @Own.identity_policy()
+    def policy() -> Any:
+        return StrangePolicy()
+
+    runs = Runs()
+
+    @Own.view(model=Root, cached=True)
+    def view(self: Root, request: Any) -> str:
+        runs('view')
+        return names_of(request)
+
+    @Own.verify_identity(identity=Strange)
+    def verify(identity: Any) -> bool:
+        return True
+
+    client = Client(OrmCacheMiddleware(applications.start(Own), schema=tenant))
+    for _ in range(2):
+        assert client.get('/').text == ''
+    assert runs.count('view') == 2
+    assert len(caplog.records) == 1
