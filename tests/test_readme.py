@@ -22,6 +22,23 @@ def test_first_two_blocks_are_one_command_each() -> None:
     assert tests.strip().endswith('-m pytest')
 
 
+def test_cached_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the option that the README names, the quick start's page is cached as a whole."""
+    text, option = README.read_text(), '@App.json(model=Root, cached=True)'
+    assert f'`{option}`' in text
+    code = BLOCKS[2][1]
+    assert code.count('@App.json(model=Root)') == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'cached_page.py').write_text(code.replace('@App.json(model=Root)', option))
+    client = Client(importlib.import_module('cached_page').application)
+    assert client.get('/?add=Ann').json == ['Ann']
+    page = client.get('/')
+    assert client.get('/', headers={'If-None-Match': page.headers['ETag']}, status=304).body == b''
+    assert client.get('/?add=Bob').json == ['Ann', 'Bob']
+    assert client.get('/', headers={'If-None-Match': page.headers['ETag']}).json == ['Ann', 'Bob']
+
+
 def test_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The quick start has at most 30 lines, runs as it stands, and caches."""
     kind, code = BLOCKS[2]
