@@ -31,12 +31,14 @@ def test_cached_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / 'cached_page.py').write_text(code.replace('@App.json(model=Root)', option))
-    client = Client(importlib.import_module('cached_page').application)
+    application = importlib.import_module('cached_page').application
+    client = Client(application)
     assert client.get('/?add=Ann').json == ['Ann']
     page = client.get('/')
     assert client.get('/', headers={'If-None-Match': page.headers['ETag']}, status=304).body == b''
     assert client.get('/?add=Bob').json == ['Ann', 'Bob']
     assert client.get('/', headers={'If-None-Match': page.headers['ETag']}).json == ['Ann', 'Bob']
+    application.app.close_orm_cache()
 
 
 def test_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,7 +212,7 @@ class Answer:
 
         :raises HTTPException: if the view has raised it.
         """
-        also = headers_beside(stored, options.headers, is_private=options.is_private)
+        also = headers_beside(stored, options.headers, is_private=not options.public)
         name = self.cache.settings.cache_status
         if name is not None:
             also.append(('Cache-Status', f'{name}; {"fwd=miss" if was_run else "hit"}'))

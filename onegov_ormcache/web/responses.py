@@ -103,7 +103,7 @@ def why_not(
     :param statuses: the statuses that may be stored.
     :param headers: the request headers that it varies by.
     :param max_size: the most bytes that its body may have; None: as many as any value.
-    :param is_private: True if it differs by identity.
+    :param is_private: True if it is stored for one user alone.
     """
     if response.status_code not in statuses:
         return f'its status is {response.status_code}'
@@ -177,7 +177,7 @@ def headers_beside(
     A header that the view has set itself stays as it is.
 
     :param headers: the request headers that the response varies by.
-    :param is_private: True if it differs by identity.
+    :param is_private: True if it differs by the user or the user's role.
     """
     own = {name.lower() for name, _ in stored.headers}
     added = []

@@ -256,10 +256,10 @@ def test_unchanged_content_keeps_its_tag(applications: Applications, tenant: str
 
 
 def test_headers(applications: Applications, tenant: str) -> None:
-    """A page is private unless its users share it; what the view says comes first."""
+    """A page is private unless it is the same for all users; what the view says comes first."""
     for options, control in (
         (True, 'private, no-cache'),
-        (cached(by_role=True), 'no-cache'),
+        (cached(by_role=True), 'private, no-cache'),
         (cached(public=True), 'no-cache'),
     ):
         site = Site(applications, tenant, show_names, options, {'cache_status': 'towns'})
