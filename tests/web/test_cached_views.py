@@ -16,7 +16,7 @@ from webob.exc import HTTPForbidden, HTTPFound, HTTPNotFound, HTTPTemporaryRedir
 from webtest import TestApp as Client
 
 from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, cached, orm_cached
-from onegov_ormcache.errors import AuditError
+from onegov_ormcache.errors import AuditError, VariantError
 from tests.support.applications import Applications, change
 from tests.support.counting import Runs
 from tests.support.models import Group, User
@@ -919,3 +919,59 @@ def test_identities_that_are_no_key(
         assert client.get('/').text == ''
     assert runs.count('view') == 2
     assert len(caplog.records) == 1
+
+
+def test_an_identity_of_another_app(applications: Applications, tenant: str) -> None:
+    """A mounted app that is made for a user known to the root app alone serves that user alone."""
+
+    class Mounted(OrmCacheApp):
+        def __init__(self, user: str) -> None:
+            self.user = user
+
+    class Own(App):
+        pass
+
+    @Own.mount(path='mounted', app=Mounted)
+    def mount(request: Any) -> Mounted:
+        return Mounted(str(getattr(request.identity, 'userid', None)))
+
+    Mounted.path(path='')(Root)
+
+    @Mounted.view(model=Root, cached=True)
+    def view(self: Root, request: Any) -> str:
+        return f'{request.app.session().query(User).count()} {request.app.user}'
+
+    client = Client(OrmCacheMiddleware(applications.start(Own), schema=tenant))
+    for _ in range(3):
+        for user in 'a', 'b':
+            assert client.get('/mounted', headers={'X-User': user}).text == f'0 {user}'
+        assert client.get('/mounted').text == '0 None'
+
+
+@pytest.mark.parametrize('audit', ['warn', 'error'])
+def test_properties_that_vary(applications: Applications, tenant: str, audit: str) -> None:
+    """A page of a value that varies by what the page does not vary by is not stored."""
+    language = ['de']
+
+    class Own(App):
+        @orm_cached(policy=User, vary=lambda app: language[0])
+        def title(self) -> str:
+            return f'{language[0]}{len(self.session().execute(select(User)).all())}'
+
+    runs = Runs()
+
+    @Own.view(model=Root, cached=True)
+    def view(self: Root, request: Any) -> str:
+        runs('view')
+        return str(request.app.title)
+
+    app = applications.start(Own, audit=audit)
+    client = Client(OrmCacheMiddleware(app, schema=tenant))
+    if audit == 'error':
+        with pytest.raises(VariantError):
+            client.get('/')
+        return
+    for expected in ('de', 'fr', 'de'):
+        language[0] = expected
+        assert client.get('/').text == f'{expected}0'
+    assert runs.count('view') == 3
