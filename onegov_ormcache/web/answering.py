@@ -242,6 +242,8 @@ class ViewRun:
         self._options = view.options
         self._key = key
         self._identity = identity
+        # True once somebody has asked for the identity
+        self._has_identity = False
         self._request: Any = None
         self._guard = Guard(view.options.covered, self._identified, self._report)
         self._run: Run | None = None
@@ -309,20 +311,19 @@ class ViewRun:
 
     def _identified(self, request: Any) -> Any:
         """Return the identity as the view may see it."""
-        options = self._options
-        if options.public:
-            self._guard.read('identity')
-        if type(request.app) is self._owner and not options.public:
-            identity = self._identity
-        else:
-            given = self._answer.given
-            identity = self._guard.unwatched(
-                lambda: given['identity'] if 'identity' in given
-                else identified(request.app, request)
-            )  # fmt: skip
-            if not options.public and options.user(identity) != options.user(self._identity):
-                self._guard.read(f'the identity of {type(request.app).__qualname__}')
-        return guarded_identity(identity, self._guard) if options.by_role else identity
+        options, given = self._options, self._answer.given
+        is_of_key = 'identity' in given or type(request.app) is self._owner
+        if options.public or not (is_of_key or self._has_identity):
+            self._guard.read(f'the identity of {type(request.app).__qualname__}')
+        if not self._has_identity:
+            # as request.identity: whichever app is the first to ask, asks for all
+            self._has_identity = True
+            if 'identity' in given:
+                self._identity = given['identity']
+            elif options.public or not is_of_key:
+                self._identity = self._guard.unwatched(lambda: identified(request.app, request))
+        by_role = options.by_role
+        return guarded_identity(self._identity, self._guard) if by_role else self._identity
 
     def _report(self, what: str) -> None:
         """Keep the response from being stored, because of what was read of the request.
