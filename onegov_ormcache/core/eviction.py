@@ -501,8 +501,23 @@ class WritePath:
             except StoreUnreachable:
                 # the doubt stays, and the next reader that meets it settles it
                 log.warning('%s: committed, but the tag store is lost', schema)
+        published = self._published() if self._cache.published.has_receivers else None
         self._recover_later()
         self._end()
+        if published:
+            # last: a receiver may do anything, and take long
+            self._cache.published.tell(published)
+
+    def _published(self) -> dict[str, Collection[str]]:
+        """Return the tags, by place, that have new versions or are still in doubt; those that
+        could be neither are told of when they are evicted."""
+        if self._doubts.tags is None:
+            return {}
+        own = self._cache.by_place(self._scope.schema, self._doubts.tags)
+        places = {place: frozenset(tags) for place, tags in own.items()}
+        for place, tags in self._tags_elsewhere.items():
+            places[place] = places.get(place, frozenset()) | tags
+        return dict(places)
 
     def rolled_back(self) -> None:
         if self._doubts.are_sent:

@@ -41,7 +41,7 @@ from .policies import table_tags
 from .protocols import PropertyRegistry
 from .recovery import Recovery
 from .settings import OrmCacheSettings
-from .versions import identify
+from .versions import Versions, identify
 
 if TYPE_CHECKING:
     from psycopg import Connection, Notify
@@ -89,6 +89,10 @@ class ListeningCache(Protocol):
     @property
     def tags(self) -> TagStore:
         """The tag store, which keeps versions."""
+
+    @property
+    def versions(self) -> Versions:
+        """The tag store, with what follows from new versions."""
 
     @property
     def registry(self) -> PropertyRegistry:
@@ -254,7 +258,7 @@ class Listening:
             self._connection.execute(f'LISTEN {CHANNEL}; LISTEN {ROWS_CHANNEL}')
             for (schema,) in self._connection.execute(WATCHED_SCHEMAS).fetchall():
                 self._identify(schema)
-                self._cache.tags.renew(schema)
+                self._cache.versions.renew(schema)
             self._is_active = True
             log.info('Changes from outside are heard')
         else:
@@ -303,7 +307,7 @@ class Listening:
             for schema, tables in changed.items():
                 self._identify(schema)
                 if '' in tables:
-                    self._cache.tags.renew(schema)
+                    self._cache.versions.renew(schema)
                 else:
                     self._publish(schema, tables)
         except StoreUnreachable:
@@ -344,7 +348,7 @@ class Listening:
         unknown = present - cache.registry.known_tags
         if unknown:
             cache.tags.publish(schema, self._writer, unknown)
-
+        cache.versions.tell(schema, tags | unknown)
 
 
 def give_up_on_silence(file: int) -> None:

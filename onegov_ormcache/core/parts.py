@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import NoReturn
 
+from blinker import Signal
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..database.hosts import HostObserver
@@ -34,6 +35,7 @@ from ..tiers.process import ProcessTier
 from ..tiers.serializer import Serializer
 from ..tiers.shared import Fill, MemoryTier, RedisTier, SharedTier
 from .policies import table_tags
+from .published_tags import PublishedTags
 from .recording import CacheEvent, Recordings
 from .recovery import Recovery
 from .registry import Registry
@@ -70,6 +72,8 @@ class CacheParts:
             lambda: self.registry.known_tags,
             lambda: table_tags(self.observer.tables) | self.registry.own_tags,
         )
+        #: Tells which tags have got new versions.
+        self.published = self.versions.published = PublishedTags(self.registry, self.keys_of)
         #: What must be done after an outage; None if nothing can be lost.
         self.recovery: Recovery | None = None
         if not tags.single_process:
@@ -77,7 +81,7 @@ class CacheParts:
             self.recovery = self.versions.recovery = Recovery(
                 self.versions, outboxes, settings.namespace
             )
-        self.settler = Settler(self.tags, settings.lease)
+        self.settler = Settler(self.tags, settings.lease, told=self.published)
         self._recordings = Recordings()
         self._pid = os.getpid()
         self._is_reached = False
@@ -290,6 +294,28 @@ class CacheParts:
         return [stored.get(number, False) for number in range(len(fills))]
 
     # events
+
+    @property
+    def on_tags_published(self) -> Signal:
+        """The signal that tags of a tenant have changed: ``handler(schema, tags, properties,
+        keys)``, called after the commit.
+
+        ``schema`` is the tenant, or the schema of tables that tenants share, whose tags have
+        changed: one call for each. ``tags`` are the changed tags; ``'#code'`` stands for all.
+        ``properties`` are the names of the orm-cached properties that have them, and ``keys`` the
+        keys by which a CDN knows them (:doc:`cdn`); all are frozensets.
+
+        The handler is called in the thread that has committed, before its commit returns. It must
+        not use that transaction's session. What it raises is logged.
+        """
+        return self.published.signal
+
+    def keys_of(self, place: str, tags: Collection[str]) -> frozenset[str]:
+        """Return the keys by which others know values with these tags; here, none.
+
+        :param place: the schema that the tags belong to.
+        """
+        return frozenset()
 
     @property
     def recorder(self) -> Callable[[CacheEvent], None] | None:

@@ -28,6 +28,7 @@ from ..tiers.request import TierEntry
 from ..tiers.serializer import Serializer
 from ..tiers.shared import Fill, SharedTier
 from .properties import Call, Declaration, Property
+from .published_tags import PublishedTags
 from .recording import CacheEvent
 from .recovery import Recovery
 from .rows import RowPolicies, RowPolicy
@@ -118,6 +119,10 @@ class WritingCache(AnyCache, Protocol):
     @property
     def recovery(self) -> Recovery | None:
         """What must be done after an outage; None if nothing can be lost."""
+
+    @property
+    def published(self) -> PublishedTags:
+        """Tells which tags have got new versions."""
 
     def places(self, schema: str) -> tuple[str, ...]:
         """Return the places of a tenant's tags: the schemas that their versions belong to."""

@@ -133,6 +133,8 @@ class Reading(Lookup):
         self.nearest: TierEntry | None = None
         #: The claim under which the creator runs; None if it runs beside others.
         self.claim: Claim | None = None
+        #: False if the creator was run, and its value was not stored.
+        self.is_stored = True
 
     def entry(self) -> TierEntry:
         """Return the value from the nearest tier that has it; otherwise compute it.
@@ -224,6 +226,7 @@ class Reading(Lookup):
         """
         computed = self.computed()
         store(self.scope, [computed])
+        self.is_stored = computed.is_stored
         return computed.entry()
 
     def computed(self) -> Computed:

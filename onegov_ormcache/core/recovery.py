@@ -308,11 +308,12 @@ class Recovery:
             known = frozenset.intersection(*(frozenset(change['known']) for change in changes))
         except (ValueError, TypeError, KeyError) as error:
             log.warning('%s: all is evicted, because the outbox can not be read: %r', place, error)
-            self._store.renew(place)
+            self._versions.renew(place)
             return
         writer = new_token()
-        self._store.doubt(place, writer, tags, known, '', {}).result()
+        doubted = self._store.doubt(place, writer, tags, known, '', {}).result()
         self._store.settle(place, writer, None)
+        self._versions.tell(place, doubted)
 
     def _complain(self, schema: str, error: Exception) -> None:
         """Log what goes wrong, once until it goes well again."""

@@ -17,7 +17,14 @@ from ..database.sessions import ScopedSession, observed, owner_of
 from ..database.signals import tables_of
 from ..errors import PropertyConflictError
 from ..forks import OwnLock
-from ..tags.snapshot import PROPERTY_TAG, ROWS_TAG, TABLE_TAG, VALUE_TAG, whole_tag
+from ..tags.snapshot import (
+    CODE_TAG,
+    PROPERTY_TAG,
+    ROWS_TAG,
+    TABLE_TAG,
+    VALUE_TAG,
+    whole_tag,
+)
 from .objects import value_after, value_before
 from .policies import (
     ChangeKind,
@@ -80,6 +87,23 @@ class Registry:
             else:
                 found.add(tag)
         return frozenset(found)
+
+    def evicted_by(self, tags: Collection[str]) -> frozenset[str]:
+        """Return the names of the orm-cached properties that have one of these tags by their
+        policies; of properties with arguments, those of which some values may have one.
+
+        What a property of the policy ``'auto'`` depends on is known of its values alone.
+        """
+        named = {whole_tag(tag) or tag for tag in tags}.union(tags)
+        with self._lock.present:
+            properties = list(self._properties.values())
+        return frozenset(
+            prop.where for prop in properties
+            if not prop.declaration.is_request_cached
+            and (CODE_TAG in named or not named.isdisjoint(
+                prop.tags | prop.by_rows | {prop.value_tag}
+            ))
+        )  # fmt: skip
 
     # properties
 

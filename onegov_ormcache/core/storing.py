@@ -64,6 +64,8 @@ class Computed:
         storable = is_storable(run)
         prop.remember_unstored(lookup.key, not (storable and fits) or has_ended)
         self._storable = storable and not scope.has_strayed
+        #: True once it was stored in the shared tier.
+        self.is_stored = False
         #: The value with its stamp, if it may be stored.
         self.stored: StoredValue | None = None
         if self.is_present and self._storable and fits and not has_ended:
@@ -81,6 +83,7 @@ class Computed:
     def was_stored(self, is_stored: bool) -> None:
         """Take notice whether the value was stored, for the checks of the transaction."""
         scope, snapshot = self._scope, self.snapshot
+        self.is_stored = is_stored
         if is_stored:
             assert self.stored is not None
             self.lookup.keep_in_process(self.stored, self.value)

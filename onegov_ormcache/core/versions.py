@@ -17,6 +17,7 @@ from ..tags.overlays import differing
 from ..tags.places import PlacedTagStore
 from ..tags.snapshot import UNREACHABLE, Snapshot, Stamp, TagStore, whole_tag
 from .policies import table_tags
+from .published_tags import ALL, PublishedTags
 
 #: The number of tags that a tenant may have beside those of this application.
 FOREIGN_TAGS = 256
@@ -75,6 +76,8 @@ class Versions:
         self._lock = OwnLock()
         #: What must be done after an outage; None if the store is in this process's memory.
         self.recovery: Gate | None = None
+        #: Is told of renewals; None if nobody can listen.
+        self.published: PublishedTags | None = None
 
     def places(self, schema: str) -> tuple[str, ...]:
         """Return the places of a tenant's tags: the schemas that their versions belong to."""
@@ -176,6 +179,19 @@ class Versions:
             pass  # the next snapshot tries again
         return self._pending_renewals.keys().isdisjoint(schemas)
 
+    def renew(self, schema: str) -> None:
+        """Give a schema a new birth, and tell that all of it may have changed.
+
+        :raises StoreUnreachable: if the store can't be reached.
+        """
+        self.tags.renew(schema)
+        self.tell(schema, ALL)
+
+    def tell(self, place: str, tags: Collection[str]) -> None:
+        """Tell that tags have got new versions, other than by a commit of this process."""
+        if self.published is not None:
+            self.published.tell({place: tags})
+
     def renew_pending(self) -> None:
         """Make all renewals that are pending.
 
@@ -188,7 +204,7 @@ class Versions:
             mark = self._pending_renewals.get(schema)
             if mark is None or self.tags.identity(schema) is None:
                 continue  # without an identity, nothing of this process is valid anyway
-            self.tags.renew(schema)
+            self.renew(schema)
             with self._lock.present:
                 # another mark stays: its call may have come after this birth
                 if self._pending_renewals.get(schema) is mark:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from cachetools import TTLCache
@@ -35,6 +35,17 @@ class Oracle(Protocol):
         of this schema in doubt: all others, or those of the awaited ones."""
 
 
+class Told(Protocol):
+    """Is told which tags have got new versions."""
+
+    @property
+    def has_receivers(self) -> bool:
+        """True if anybody wants to know."""
+
+    def tell(self, places: Mapping[str, Collection[str]]) -> None:
+        """Tell of changed tags, by place."""
+
+
 class Settler:
     """Settles the doubts of one tag store, and ends its quarantines.
 
@@ -42,11 +53,17 @@ class Settler:
 
     :param lease: seconds after which a writer without a transaction's key counts as ended.
     :param clock: returns seconds.
+    :param told: is told of the tags of doubts that are settled.
     """
 
     def __init__(
-        self, store: TagStore, lease: float, clock: Callable[[], float] = time.monotonic
+        self,
+        store: TagStore,
+        lease: float,
+        clock: Callable[[], float] = time.monotonic,
+        told: Told | None = None,
     ) -> None:
+        self._told = told
         self._store = store
         self._lease = lease
         self._clock = clock
@@ -111,6 +128,14 @@ class Settler:
             self._store.settle(schema, writer, self._lease)
         elif not oracle.is_open(doubt.transaction_key):
             self._store.settle(schema, writer, None)
+        else:
+            return
+        # within the lease, nothing was settled
+        told = self._told
+        if told is None or not told.has_receivers:
+            return
+        if writer not in self._store.snapshot(schema).of_place(schema).doubts:
+            told.tell({schema: doubt.tags})
 
     def _end_quarantine(self, schema: str, snapshot: Snapshot, oracle: Oracle | None) -> None:
         if oracle is None:

@@ -7,6 +7,7 @@ Which view a URL leads to is learned when a request reaches it; that is a hint, 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import morepath
@@ -34,6 +35,7 @@ from .responses import (
     not_modified,
     why_not,
 )
+from .surrogate_keys import SEPARATORS
 from .tween import Handler, transaction_tween_factory
 
 #: How often a request is routed anew, because it has reached another view than the one that was
@@ -43,6 +45,9 @@ MOST_PASSES = 3
 
 #: The keys of the environment by which a URL is remembered.
 URL_KEYS = ('REQUEST_METHOD', 'SCRIPT_NAME', 'PATH_INFO')
+
+#: The headers that may have surrogate keys, in small letters.
+KEYED = frozenset(map(str.lower, SEPARATORS))
 
 #: The attributes of a request that tell where it was routed.
 ROUTED = ('app', 'unconsumed', 'view_name', 'view_code_info')
@@ -188,7 +193,9 @@ class Answer:
             run.finished()
         stored = told(scope, call, entry, reading.tier)
         if stored != NOTHING:
-            return self.sent(stored, options, was_run=run.has_run)
+            is_shared = reading.is_stored and options.is_for_all and stored.code == 200
+            keys = self.keys(entry.tags) if is_shared else ()
+            return self.sent(stored, options, was_run=run.has_run, keys=keys)
         if run.must_run_again:
             self.cache.views_reached.learn(self.url, ReachedView(view, owner, is_streamed=True))
         if run.must_run_again or not run.has_run:
@@ -207,9 +214,26 @@ class Answer:
         self.request.app = app
         return identified(app, self.request)
 
-    def sent(self, stored: StoredResponse, options: ResponseOptions, *, was_run: bool) -> Any:
+    def keys(self, tags: Collection[str]) -> Sequence[str]:
+        """Return the surrogate keys of a response with these tags; none without the setting."""
+        surrogate_keys = self.cache.surrogate_keys
+        if surrogate_keys is None:
+            return ()
+        schema = self.scope.schema
+        # the tenant's own place is always one: its evict_all concerns each response
+        return surrogate_keys.of_response({schema: (), **self.cache.by_place(schema, tags)})
+
+    def sent(
+        self,
+        stored: StoredResponse,
+        options: ResponseOptions,
+        *,
+        was_run: bool,
+        keys: Sequence[str] = (),
+    ) -> Any:
         """Return a stored response as it is sent to this client: whole, or as a 304.
 
+        :param keys: its surrogate keys.
         :raises HTTPException: if the view has raised it.
         """
         also = headers_beside(stored, options.headers, is_private=not options.public)
@@ -217,10 +241,12 @@ class Answer:
         if name is not None:
             also.append(('Cache-Status', f'{name}; {"fwd=miss" if was_run else "hit"}'))
         response = made(stored, also)
+        if self.cache.surrogate_keys is not None:
+            self.cache.surrogate_keys.add_to(response, keys)
         if stored.kind == 'raised':
             raise response
         if is_current(self.environ.get('HTTP_IF_NONE_MATCH'), response):
-            response = not_modified(response)
+            response = not_modified(response, also=KEYED if keys else ())
         # what other tweens have asked for: in the run of the view, nobody knew of it
         self.request._run_after(response)
         return response

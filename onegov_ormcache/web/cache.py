@@ -5,7 +5,7 @@ It does not know how their values are read, stored and evicted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,6 +20,7 @@ from .auditing import watching
 from .mounting import mounted_as
 from .reached_views import ViewsReached
 from .settings import AppSettings
+from .surrogate_keys import SurrogateKeys, named_headers
 
 #: The attribute in which a root app keeps its cache. Mounted apps and requests use the cache
 #: of their root app.
@@ -56,7 +57,24 @@ class AppCache(OrmCache):
         self.caches_views = bool(views)
         #: What was learned of the views that URLs lead to.
         self.views_reached = ViewsReached()
+        #: Makes the keys by which a CDN knows responses; None without the setting
+        #: ``surrogate_secret``.
+        self.surrogate_keys: SurrogateKeys | None = None
+        if settings.surrogate_secret is not None:
+            headers = named_headers(settings.surrogate_keys)
+            self.surrogate_keys = SurrogateKeys(
+                headers, settings.namespace, settings.surrogate_secret
+            )
         self._open(settings, sessions, declared, **host)
+
+    def keys_of(self, place: str, tags: Collection[str]) -> frozenset[str]:
+        """Return the surrogate keys of the responses with one of these tags; none without the
+        setting ``surrogate_secret``.
+
+        :param place: the schema that the tags belong to.
+        """
+        keys = self.surrogate_keys
+        return frozenset() if keys is None else keys.of_change(place, tags)
 
     def is_cache_of(self, instance: Any) -> bool:
         """Return whether this is the cache of the root app of an app or request, or of

@@ -48,6 +48,12 @@ class ResponseOptions:
         return not (self.by_role or self.public)
 
     @property
+    def is_for_all(self) -> bool:
+        """True if whoever sends the same request, with the headers of ``Vary``, gets the same
+        response: a cache that does not ask the application may serve it."""
+        return self.public and self.vary is None
+
+    @property
     def covered(self) -> frozenset[str]:
         """The keys of the WSGI environment that a response's key has."""
         host = HOST_KEYS if self.by_host else ()

@@ -6,11 +6,13 @@ This module knows nothing of how the tween uses them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
-from ..core.settings import OrmCacheSettings, Rule, is_whole
+from ..core.settings import SECTION, OrmCacheSettings, Rule, is_whole
+from ..errors import ConfigurationError
+from .surrogate_keys import SECRET_LENGTH, SEPARATORS, are_headers
 
 #: A token of RFC 9110 that begins with a letter, as a regular expression.
 TOKEN = r'[A-Za-z][A-Za-z0-9._-]{0,99}'
@@ -38,6 +40,11 @@ class AppSettings(OrmCacheSettings):
     cached_responses: bool | Callable[[Any], bool] = True
     #: The name of this cache in the header ``Cache-Status`` of cached responses; None: no header.
     cache_status: str | None = None
+    #: The names of headers in which cached responses that a CDN may store have their surrogate
+    #: keys: one or several of ``'Cache-Tag'``, ``'Surrogate-Key'`` and ``'Cache-Groups'``.
+    surrogate_keys: str | Sequence[str] | None = None
+    #: The secret of which the surrogate keys are made, the same in all processes.
+    surrogate_secret: str | None = field(default=None, repr=False)
     #: ``(request, response) -> bool``: True rolls back. With None, every response commits.
     commit_veto: Callable[[Any, Any], bool] | None = veto_errors
 
@@ -45,6 +52,16 @@ class AppSettings(OrmCacheSettings):
         """Return whether a request may be answered by a cached response."""
         uses = self.cached_responses
         return uses if isinstance(uses, bool) else bool(uses(request))
+
+    @classmethod
+    def read(cls, section: Mapping[str, Any], where: str) -> Self:
+        settings = super().read(section, where)
+        if settings.surrogate_keys is not None and settings.surrogate_secret is None:
+            raise ConfigurationError(
+                f'{where}: setting {SECTION}.surrogate_keys needs {SECTION}.surrogate_secret, '
+                f'a text of {SECRET_LENGTH} or more characters that nobody can guess'
+            )
+        return settings
 
     @classmethod
     def rules(cls) -> tuple[Rule, ...]:
@@ -64,6 +81,16 @@ RULES: tuple[Rule, ...] = (
         'cache_status',
         lambda v: v is None or (isinstance(v, str) and re.fullmatch(TOKEN, v) is not None),
         'a name of letters, digits, "-", "." and "_", or None',
+    ),
+    (
+        'surrogate_keys',
+        are_headers,
+        f'one of {", ".join(SEPARATORS)}, or a sequence of these, or None',
+    ),
+    (
+        'surrogate_secret',
+        lambda v: v is None or (isinstance(v, str) and len(v) >= SECRET_LENGTH),
+        f'a text of {SECRET_LENGTH} or more characters, or None',
     ),
     ('commit_veto', lambda v: v is None or callable(v), 'a function (request, response) or None'),
 )
