@@ -65,18 +65,14 @@ class SurrogateKeys:
         """Return the keys of a response: those of its tags, and one for each place, which stands
         for all that may change there.
 
-        :param tags: by place.
+        :param tags: by place, each once.
         :return: none if even the places are too many.
         """
-        for of_each in tags, dict.fromkeys(tags, (MANY,)):
-            keys = {
-                self.key(place, tag)
-                for place, found in of_each.items()
-                for tag in (*found, CODE_TAG)
-            }
-            if len(keys) <= self._most:
-                return sorted(keys)
-        return ()
+        if sum(map(len, tags.values())) + len(tags) > self._most:
+            tags = dict.fromkeys(tags, (MANY,))
+        keys = {self.key(place, tag) for place in tags for tag in (*tags[place], CODE_TAG)}
+        # sorted, so that their order tells nothing either
+        return sorted(keys) if len(keys) <= self._most else ()
 
     def add_to(self, response: Any, keys: Sequence[str]) -> None:
         """Add keys to the headers of a response, after those that its view has set."""

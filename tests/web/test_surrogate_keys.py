@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from webob import Response
 from webob.exc import HTTPOk
 from webtest import TestApp as Client
@@ -212,6 +213,54 @@ def test_only_what_depends_on_it_is_purged(applications: Applications, tenant: s
         app.evict_all()
         scope.session().commit()
     assert {schema for schema, _ in cdn.kept} == {f'{tenant}2'}
+
+
+def test_shared_tables(on_servers: Applications, make_tenant: Any) -> None:
+    """A change of a shared table by one tenant purges the pages of others that depend on it."""
+    shared, one, two = make_tenant('shared'), make_tenant('one'), make_tenant('two')
+
+    class SharedBase(DeclarativeBase):
+        pass
+
+    class Country(SharedBase):
+        __tablename__ = 'countries'
+        __table_args__ = {'schema': shared}
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Note(SharedBase):
+        __tablename__ = 'notes'
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Own(OrmCacheApp):
+        pass
+
+    class Model:
+        """The model at /."""
+
+    Own.path(path='model')(Model)
+    for name, cls in (('countries', Country), ('notes', Note)):
+        Own.view(model=Model, name=name, cached=PUBLIC)(
+            lambda self, request, cls=cls: str(request.app.session().query(cls).count())
+        )
+    app, cdn = on_servers.start(Own, base=SharedBase, **SETTINGS), Cdn()
+    app.orm_cache.on_tags_published.connect(cdn.purge)
+    paths = ['/model/countries', '/model/notes']
+    for tenant in one, two, one, two:
+        change(app, tenant, Country())
+        for each in one, two:
+            for path in paths:
+                served = cdn.get(client_of(app, each), each, path)
+                assert served == client_of(app, each).get(path).text
+    kept = set(cdn.kept)
+    assert len(kept) == 4
+    change(app, one, Country())
+    assert set(cdn.kept) == {(one, paths[1]), (two, paths[1])}
+    app.orm_cache.renew_later(shared)
+    assert {schema for schema, _ in cdn.kept} == {one, two}
+    for each in one, two:
+        cdn.get(client_of(app, each), each, paths[0])
+    app.orm_cache.renew_later(shared)
+    assert set(cdn.kept) == {(one, paths[1]), (two, paths[1])}
 
 
 def test_headers(applications: Applications, tenant: str) -> None:
