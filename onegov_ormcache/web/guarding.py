@@ -17,7 +17,8 @@ import morepath
 ALWAYS_COVERED = frozenset((
     'REQUEST_METHOD', 'SCRIPT_NAME', 'PATH_INFO', 'QUERY_STRING', 'CONTENT_TYPE',
     'wsgi.version', 'wsgi.errors', 'wsgi.multithread', 'wsgi.multiprocess', 'wsgi.run_once',
-    'webob._parsed_query_vars', 'webob._parsed_post_vars', 'webob.url_encoding',
+    'webob._parsed_query_vars', 'webob._parsed_post_vars', 'webob._parsed_cookies',
+    'webob.url_encoding',
 ))  # fmt: skip
 
 #: Keys of the environment that make the URL of the host.
@@ -205,8 +206,9 @@ def guard(request: morepath.Request, guarded_by: Guard, given: dict[str, Any]) -
         if name not in OWN_ATTRIBUTES and name not in attributes
     }  # fmt: skip
     attributes['_orm_cache_guard'] = guarded_by
-    # what was parsed of a body before; whoever parses it again has read the body
+    # what was parsed of a body or cookie before; whoever parses it again has read that
     attributes['environ'].pop('webob._parsed_post_vars', None)
+    attributes['environ'].pop('webob._parsed_cookies', None)
     attributes['environ'] = GuardedEnvironment(attributes['environ'], guarded_by)
 
 

@@ -462,6 +462,36 @@ def test_unkeyed_reads(
     assert sum('is not stored' in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.parametrize('is_declared', [True, False])
+def test_declared_cookies(applications: Applications, tenant: str, is_declared: bool) -> None:
+    """A page may differ by cookies that its key has, also if they were looked at before."""
+
+    def parsed(request: Any) -> bool:
+        return 'a' in request.cookies
+
+    def view(self: Root, request: Any) -> str:
+        return f'{names_of(request)}{request.cookies["a"]}'
+
+    options = cached(headers=['Cookie'] if is_declared else [])
+    site = Site(applications, tenant, view, options, {'cached_responses': parsed})
+    for cookie in 'a=1', 'a=2', 'a=1', 'a=2':
+        assert site.get(Cookie=cookie).text == cookie[2:]
+    assert site.view_runs == (2 if is_declared else 4)
+
+
+def test_cookies_that_were_parsed_before(applications: Applications, tenant: str) -> None:
+    """A page can't show cookies by what WebOb keeps of them in the environment."""
+
+    def parsed(request: Any) -> bool:
+        return 'a' in request.cookies
+
+    def view(self: Root, request: Any) -> str:
+        return f'{names_of(request)}{request.environ.get("webob._parsed_cookies")}'
+
+    site = Site(applications, tenant, view, settings={'cached_responses': parsed})
+    assert [site.get(Cookie=cookie).text for cookie in ('a=1', 'a=2')] == ['None', 'None']
+
+
 @pytest.mark.parametrize(
     'read',
     [
