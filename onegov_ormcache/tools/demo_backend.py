@@ -41,7 +41,7 @@ class Backend:
     :func:`temporary` makes it for one run of the demo.
     """
 
-    #: Settings of the section ``orm_cache``: ``dsn``, ``redis_url`` and ``namespace``.
+    #: Settings of the section ``orm_cache``: ``dsn``, ``redis_url``, ``namespace`` and others.
     settings: dict[str, Any]
     #: The beginning of all schemas' names.
     prefix: str

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,17 @@ HANDLERS = range(1, 7)
 
 #: Seconds within which a value must have expired that lives for a moment.
 PATIENCE = 20.0
+
+
+def without_responses(backend: Backend) -> Backend:
+    """A backend on which the views run each time, so that their properties are read."""
+    return replace(backend, settings={**backend.settings, 'cached_responses': False})
+
+
+@pytest.fixture
+def backend(backend: Backend) -> Backend:
+    """Each backend in turn, without cached responses."""
+    return without_responses(backend)
 
 
 # a page by its id
@@ -103,7 +115,8 @@ def halls(
 ) -> Iterator[tuple[TownHall, TownHall]]:
     """A town hall as two processes serve it, each with values of its own in memory."""
     prefix = make_tenant('x')[:-1]
-    applications = [make_application(servers_backend.settings, prefix=prefix) for _ in range(2)]
+    settings = without_responses(servers_backend).settings
+    applications = [make_application(settings, prefix=prefix) for _ in range(2)]
     one, other = [TownHall(application, prefix) for application in applications]
     one.load('is')
     yield one, other

@@ -112,7 +112,9 @@ class TownHall:
         """Return the names of the properties that all views together have to compute now."""
         with self.application.app.recording() as events:
             self.everything(tenant)
-        return {e.name.rpartition('.')[2] for e in events if e.tier == 'creator'}
+        computed = {e.name for e in events if e.tier == 'creator'}
+        # the views that were run for their responses are no properties
+        return {name.rpartition('.')[2] for name in computed if '.view(' not in name}
 
     def titles(self, user: str | None = None, tenant: str = 'is') -> list[str]:
         """Return the titles of the page tree that a user sees."""
