@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from dogpile.cache.api import CacheMutex
@@ -32,12 +32,24 @@ MAX_LOCK = 60_000
 IDLE = 10.0
 
 
+class Held(NamedTuple):
+    """A lock's lifetime in seconds; and the times of the monotonic clock, in seconds, after which
+    it is not renewed any longer, and at which it is renewed next."""
+
+    ttl: float
+    until: float
+    due: float
+
+
 class Renewer:
     """Renews the locks on Redis that this process holds, in one thread for all of them.
 
     So a lock can have a short lifetime, and expire soon after its process has died, although
     a holder may compute for longer. A process has one renewer. Its thread starts with the
-    first lock, and ends :data:`IDLE` seconds after the last.
+    first lock, and ends :data:`IDLE` seconds after it has found none.
+
+    Most locks are held for milliseconds, and cost no more than their entry here: the thread is
+    only woken for a lock that is due before the time at which it wakes by itself.
     """
 
     def __init__(self) -> None:
@@ -46,9 +58,11 @@ class Renewer:
 
     def after_fork(self) -> None:
         """Start without locks, in a forked child: thread and locks belong to its parent."""
-        self._held: dict[Any, tuple[float, float]] = {}
+        self._held: dict[Any, Held] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        # the time at which the thread wakes by itself; None as long as it is awake
+        self._wakes: float | None = None
 
     def add(self, lock: Any, ttl: float, until: float) -> None:
         """Renew a lock from now on, each time a third of its lifetime has passed.
@@ -58,37 +72,54 @@ class Renewer:
             not renewed any longer.
         """
         check()
+        due = time.monotonic() + ttl / 3
         with self._changed:
-            self._held[lock] = (ttl, until)
+            self._held[lock] = Held(ttl, until, due)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            elif self._wakes is not None and due < self._wakes:
+                self._changed.notify()
 
     def remove(self, lock: Any) -> None:
         """Do not renew the lock any longer."""
         with self._changed:
             self._held.pop(lock, None)
-            self._changed.notify()
 
     def _run(self) -> None:
         thread = self._thread
         while self._thread is thread:
             with self._changed:
                 now = time.monotonic()
-                self._held = {k: (t, end) for k, (t, end) in self._held.items() if end > now}
-                if not self._held and not self._changed.wait(IDLE) and not self._held:
+                self._held = {k: held for k, held in self._held.items() if held.until > now}
+                if not self._held and not self._wait(IDLE) and not self._held:
                     self._thread = None
                     return
-                held = dict(self._held)
-                if held:
-                    self._changed.wait(min(ttl for ttl, _ in held.values()) / 3)
-            for lock, (ttl, _) in held.items():
+                if self._held:
+                    self._wait(min(held.due for held in self._held.values()) - time.monotonic())
+                due = self._take_due()
+            for lock, ttl in due.items():
                 if lock in self._held:
                     try:
                         lock.extend(ttl, replace_ttl=True)
                     except Exception:  # whatever fails, the other locks must be renewed
                         self.remove(lock)
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait to be woken; return False if nobody did."""
+        self._wakes = time.monotonic() + seconds
+        try:
+            return seconds > 0 and self._changed.wait(seconds)
+        finally:
+            self._wakes = None
+
+    def _take_due(self) -> dict[Any, float]:
+        """Return the locks that are due, with their lifetimes, and set their next time."""
+        now = time.monotonic()
+        due = {lock: held.ttl for lock, held in self._held.items() if held.due <= now}
+        for lock, ttl in due.items():
+            self._held[lock] = self._held[lock]._replace(due=now + ttl / 3)
+        return due
 
 
 RENEWER = Renewer()

@@ -23,6 +23,7 @@ from onegov_ormcache.tiers import locks
 from onegov_ormcache.tiers.locks import (
     RENEWER,
     SHORT,
+    Held,
     NamedLocks,
     RedisMutex,
     Renewer,
@@ -241,6 +242,28 @@ def test_a_broken_lock_harms_no_other(client: redis.Redis, namespace: str) -> No
     holder.release()
 
 
+class Counting:
+    """A lock that counts its renewals."""
+
+    def __init__(self) -> None:
+        self.renewals = 0
+
+    def extend(self, ttl: float, replace_ttl: bool) -> None:
+        self.renewals += 1
+
+
+def test_a_lock_is_renewed_only_when_it_is_due() -> None:
+    """A lock is not renewed because others come, go or are due."""
+    renewer, held = Renewer(), Counting()
+    renewer.add(held, 10 * LONG, time.monotonic() + LONG)
+    for _ in range(3):
+        other = Broken()
+        renewer.add(other, 0.03, time.monotonic() + LONG)
+        assert other.was_asked.wait(30), 'the thread has woken'
+        renewer.remove(other)
+    assert held.renewals == 0
+
+
 def test_a_lock_that_comes_as_the_thread_is_about_to_end() -> None:
     """The thread that renews locks does not end if a lock was added just before its end."""
     renewer, last = Renewer(), Broken()
@@ -249,7 +272,8 @@ def test_a_lock_that_comes_as_the_thread_is_about_to_end() -> None:
     def too_late(timeout: float) -> bool:
         if renewer._held or last.was_asked.is_set():
             return wait(timeout)
-        renewer._held[last] = (0.03, time.monotonic() + LONG)  # what add() does, in between
+        now = time.monotonic()
+        renewer._held[last] = Held(0.03, now + LONG, now)  # what add() does, in between
         return False
 
     renewer._changed.wait = too_late  # type: ignore[assignment, method-assign]
