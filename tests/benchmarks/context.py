@@ -44,6 +44,8 @@ class Sizes:
     bare_requests: int = 300
     http_requests: int = 1000
     http_rounds: int = 5
+    #: The seconds of one run of the load on pages.
+    page_seconds: float = 0.7
     nodes: int = 30_000
     tenants: tuple[int, ...] = (10, 100, 1000, 10_000)
     properties: tuple[int, ...] = (1, 10, 50, 200, 500)
@@ -67,6 +69,7 @@ QUICK = Sizes(
     bare_requests=100,
     http_requests=300,
     http_rounds=2,
+    page_seconds=0.3,
     tenants=(10, 100, 1000),
     properties=(1, 10, 100, 500),
     flushes=((1, 10, 0), (100, 10, 0), (1000, 10, 0), (1, 10, 20), (100, 10, 20)),

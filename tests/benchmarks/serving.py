@@ -24,6 +24,8 @@ from tests.support.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 30
+#: Makes the town hall.
+TOWN = 'tests.benchmarks.serving:make'
 
 
 def make() -> OrmCacheMiddleware:
@@ -43,9 +45,11 @@ def make() -> OrmCacheMiddleware:
     return application
 
 
-def commands(port: int) -> dict[str, list[str]]:
-    """How each server is started; both have eight threads."""
-    target = 'tests.benchmarks.serving:make'
+def commands(port: int, target: str = TOWN) -> dict[str, list[str]]:
+    """How each server is started; both have eight threads.
+
+    :param target: the module and the function that makes the application.
+    """
     return {
         'waitress, 8 threads': [
             *('-m', 'waitress', '--host=127.0.0.1', f'--port={port}', '--threads=8'),
@@ -59,12 +63,20 @@ def commands(port: int) -> dict[str, list[str]]:
 
 
 @contextmanager
-def served(server: str, environment: dict[str, str]) -> Iterator[int]:
-    """Run the application under a server; gives its port on loopback."""
+def served(
+    server: str, environment: dict[str, str], target: str = TOWN, python: str = sys.executable,
+    folder: Path = ROOT,
+) -> Iterator[int]:  # fmt: skip
+    """Run an application under a server; gives its port on loopback.
+
+    :param target: the module and the function that makes the application.
+    :param python: the interpreter of an environment that has the server.
+    :param folder: where that Python finds the module.
+    """
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, *commands(port)[server]],
-        cwd=ROOT,
+        [python, *commands(port, target)[server]],
+        cwd=folder,
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

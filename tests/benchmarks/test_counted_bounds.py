@@ -11,8 +11,9 @@ import pytest
 import redis
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
+from webtest import TestApp as Client
 
-from onegov_ormcache import OrmCacheApp, rows
+from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, rows
 from onegov_ormcache.tags.snapshot import BUCKETS
 from tests.support.counting import FileRuns, RedisCommands, SqlStatements, bytes_sent
 from tests.support.servers import RedisServer
@@ -24,12 +25,16 @@ from .case_herd import herd_of
 from .case_policies import WithPolicy, policy_app
 from .case_scale import bytes_left, idle
 from .contestants import OrmCache, Plain, cached_app, changed
+from .pages import NODES, site_class
 from .schema import Item
 
 #: The counted costs, and the most that each may be.
 BOUNDS = {
     'Redis commands of a warm request': 1,
     'SQL statements of a warm request': 0,
+    'Redis commands of a cached page': 1,
+    'Redis commands of a cached page in a new process': 2,
+    'SQL statements of a cached page': 0,
     'Redis commands of a commit': 2,
     'waits for Redis in a commit': 1,
     'Redis commands of a cold value': 3,
@@ -199,6 +204,60 @@ def test_idle_tenant(postgres_dsn: str, redis_url: str, namespace: str) -> None:
         idle(app.orm_cache, 'first')
         left = bytes_left(app.orm_cache, [f'{namespace}-{at}' for at in range(300)])
     check('bytes that an idle tenant leaves in the process', left)
+
+
+# responses
+
+
+@pytest.fixture
+def sites(
+    postgres_dsn: str, redis_url: str, make_tenant: Callable[[str], str]
+) -> Iterator[list[Client]]:
+    """Clients of two processes that serve one site of pages. Both know the tenant, and neither has
+    served a page."""
+    schema = make_tenant('pages')
+    tables.create(postgres_dsn, schema, NODES)
+    settings = {'dsn': postgres_dsn, 'redis_url': redis_url, 'namespace': schema}
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(2):
+            app = site_class(settings)()
+            client = Client(OrmCacheMiddleware(app, schema=schema))
+            stack.callback(app.close_orm_cache)
+            with app.request_scope(schema) as scope:
+                scope.session().execute(select(Item.id)).first()
+            clients.append(client)
+        yield clients
+
+
+def test_cached_page(
+    sites: list[Client], redis_commands: CountRedis, sql_statements: CountSql
+) -> None:
+    """A cached page, and a 304 for it, take one Redis command, no SQL and no connection."""
+    client = sites[0]
+    page = client.get('/pages/1')
+    for headers, status in (({}, 200), ({'If-None-Match': page.headers['ETag']}, 304)):
+        with redis_commands() as redis, sql_statements() as sql:
+            again = client.get('/pages/1', headers=headers, status=status)
+        assert again.body == (page.body if status == 200 else b'')
+        check('Redis commands of a cached page', redis.count)
+        check('SQL statements of a cached page', sql.count + sql.checkouts)
+
+
+def test_cached_page_of_a_new_process(
+    sites: list[Client], redis_commands: CountRedis, sql_statements: CountSql
+) -> None:
+    """A new process gets a page that others have stored by one command beside the snapshot's, and
+    confirms a copy for the same."""
+    client, other = sites
+    page = client.get('/pages/1')
+    tag = {'If-None-Match': client.get('/pages/2').headers['ETag']}
+    for url, headers, status in (('/pages/1', {}, 200), ('/pages/2', tag, 304)):
+        with redis_commands() as redis, sql_statements() as sql:
+            found = other.get(url, headers=headers, status=status)
+        assert found.body == (page.body if status == 200 else b'')
+        check('Redis commands of a cached page in a new process', redis.count)
+        check('SQL statements of a cached page', sql.count + sql.checkouts)
 
 
 # rows

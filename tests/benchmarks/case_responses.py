@@ -1,0 +1,127 @@
+"""Cached responses, beside cached properties alone and no cache, with a part of writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from . import page_load
+from .context import Context
+from .measuring import interleaved
+from .pages import NODES, site_environment
+from .peers import PeersMissingError, database_of
+from .results import CaseResult, Column, Plot
+from .serving import commands, served
+
+WRITES = (0.0, 0.01, 0.1)
+BASE = 'properties alone'
+DJANGO = {
+    'Django, no cache': 'none',
+    'Django, cache_page(60)': 'pages',
+    'django-cachalot': 'cachalot',
+}
+
+
+class Contestant(NamedTuple):
+    """A served site, and how its pages are asked for."""
+
+    port: int
+    written: page_load.Written
+    is_conditional: bool = False
+
+
+def run(context: Context) -> CaseResult:
+    result = CaseResult(
+        'responses',
+        'Cached responses',
+        'Pages of 15 kB with 200 links, made of ten properties, behind real WSGI servers. Four '
+        'threads ask for five pages, of which the n-th has 1/n of the requests of the first. A '
+        'write is a post whose commit evicts all pages, and one of the ten properties of each. '
+        '"304" is a client that sends If-None-Match with the tag of its copy; waitress ends the '
+        'connection after each 304. Stale are the pages, of all runs, that did not show a write '
+        'which was answered before they were asked for.',
+        (
+            Column('rate', 'requests per second', 'rate'),
+            Column('ratio', f'to {BASE}', 'ratio'),
+            Column('stale', 'stale pages', 'count'),
+        ),
+        Plot('rate', log=False),
+    )
+    for server in commands(0):
+        with ExitStack() as stack:
+            contestants = serve(context, result, server, stack)
+            for writes in WRITES:
+                race(context, result, server, contestants, writes)
+    return result
+
+
+def serve(
+    context: Context, result: CaseResult, server: str, stack: ExitStack
+) -> dict[str, Contestant]:
+    """Start the sites of all contestants, each on a schema of its own."""
+
+    def start(mode: str, **how: str | Path) -> Contestant:
+        schema = stack.enter_context(context.schema(NODES))
+        environment = site_environment(
+            mode, dsn=context.dsn, database=database_of(context.dsn),
+            redis_url=context.redis_url, namespace=schema, schema=schema,
+        )  # fmt: skip
+        port = stack.enter_context(served(server, environment, **how))  # type: ignore[arg-type]
+        return Contestant(port, page_load.Written())
+
+    start_own: Callable[[str], Contestant] = partial(start, target='tests.benchmarks.pages:make')
+    pages = start_own('pages')
+    contestants = {
+        'pages cached': pages,
+        'pages cached, 304': pages._replace(is_conditional=True),
+        BASE: start_own('properties'),
+        'no cache': start_own('none'),
+    }
+    for name, mode in DJANGO.items():
+        try:
+            contestants[name] = start(
+                mode, target='django_pages:make', python=context.peers.python,
+                folder=Path(__file__).parent,
+            )  # fmt: skip
+        except (PeersMissingError, RuntimeError) as error:
+            result.add(server, name, note=f'left out: {error}')
+    return contestants
+
+
+def race(
+    context: Context,
+    result: CaseResult,
+    server: str,
+    contestants: dict[str, Contestant],
+    writes: float,
+) -> None:
+    """Measure all contestants at one part of writes."""
+    stale = dict.fromkeys(contestants, 0)
+    failures: dict[str, list[str]] = {name: [] for name in contestants}
+
+    def ask(name: str) -> float:
+        asked = contestants[name]
+        seen = page_load.run(
+            asked.port, context.sizes.page_seconds, writes, asked.written,
+            conditional=asked.is_conditional,
+        )  # fmt: skip
+        stale[name] += seen.stale
+        failures[name] += seen.failures
+        return seen.seconds / max(1, seen.answers)
+
+    timings = interleaved(
+        {name: partial(ask, name) for name in contestants}, context.sizes.slow_rounds
+    )
+    for name, timing in timings.items():
+        failed = failures[name]
+        result.add(
+            f'{server}, {writes:.0%} writes', name,
+            rate=1 / timing.median,
+            # of rates: more is better
+            ratio=timings[BASE].ratio(timing),
+            stale=stale[name],
+            note=f'{len(failed)} failures, {failed[0]}' if failed else '',
+        )  # fmt: skip
