@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from types import MemberDescriptorType
 from typing import Any
 
 import morepath
@@ -18,7 +19,15 @@ from ..core.expiry import Expires, check_expires
 from ..core.properties import location
 from ..core.variants import Vary, key_text, role_of
 from ..errors import PropertyConflictError, PropertyError, VariantError
-from .guarding import HOST_KEYS, PASS, GuardedRequest, header_key
+from .guarding import (
+    HOST_KEYS,
+    PASS,
+    GuardedRequest,
+    foreign_names,
+    header_key,
+    is_opaque,
+    looks_at,
+)
 from .responses import StoredResponse, checked
 
 #: The methods whose responses are cached.
@@ -65,10 +74,13 @@ class ResponseOptions:
         by_user = () if self.public else (role_of,)
         return (*by_user, *((self.vary,) if self.vary else ()))
 
-    def key(self, root: morepath.App, request: morepath.Request, identity: Any) -> str:
+    def key(
+        self, root: morepath.App, request: morepath.Request, identity: Any, given: dict[str, Any]
+    ) -> str:
         """Return the part of a response's key beside its view.
 
         :param identity: the request's identity; not used for a public response.
+        :param given: the attributes of the request before it is routed.
         :raises VariantError: if the identity, or what ``vary`` returns, can't be part of a key.
         """
         environ = request.environ
@@ -79,6 +91,8 @@ class ResponseOptions:
             environ.get('PATH_INFO', ''),
             environ.get('QUERY_STRING', ''),
             environ.get('CONTENT_TYPE') or '',
+            # tweens may have changed these
+            tuple(given['unconsumed']), foreign_names(given),
             tuple((name.lower(), environ.get(header_key(name))) for name in self.headers),
         ]
         if self.by_host:
@@ -96,12 +110,27 @@ class ResponseOptions:
         kind = f'{type(identity).__module__}.{type(identity).__qualname__}'
         if self.by_role:
             return kind, getattr(identity, 'role', None)
-        if not hasattr(identity, 'as_dict'):
-            raise VariantError(
-                f'an identity of the type {kind} has no method as_dict(), which tells all that '
-                'makes it differ from others; give it one, or declare by_role or public'
-            )
-        return kind, tuple(sorted(identity.as_dict().items(), key=lambda item: str(item[0])))
+        return kind, told_by(identity)
+
+
+def told_by(identity: Any) -> tuple[tuple[str, Any], ...]:
+    """Return all that tells an identity from others: its attributes, and what it exports, which
+    may be more or less than these.
+
+    :raises VariantError: if it has nothing of this, or can tell of itself by other ways.
+    """
+    usual = type(identity)
+    facts = dict(getattr(identity, '__dict__', {}))
+    for each in usual.__mro__:
+        for name, slot in vars(each).items():
+            if isinstance(slot, MemberDescriptorType) and hasattr(identity, name):
+                facts[name] = getattr(identity, name)
+    facts.pop('_names', None)  # Morepath's own, the names of attributes
+    if hasattr(identity, 'as_dict'):
+        facts.update((('exported', name), value) for name, value in identity.as_dict().items())
+    if not facts or is_opaque(usual):
+        raise VariantError(f'an identity of {usual.__qualname__} can not be told from others')
+    return tuple(sorted(facts.items(), key=lambda item: repr(item[0])))
 
 
 def cached(
@@ -191,8 +220,11 @@ class CachedView(CachedDescriptor[StoredResponse]):
         return instance.create()
 
     def covers(self, varies: Collection[Vary], instance: Any) -> bool:
-        # by whatever a property of the request varies, it has read it of the guarded request
-        return isinstance(instance, GuardedRequest) or super().covers(varies, instance)
+        # what a function has read of the guarded request is known; not what else it has read
+        return super().covers(varies, instance) or (
+            isinstance(instance, GuardedRequest)
+            and all(looks_at(each, instance) for each in set(varies) - set(self.varies))
+        )
 
     def checked(self, value: Any) -> Any:
         return checked(value)

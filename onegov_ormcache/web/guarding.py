@@ -7,7 +7,7 @@ a key is made of.
 
 from __future__ import annotations
 
-import copy
+from abc import ABCMeta
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, cast
 
@@ -27,14 +27,23 @@ HOST_KEYS = frozenset(('HTTP_HOST', 'SERVER_NAME', 'SERVER_PORT', 'wsgi.url_sche
 #: The key of the environment in which a pass through the routing finds what it is made for.
 PASS = 'onegov_ormcache.pass'
 
+#: The attribute of a guarded request that has its guard.
+GUARD = '_orm_cache_guard'
+
 #: Attributes that each request has of its own.
 OWN_ATTRIBUTES = frozenset((
     'environ', 'method', 'app', 'unconsumed', 'view_name', 'view_code_info', 'identity',
-    '_root_app', '_after', '_link_prefix_cache',
+    '_root_app', '_after', '_link_prefix_cache', '_headers',
 ))  # fmt: skip
 
 #: The attributes of an identity that a role covers, beside the class.
-ROLE_ATTRIBUTES = frozenset(('role', '__class__', '__dict__'))
+ROLE_ATTRIBUTES = frozenset(('role', '__class__'))
+
+#: The key in the dictionary of a guarded identity for what it stands for, and its guard.
+STANDS_FOR = '_orm_cache_stands_for'
+
+#: The flag of classes that are made by Python code, ``Py_TPFLAGS_HEAPTYPE``.
+HEAP_TYPE = 1 << 9
 
 
 class Guard:
@@ -55,6 +64,8 @@ class Guard:
         self.covered = ALWAYS_COVERED | {PASS, *covered}
         self.identify = identify
         self._report = report
+        #: The number of times that the request was looked at.
+        self.looks = 0
         #: False while something is read that is covered by other means.
         self.is_watching = True
         #: The attributes that others have given the request, by name.
@@ -89,6 +100,13 @@ class GuardedEnvironment(dict[str, Any]):
 
     def _read_all(self) -> None:
         self._guard.read('environ')
+
+    def own(self) -> dict[str, Any]:
+        """Return what the view has set for others, without what WebOb keeps here."""
+        return {
+            key: dict.__getitem__(self, key) for key in self._own
+            if dict.__contains__(self, key) and not key.startswith('webob.')
+        }  # fmt: skip
 
     def __getitem__(self, key: str) -> Any:
         self._read(key)
@@ -133,6 +151,9 @@ class GuardedEnvironment(dict[str, Any]):
     def __eq__(self, other: object) -> bool:
         self._read_all()
         return super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     __hash__ = None
 
@@ -181,11 +202,18 @@ class GuardedRequest:
     def identity(self, value: Any) -> None:
         _guard_of(self).identify = lambda request: value
 
-    def __getattr__(self, name: str) -> Any:
-        guard = vars(self).get('_orm_cache_guard')
-        if guard is not None and name in guard.foreign:
+    def __getattribute__(self, name: str) -> Any:
+        attributes = object.__getattribute__(self, '__dict__')
+        guard = attributes.get(GUARD)
+        if guard is not None:
+            guard.looks += 1
+        # before what the class has: a default that others have replaced, for example
+        if guard is not None and name in guard.foreign and name not in attributes:
             guard.read(f'the attribute {name}')
             return guard.foreign[name]
+        return super().__getattribute__(name)
+
+    def __getattr__(self, name: str) -> Any:
         usual: Any = super()
         found = getattr(usual, '__getattr__', None)
         if found is None:
@@ -201,15 +229,37 @@ def guard(request: morepath.Request, guarded_by: Guard, given: dict[str, Any]) -
     own: Any = request
     own.__class__ = guarded_class(type(request))
     attributes = vars(request)
-    guarded_by.foreign = {
-        name: value for name, value in given.items()
-        if name not in OWN_ATTRIBUTES and name not in attributes
-    }  # fmt: skip
-    attributes['_orm_cache_guard'] = guarded_by
+    # also those that its class has made: of whatever it has read before it was guarded
+    for name in foreign_names(attributes):
+        del attributes[name]
+    guarded_by.foreign = {name: given[name] for name in foreign_names(given)}
+    attributes['unconsumed'] = list(given['unconsumed'])
+    attributes.pop('_headers', None)  # those of the environment without its guard
+    attributes[GUARD] = guarded_by
     # what was parsed of a body or cookie before; whoever parses it again has read that
     attributes['environ'].pop('webob._parsed_post_vars', None)
     attributes['environ'].pop('webob._parsed_cookies', None)
     attributes['environ'] = GuardedEnvironment(attributes['environ'], guarded_by)
+
+
+def looks_at(function: Callable[[Any], object], request: object) -> bool:
+    """Return whether a function looks at a guarded request at all, not only at what a thread or
+    a module has."""
+    guarded_by = _guard_of(request)
+    before = guarded_by.looks
+    try:
+        function(request)
+    except Exception:  # it expects another object
+        return False
+    return guarded_by.looks > before
+
+
+def foreign_names(attributes: Collection[str]) -> tuple[str, ...]:
+    """Return the names of the attributes that others than Morepath have given a request.
+
+    They are part of a response's key, because a view without one may show that it is not there.
+    """
+    return tuple(sorted(set(attributes) - OWN_ATTRIBUTES))
 
 
 def guarded_class(usual: Any) -> type:
@@ -222,26 +272,54 @@ def guarded_class(usual: Any) -> type:
 
 
 def guarded_identity(identity: Any, guarded_by: Guard) -> Any:
-    """Return a copy of an identity that reports what is read of it beside its role.
+    """Return an object that stands for an identity, and reports what is read of it beside its
+    role.
 
-    The copy is of a derived class, so permission rules for the identity's class find it.
+    It is of a derived class, so permission rules for the identity's class find it.
     """
     if identity is morepath.NO_IDENTITY:
         return identity  # it has nothing to tell
-    usual: Any = type(identity)
+    if is_opaque(type(identity)):
+        guarded_by.read('identity')
+        return identity
+    found = object.__new__(guarded_identity_class(type(identity)))
+    object.__getattribute__(found, '__dict__')[STANDS_FOR] = identity, guarded_by
+    return found
+
+
+def is_opaque(usual: type) -> bool:
+    """Return whether instances of a class can tell of themselves by other ways than attributes,
+    as strings do, or whether it does not expect to be derived from."""
+    return (
+        any(not each.__flags__ & HEAP_TYPE for each in usual.__mro__[:-1])
+        or any('__init_subclass__' in vars(each) for each in usual.__mro__[:-1])
+        or type(usual) not in (type, ABCMeta)
+    )
+
+
+def guarded_identity_class(usual: Any) -> Any:
+    """Return the class of the objects that stand for a class's instances; make it once, because
+    Morepath remembers the permissions of each class for ever."""
+    found = vars(usual).get('_guarded_identity_class')
+    if found is not None:
+        return found
 
     def read(self: Any, name: str) -> Any:
+        identity, guarded_by = object.__getattribute__(self, '__dict__')[STANDS_FOR]
         if name not in ROLE_ATTRIBUTES:
             guarded_by.read(f'identity.{name}')
         return getattr(identity, name)
 
-    try:
-        found = copy.copy(identity)
-        found.__class__ = type(usual.__name__, (usual,), {'__getattribute__': read})
-    except TypeError:
-        guarded_by.read('identity')
-        return identity
-    return found
+    def write(self: Any, name: str, value: Any) -> None:
+        identity, _ = object.__getattribute__(self, '__dict__')[STANDS_FOR]
+        setattr(identity, name, value)
+
+    namespace = {
+        '__module__': usual.__module__, '__qualname__': usual.__qualname__,
+        '__getattribute__': read, '__setattr__': write,
+    }  # fmt: skip
+    made = usual._guarded_identity_class = type(usual)(usual.__name__, (usual,), namespace)
+    return made
 
 
 def told(key: object) -> str:
@@ -265,4 +343,4 @@ def header_name(key: str) -> str:
 
 
 def _guard_of(request: object) -> Guard:
-    return cast('Guard', vars(request)['_orm_cache_guard'])
+    return cast('Guard', object.__getattribute__(request, '__dict__')[GUARD])

@@ -6,6 +6,7 @@ knows WebOb's responses. It does not know views, keys or tiers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -18,6 +19,9 @@ from ..errors import UndecodableValue
 #: The headers that a 304 has, of those of the response that it stands for; RFC 9110, section
 #: 15.4.5.
 NOT_MODIFIED = frozenset(('cache-control', 'content-location', 'date', 'etag', 'expires', 'vary'))
+
+#: A weak or strong tag, without its mark as weak; RFC 9110, section 8.8.3.
+ENTITY_TAG = re.compile(r'(?:W/)?("[^"]*")')
 
 #: Takes the place of a response that is not stored.
 NOTHING: tuple[Any, ...] = ()
@@ -148,7 +152,12 @@ def _can_be_made(response: Any) -> bool:
         and not getattr(response, 'add_slash', False)
         and type(response).body_template_obj is response.body_template_obj
         and all(isinstance(text, (str, type(None))) for text in _texts(response))
+        and not _given(response) - _given(type(response)())
     )
+
+
+def _given(response: WSGIHTTPException) -> set[str]:
+    return {name for name in vars(response) if not name.startswith('_')}
 
 
 def _texts(response: WSGIHTTPException) -> tuple[Any, Any]:
@@ -209,5 +218,6 @@ def is_current(given: str | None, response: Any) -> bool:
     """
     if given is None or response.status_code != 200 or not response.headers.get('ETag'):
         return False
-    # a tag has no quotes within, so whoever has it has it with both; RFC 9110, 13.1.2
-    return given.strip() == '*' or response.headers['ETag'].removeprefix('W/') in given
+    own = ENTITY_TAG.fullmatch(response.headers['ETag'])
+    # a view may set a tag without quotes, of which others can be parts
+    return own is not None and (given.strip() == '*' or own[1] in ENTITY_TAG.findall(given))
