@@ -12,13 +12,14 @@ from functools import partial
 from typing import Any
 
 import morepath
+from sqlalchemy.exc import SQLAlchemyError
 from webob.exc import HTTPException
 
 from ..core.computing import log_once
 from ..core.reading import Reading, told
 from ..core.runs import Run
 from ..core.scope import RequestScope, innermost_scope
-from ..errors import AuditError, VariantError
+from ..errors import AuditError, SnapshotConflict, VariantError
 from .app import OrmCacheApp
 from .auditing import remember
 from .cache import ROOT_ATTRIBUTE, AppCache
@@ -170,14 +171,19 @@ class Answer:
         self.restore()
         return self.handler(self.request)
 
-    def has_changed(self, before: set[str]) -> bool:
-        """Return whether the request has changed more than these tags."""
-        return self.changed() != before
+    def has_changed(self, before: set[str] | None) -> bool:
+        """Return whether the request has changed more than these tags, or may have."""
+        now = self.changed()
+        return now is None or now != before
 
-    def changed(self) -> set[str]:
-        """Return the tags that the request has changed so far."""
+    def changed(self) -> set[str] | None:
+        """Return the tags that the request has changed so far; None if its transaction has
+        failed, of which the application must hear by itself."""
         self.scope.flush()
-        self.scope.ask()
+        try:
+            self.scope.ask()
+        except SQLAlchemyError:
+            return None
         return set().union(*(path.tags for path in self.scope.transactions))
 
     def restore(self) -> None:
@@ -197,6 +203,7 @@ class Answer:
         :param owner: the class of the app that has the view.
         :param app: that app, or the root app for a view that is found before the routing.
         :raises ViewReached: if the request leads to another view.
+        :raises SnapshotConflict: if the request must be tried again.
         """
         scope, options = self.scope, view.options
         prop = scope.cache.registry.property_of(view, owner)
@@ -224,6 +231,9 @@ class Answer:
             return self.sent(stored, options, run, keys)
         if run.must_run_again:
             self.cache.views_reached.learn(self.url, ReachedView(view, owner, is_streamed=True))
+            if run.has_written:
+                # the tween rolls back and tries again, which is not cached
+                raise SnapshotConflict(f'{prop.where}: it writes, and its body is streamed')
         if run.must_run_again or not run.has_run:
             return self.uncached()
         if run.raised is not None:
@@ -332,6 +342,8 @@ class ViewRun:
         self.has_reported = False
         #: True if the body is made while it is sent, for which the session of a run is too short.
         self.must_run_again = False
+        #: True if the view has changed the database.
+        self.has_written = False
         #: The response of the view, if it is not stored.
         self.response: Any = None
         #: The exception that the view has raised as its response, if it is not stored.
@@ -373,7 +385,8 @@ class ViewRun:
         if was_raised and response.status_code >= 400:
             raise response
         self._run.taint(reason)
-        self.must_run_again = is_streamed(response) and not self._run.has_written
+        self.must_run_again = is_streamed(response)
+        self.has_written = self.must_run_again and self._has_written()
         if was_raised:
             self.raised = response
         else:

@@ -658,3 +658,21 @@ def test_error_of_the_audit_that_a_view_catches(applications: Applications, tena
     for _ in range(2):
         client.get('/', headers={'X-A': 'a'})
     assert runs.count('view') == 2
+
+
+def test_streams_of_views_that_write(applications: Applications, tenant: str) -> None:
+    """A streamed body has its session, and what its view writes is written once."""
+    app = new_app()
+
+    @app.view(model=Root, cached=True)
+    def view(self: Root, request: Any) -> Response:
+        session = request.app.session()
+        session.add(User(name=f'streamed{next(RELEASES)}'))
+
+        def body() -> Any:
+            yield str(session.query(User).count()).encode()
+
+        return Response(app_iter=body(), content_type='text/plain')
+
+    client = client_of(applications, tenant, app)
+    assert [client.get('/').text for _ in range(3)] == ['1', '2', '3']
