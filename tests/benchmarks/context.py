@@ -45,7 +45,7 @@ class Sizes:
     http_requests: int = 1000
     http_rounds: int = 5
     #: The seconds of one run of the load on pages.
-    page_seconds: float = 0.7
+    page_seconds: float = 0.5
     nodes: int = 30_000
     tenants: tuple[int, ...] = (10, 100, 1000, 10_000)
     properties: tuple[int, ...] = (1, 10, 50, 200, 500)

@@ -13,16 +13,20 @@ import re
 import socket
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
-#: The pages that are asked for.
-PAGES = 5
-#: The pages in the order in which they are asked for, again and again: the n-th most popular one
-#: has 1/n of the requests of the most popular one. See Breslau et al., "Web Caching and Zipf-like
-#: Distributions" (INFOCOM 1999).
+from .pages import QUIET
+
+#: The pages that are asked for, the most popular one first: all of them show entries, or two.
+PAGES = (0, 1, 2, 3, 4)
+MOSTLY_QUIET = (QUIET, 1, QUIET + 1, 2, QUIET + 2)
+#: The ranks of the pages in the order in which they are asked for, again and again: the n-th has
+#: 1/n of the requests of the first. See Breslau et al., "Web Caching and Zipf-like Distributions"
+#: (INFOCOM 1999).
 ORDER = random.Random(1).choices(
-    range(PAGES), weights=[1 / rank for rank in range(1, PAGES + 1)], k=997
+    range(len(PAGES)), weights=[1 / (rank + 1) for rank in range(len(PAGES))], k=997
 )
 #: The longest wait for an answer, in seconds.
 LIMIT = 20.0
@@ -61,14 +65,16 @@ class PageLoad:
 
 def run(
     port: int, seconds: float, writes: float, written: Written, *,
-    conditional: bool, clients: int = 4,
+    conditional: bool, pages: Sequence[int] = PAGES, clients: int = 4,
 ) -> PageLoad:  # fmt: skip
     """Ask for pages for some seconds.
 
     :param writes: the part of the requests that are writes, from 0 to 1; every so many-th is one.
     :param conditional: True to send ``If-None-Match`` with the tag of the copy that the client
         has.
+    :param pages: as many as :data:`PAGES`.
     """
+    changing = [page for page in pages if page < QUIET]
     every = round(1 / writes) if writes else 0
     numbers = itertools.count(1)
     load = PageLoad()
@@ -82,10 +88,10 @@ def run(
         try:
             while perf_counter() - begun < seconds:
                 number = next(numbers)
-                page = ORDER[number % len(ORDER)]
+                page = pages[ORDER[number % len(ORDER)]]
                 if every and number % every == 0:
                     # not the same page each time
-                    page = number // every % PAGES
+                    page = changing[number // every % len(changing)]
                     status, _, _ = connection.ask(b'POST', page)
                     if status == 200:
                         written.add(page)

@@ -1,8 +1,9 @@
 """A site of pages behind real WSGI servers: what the contestants of :mod:`.case_responses` serve.
 
 A page shows the entries of its category, which posts change, beside nine boxes that all pages have
-in common, which nothing changes; each line of them is a link. The environment variables
-:data:`CONFIGURATION` (settings as JSON) and :data:`MODE` tell what is served.
+in common, which nothing changes; each line of them is a link. Some pages have no such entries. The
+environment variables :data:`CONFIGURATION` (settings as JSON) and :data:`MODE` tell what is
+served.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, literal, select, update
 
 from fixtures.townhall.serving import without_cache
 from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, cached, orm_cached
@@ -28,6 +29,8 @@ BOXES = 9
 LINES = 20
 #: The nodes that fill the boxes; see ``schema.node_rows``.
 NODES = 300
+#: The pages from this number on show nodes in the place of entries: no post changes them.
+QUIET = 100
 
 
 class Root:
@@ -58,12 +61,21 @@ def entries_of(number: int) -> Select[Any]:
     return query.order_by(Item.id).limit(LINES)
 
 
+def quiet_entries_of(number: int) -> Select[Any]:
+    query = select(Node.id, Node.title, literal(0)).where(Node.parent_id == number - QUIET)
+    return query.order_by(Node.id).limit(LINES)
+
+
 class Site(OrmCacheApp):
     """The application; it gets its boxes ``box0``, ``box1``... in :func:`site_class`."""
 
     @orm_cached(policy='on-table-change:items')
     def entries(self, number: int) -> Any:
         return entries_of(number)
+
+    @orm_cached(policy='on-table-change:nodes')
+    def quiet_entries(self, number: int) -> Any:
+        return quiet_entries_of(number)
 
 
 Site.path(path='')(Root)
@@ -80,7 +92,8 @@ def view_root(self: Root, request: Any) -> str:
 def view_page(self: Page, request: Any) -> str:
     app = request.app
     boxes = [getattr(app, f'box{number}') for number in range(BOXES)]
-    entries = app.entries(self.number)
+    shown = app.entries if self.number < QUIET else app.quiet_entries
+    entries = shown(self.number)
     lines = [f'{name}: {value}' for _, name, value in entries]
     return html_of(
         [[(request.link(Line(id)), title) for id, title in box] for box in boxes],
