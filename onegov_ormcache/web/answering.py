@@ -7,97 +7,36 @@ Which view a URL leads to is learned when a request reaches it; that is a hint, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
-import morepath
 from sqlalchemy.exc import SQLAlchemyError
-from webob.exc import HTTPException
 
 from ..core.computing import log_once
 from ..core.reading import Reading, told
-from ..core.runs import Run
 from ..core.scope import RequestScope, innermost_scope
-from ..errors import AuditError, SnapshotConflict, VariantError
+from ..errors import SnapshotConflict, VariantError
 from .app import OrmCacheApp
-from .auditing import remember
 from .cache import ROOT_ATTRIBUTE, AppCache
 from .cached_views import METHODS, CachedView, ResponseOptions
-from .guarding import GUARD, PASS, Guard, foreign_names, guard, guarded_identity
-from .mounting import mounted_as
+from .guarding import foreign_names
+from .passes import Pass, ViewReached, restore, through
 from .reached_views import ReachedView
-from .responses import (
-    NOTHING,
-    StoredResponse,
-    capture,
-    headers_beside,
-    is_current,
-    is_streamed,
-    made,
-    not_modified,
-    why_not,
-)
+from .responses import NOTHING, StoredResponse, headers_beside, is_current, made, not_modified
 from .surrogate_keys import SEPARATORS
 from .tween import Handler, transaction_tween_factory
+from .view_runs import ViewRun, identified
 
 #: How often a request is routed anew, because it has reached another view than the one that was
 #: expected. A view that is chosen at random could go on for ever.
 MOST_PASSES = 3
-
 
 #: The keys of the environment by which a URL is remembered.
 URL_KEYS = ('REQUEST_METHOD', 'SCRIPT_NAME', 'PATH_INFO')
 
 #: The headers that may have surrogate keys, in small letters.
 KEYED = frozenset(map(str.lower, SEPARATORS))
-
-#: The attributes of a request that tell where it was routed.
-ROUTED = ('app', 'unconsumed', 'view_name', 'view_code_info', 'path_code_info')
-
-
-class ViewReached(BaseException):
-    """Ends a pass through the routing: it has reached another view than the one it is made for.
-
-    No error, so that no application takes it for one.
-    """
-
-    def __init__(self, view: CachedView | None, app: Any) -> None:
-        super().__init__()
-        self.view = view
-        self.app = app
-
-
-class Pass:
-    """One way through the routing, until it reaches a view.
-
-    :param view: the cached view for which it is made; None: it may be any.
-    :param has_written: returns whether the routing has changed the database.
-    """
-
-    def __init__(self, view: CachedView | None, has_written: Callable[[], bool]) -> None:
-        self._view = view
-        self._has_written = has_written
-        #: True once it has reached a view.
-        self.has_arrived = False
-        #: True once it has reached the view for which it is made.
-        self.was_right = False
-        #: What it was ended with.
-        self.ended_by: ViewReached | None = None
-
-    def reached(self, view: CachedView | None, app: Any) -> None:
-        """Take notice of the view that the routing has reached.
-
-        :raises ViewReached: if the view must not run now.
-        """
-        if self.has_arrived:
-            return  # the view has called another one
-        self.has_arrived = True
-        self.was_right = view is self._view
-        # another pass would write what this one has written a second time
-        if not self.was_right and not self._has_written():
-            self.ended_by = ViewReached(view, app)
-            raise self.ended_by
 
 
 @OrmCacheApp.tween_factory(under=transaction_tween_factory)
@@ -307,192 +246,3 @@ class Answer:
             response = not_modified(response, also=KEYED if keys else ())
         self.run_after(response)
         return response
-
-
-class ViewRun:
-    """One run of a cached view for a request, whose response is stored; the instance of its call.
-
-    :param identity: the identity that the key has.
-    :param app: the app that has told it.
-    :param key: the whole key.
-    """
-
-    def __init__(
-        self, answer: Answer, view: CachedView, identity: Any, app: Any, key: str
-    ) -> None:
-        self._answer = answer
-        self._view = view
-        self._app = app
-        # the identity as the view may see it, once it has seen it
-        self._identities: list[Any] = []
-        self._options = view.options
-        self._key = key
-        self._identity = identity
-        self._request: Any = None
-        self._guard = Guard(view.options.covered, self._identified, self._report)
-        self._run: Run | None = None
-        #: True once the view was run for this request.
-        self.has_run = False
-        #: True once a view was reached.
-        self.has_arrived = False
-        #: What the view has asked for after its response, if it has raised it.
-        self.after: list[Any] = []
-        self._is_stored = False
-        #: True if the view has read what the key does not have.
-        self.has_reported = False
-        #: True if the body is made while it is sent, for which the session of a run is too short.
-        self.must_run_again = False
-        #: True if the view has changed the database.
-        self.has_written = False
-        #: The response of the view, if it is not stored.
-        self.response: Any = None
-        #: The exception that the view has raised as its response, if it is not stored.
-        self.raised: HTTPException | None = None
-
-    @property
-    def app(self) -> Any:
-        """The root app."""
-        return self._answer.request.app.root
-
-    def create(self) -> Any:
-        """Let the application answer a guarded request; return the response as it is stored.
-
-        :return: :data:`NOTHING` if it is not stored.
-        :raises ViewReached: if another view is reached.
-        """
-        answer = self._answer
-        self._run = answer.scope.runs[-1]
-        self.has_run = True
-        self._request = answer.request.app.request(dict(answer.environ))
-        guard(self._request, self._guard, answer.seen)
-        answer.rewind()
-        made_for = Pass(self._view, self._has_written)
-        try:
-            response = through(self._request, answer.handler, made_for)
-            was_raised = False
-        except HTTPException as error:
-            # a view may raise its response. It ends here, because what the run has written must
-            # be flushed
-            response, was_raised = error, True
-        self.has_arrived = made_for.has_arrived
-        reason = self._why_not(response) if made_for.was_right else 'it was not reached'
-        if was_raised:
-            self.after = self._request._after
-            reason = reason or (self.after and 'it raises it, and asks for more after it') or None
-        if reason is None:
-            self._is_stored = True
-            return tuple(capture(response, self._key, was_raised=was_raised))
-        if was_raised and response.status_code >= 400:
-            raise response
-        self._run.taint(reason)
-        self.must_run_again = is_streamed(response)
-        self.has_written = self.must_run_again and self._has_written()
-        if was_raised:
-            self.raised = response
-        else:
-            self.response = response
-        return NOTHING
-
-    def finished(self) -> None:
-        """Tell the request where it was routed, for tweens and views of exceptions."""
-        if self._request is None:
-            return
-        remember(self._answer.request)
-        routed, usual = vars(self._request), self._answer.request
-        vars(usual).update({n: routed[n] for n in ROUTED if n in routed})
-        if not self._is_stored:
-            # views of exceptions and tweens may look at what the view has set
-            vars(usual).update({n: routed[n] for n in foreign_names(routed) if n != GUARD})
-            usual.environ.update(self._request.environ.own())
-
-    def _has_written(self) -> bool:
-        assert self._run is not None
-        if self._run.session is not None:
-            self._run.session.flush()
-        self._answer.scope.ask()
-        return self._run.has_written
-
-    def _why_not(self, response: Any) -> str | None:
-        options = self._options
-        return why_not(
-            response, options.statuses, options.headers, options.max_size,
-            is_private=options.is_private,
-        )  # fmt: skip
-
-    def _identified(self, request: Any) -> Any:
-        """Return the identity as the view may see it."""
-        options, given = self._options, self._answer.given
-        is_of_key = 'identity' in given or place_of(request.app) == place_of(self._app)
-        if options.public or not (is_of_key or self._identities):
-            # what another app tells now, the key of another request may not tell
-            self._guard.read(f'the identity of {type(request.app).__qualname__}')
-        if self._identities:
-            return self._identities[0]  # as Morepath, which asks the app that is the first
-        if 'identity' in given:
-            identity = given['identity']
-        elif is_of_key and not options.public:
-            identity = self._identity
-        else:
-            number = len(request._after)
-            identity = self._guard.unwatched(lambda: identified(request.app, request))
-            del request._after[number:]
-        shown = guarded_identity(identity, self._guard) if options.by_role else identity
-        self._identities.append(shown)
-        return shown
-
-    def _report(self, what: str) -> None:
-        """Keep the response from being stored, because of what was read of the request.
-
-        :raises AuditError: if the setting ``audit`` is ``'error'``.
-        """
-        if self._run is None:
-            return
-        self.has_reported = True
-        reason = f'it reads {what} of the request, which its response does not differ by'
-        self._run.taint(reason)  # a view may catch the error
-        if self._answer.cache.settings.audit == 'error':
-            raise AuditError(f'{self._run.prop.where}: {reason}')
-
-
-def place_of(app: Any) -> tuple[Any, ...]:
-    """Return what tells an app from others that answer requests of its root app."""
-    return tuple(type(each) for each in app.ancestors()), mounted_as(app)
-
-
-def identified(app: Any, request: Any) -> Any:
-    """Return the identity that an app gives a request, as ``request.identity`` does."""
-    claimed = app._identify(request)
-    if claimed is None or claimed is morepath.NO_IDENTITY or not app._verify_identity(claimed):
-        return morepath.NO_IDENTITY
-    return claimed
-
-
-def through(request: Any, handler: Handler, made_for: Pass) -> Any:
-    """Let the rest of the application answer a request.
-
-    :raises ViewReached: if it reaches a cached view that is not the one that is expected.
-    """
-    request.environ[PASS] = made_for
-    try:
-        response = handler(request)
-    except BaseException:
-        if made_for.ended_by is None:
-            raise
-    else:
-        if made_for.ended_by is None:
-            return response
-    finally:
-        request.environ.pop(PASS, None)
-    raise made_for.ended_by  # also where a tween has made an answer or an error of it
-
-
-def restore(request: Any, attributes: dict[str, Any], environ: dict[str, Any]) -> None:
-    """Give a request the attributes and the environment that it had."""
-    own = vars(request)
-    own.clear()
-    own.update(attributes)
-    own['_after'] = list(attributes['_after'])
-    own['unconsumed'] = list(attributes['unconsumed'])
-    own['_link_prefix_cache'] = {}
-    request.environ.clear()
-    request.environ.update(environ)
