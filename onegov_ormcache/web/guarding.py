@@ -8,7 +8,8 @@ a key is made of.
 from __future__ import annotations
 
 from abc import ABCMeta
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from inspect import getattr_static
 from typing import Any, cast
 
 import morepath
@@ -64,7 +65,7 @@ class Guard:
         self.covered = ALWAYS_COVERED | {PASS, *covered}
         self.identify = identify
         self._report = report
-        #: The number of times that the request was looked at.
+        #: The number of times that the request was looked at, while that is counted.
         self.looks = 0
         #: False while something is read that is covered by other means.
         self.is_watching = True
@@ -202,23 +203,36 @@ class GuardedRequest:
     def identity(self, value: Any) -> None:
         _guard_of(self).identify = lambda request: value
 
-    def __getattribute__(self, name: str) -> Any:
-        attributes = object.__getattribute__(self, '__dict__')
-        guard = attributes.get(GUARD)
-        if guard is not None:
-            guard.looks += 1
-        # before what the class has: a default that others have replaced, for example
-        if guard is not None and name in guard.foreign and name not in attributes:
+    def __getattr__(self, name: str) -> Any:
+        guard = vars(self).get(GUARD)
+        if guard is not None and name in guard.foreign:
             guard.read(f'the attribute {name}')
             return guard.foreign[name]
-        return super().__getattribute__(name)
-
-    def __getattr__(self, name: str) -> Any:
         usual: Any = super()
         found = getattr(usual, '__getattr__', None)
         if found is None:
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
         return found(name)
+
+
+class ForeignAttribute:
+    """An attribute of a guarded request that its class has too: a default that others have
+    replaced, or a value that the class has computed for the request once."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, request: Any, owner: type) -> Any:
+        attributes = vars(request)
+        return attributes[self._name] if self._name in attributes else self._read(request)
+
+    def _read(self, request: Any) -> Any:
+        guard = _guard_of(request)
+        guard.read(f'the attribute {self._name}')
+        return guard.foreign[self._name]
+
+    def __set__(self, request: Any, value: object) -> None:
+        vars(request)[self._name] = value
 
 
 def guard(request: morepath.Request, guarded_by: Guard, given: dict[str, Any]) -> None:
@@ -227,7 +241,7 @@ def guard(request: morepath.Request, guarded_by: Guard, given: dict[str, Any]) -
     :param given: the attributes of the request that it stands for.
     """
     own: Any = request
-    own.__class__ = guarded_class(type(request))
+    own.__class__ = guarded_class(type(request), foreign_names(given))
     attributes = vars(request)
     # also those that its class has made: of whatever it has read before it was guarded
     for name in foreign_names(attributes):
@@ -245,12 +259,16 @@ def guard(request: morepath.Request, guarded_by: Guard, given: dict[str, Any]) -
 def looks_at(function: Callable[[Any], object], request: object) -> bool:
     """Return whether a function looks at a guarded request at all, not only at what a thread or
     a module has."""
-    guarded_by = _guard_of(request)
+    own: Any = request
+    guarded_by, usual = _guard_of(own), type(own)
     before = guarded_by.looks
+    own.__class__ = counting_class(usual)
     try:
-        function(request)
+        function(own)
     except Exception:  # it expects another object
         return False
+    finally:
+        own.__class__ = usual
     return guarded_by.looks > before
 
 
@@ -262,12 +280,37 @@ def foreign_names(attributes: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(set(attributes) - OWN_ATTRIBUTES))
 
 
-def guarded_class(usual: Any) -> type:
-    """Return the class that a request of a class has while it is guarded; make it once."""
-    found: type | None = vars(usual).get('_guarded_class')
+def guarded_class(usual: Any, foreign: Iterable[str]) -> type:
+    """Return the class that a request of a class has while it is guarded; make it once.
+
+    :param foreign: the names of the attributes that others have given the request.
+    """
+    # what a property of the class hides is not seen by anybody
+    shadowing = frozenset(
+        name for name in foreign
+        if hasattr(usual, name) and not hasattr(type(getattr_static(usual, name)), '__set__')
+    )  # fmt: skip
+    made: dict[frozenset[str], type] | None = vars(usual).get('_guarded_classes')
+    if made is None:
+        made = usual._guarded_classes = {}
+    if shadowing not in made:
+        namespace: dict[str, Any] = {name: ForeignAttribute(name) for name in shadowing}
+        namespace |= {'__module__': usual.__module__, '__qualname__': usual.__qualname__}
+        made[shadowing] = type(usual.__name__, (GuardedRequest, usual), namespace)
+    return made[shadowing]
+
+
+def counting_class(guarded: Any) -> type:
+    """Return a class of guarded requests that count how often they are looked at; make it once."""
+    found: type | None = vars(guarded).get('_counting_class')
     if found is None:
-        namespace = {'__module__': usual.__module__, '__qualname__': usual.__qualname__}
-        found = usual._guarded_class = type(usual.__name__, (GuardedRequest, usual), namespace)
+
+        def count(self: Any, name: str) -> Any:
+            object.__getattribute__(self, '__dict__')[GUARD].looks += 1
+            return guarded.__getattribute__(self, name)
+
+        namespace = {'__getattribute__': count, '__module__': guarded.__module__}
+        found = guarded._counting_class = type(guarded.__name__, (guarded,), namespace)
     return found
 
 
