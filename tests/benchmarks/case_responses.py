@@ -11,6 +11,7 @@ from typing import NamedTuple
 from . import page_load
 from .context import Context
 from .measuring import interleaved
+from .microcache import microcached
 from .pages import NODES, site_environment
 from .peers import PeersMissingError, database_of
 from .results import CaseResult, Column, Plot
@@ -24,6 +25,7 @@ SETTINGS = {
     '10% writes of two pages': (0.1, page_load.MOSTLY_QUIET),
 }
 BASE = 'properties alone'
+NGINX = 'nginx, for a second'
 DJANGO = {
     'Django, no cache': 'none',
     'Django, cache_page(60)': 'pages',
@@ -80,13 +82,19 @@ def serve(
         return Contestant(port, page_load.Written())
 
     start_own: Callable[[str], Contestant] = partial(start, target='tests.benchmarks.pages:make')
-    pages = start_own('pages')
+    pages, uncached = start_own('pages'), start_own('none')
     contestants = {
         'pages cached': pages,
         'pages cached, 304': pages._replace(is_conditional=True),
         BASE: start_own('properties'),
-        'no cache': start_own('none'),
+        'no cache': uncached,
     }
+    try:
+        # the same site: it shows what was written without nginx, too
+        port = stack.enter_context(microcached(uncached.port))
+        contestants[NGINX] = uncached._replace(port=port)
+    except RuntimeError as error:
+        result.add(server, NGINX, note=f'left out: {error}')
     for name, mode in DJANGO.items():
         try:
             contestants[name] = start(

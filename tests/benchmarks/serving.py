@@ -74,17 +74,31 @@ def served(
     :param folder: where that Python finds the module.
     """
     port = free_port()
+    with running([python, *commands(port, target)[server]], port, environment, folder):
+        yield port
+
+
+@contextmanager
+def running(
+    command: list[str], port: int, environment: dict[str, str] | None = None, folder: Path = ROOT
+) -> Iterator[None]:
+    """Run a server in a process of its own, which ends with the block.
+
+    :param port: where it answers on loopback.
+    :param environment: variables beside those of this process.
+    :raises RuntimeError: if it does not answer.
+    """
     process = subprocess.Popen(
-        [python, *commands(port, target)[server]],
+        command,
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**os.environ, **(environment or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         process_group=0,
     )
     try:
         wait_until_served(process, port)
-        yield port
+        yield
     finally:
         process.send_signal(signal.SIGTERM)
         try:
