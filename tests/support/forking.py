@@ -5,15 +5,35 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
-#: By kind, a function that forks. The second one is called by uWSGI and the like: CPython calls
-#: none of the functions that `os.register_at_fork` was given. The lock of the interpreter is kept.
-FORKS: dict[str, Callable[[], int]] = {
-    'os.fork': os.fork,
-    'fork in C': ctypes.PyDLL(None).fork,
-}
+#: Seconds for which no other thread asks for the lock of the interpreter while C code forks.
+UNDISTURBED = 0.5
+
+
+def fork_in_c() -> int:
+    """Fork as uWSGI and the like do: CPython calls none of the functions that
+    `os.register_at_fork` was given, and the lock of the interpreter is kept.
+
+    If another thread has asked for that lock, the child waits for that thread, which it does not
+    have. A server forks before it has such threads.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(UNDISTURBED)
+    try:
+        time.sleep(2 * before)  # until those who asked by the interval before have had the lock
+        return _fork()
+    finally:
+        sys.setswitchinterval(before)
+
+
+_fork: Callable[[], int] = ctypes.PyDLL(None).fork
+
+#: By kind, a function that forks.
+FORKS: dict[str, Callable[[], int]] = {'os.fork': os.fork, 'fork in C': fork_in_c}
 
 
 def in_child(fork: Callable[[], int], work: Callable[[], Any]) -> Any:

@@ -35,6 +35,8 @@ class Wire:
         return self
 
     def __exit__(self, *error: object) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._listener.close()
         self.cut()
 

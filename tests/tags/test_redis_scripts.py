@@ -48,6 +48,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._listening.close()
 
     def _accept(self) -> None:
@@ -69,7 +70,9 @@ class Proxy:
                         port = self.port
                         server = socket.create_connection(('127.0.0.1', port))
                     server.sendall(sent)
-                elif received := server.recv(1 << 16):
+                else:
+                    if not (received := server.recv(1 << 16)):
+                        break  # the server has ended: this socket would be ready for ever
                     client.sendall(received)
         server.close()
 
