@@ -75,6 +75,7 @@ class Answer:
         self.environ = dict(request.environ)
         # what the identity policy has given the request when it identified the user
         self._identified: dict[str, Any] = {}
+        self.seen_environ: dict[str, Any] = {}
         self._identified_after: list[Any] = []
         self.url = ' '.join(str(self.environ.get(key, '')) for key in URL_KEYS)
 
@@ -82,7 +83,7 @@ class Answer:
         """Return the response, or raise what the application raises."""
         root = self.request.app
         hint = self.cache.views_reached.get(self.url)
-        if hint is not None and hint.is_streamed:
+        if hint is not None and hint.is_uncached:
             return self.uncached()
         view: CachedView | None = None
         app = root
@@ -169,10 +170,10 @@ class Answer:
             keys = self.keys(entry.tags) if is_shared else ()
             return self.sent(stored, options, run, keys)
         if run.must_run_again:
-            self.cache.views_reached.learn(self.url, ReachedView(view, owner, is_streamed=True))
+            self.cache.views_reached.learn(self.url, ReachedView(view, owner, is_uncached=True))
             if run.has_written:
                 # the tween rolls back and tries again, which is not cached
-                raise SnapshotConflict(f'{prop.where}: it writes, and its body is streamed')
+                raise SnapshotConflict(f'{prop.where}: it writes, and must run again')
         if run.must_run_again or not run.has_run:
             return self.uncached()
         if run.raised is not None:
@@ -194,6 +195,10 @@ class Answer:
         own = vars(self.request)
         self._identified = {
             name: own[name] for name in foreign_names(own) if name not in self.given
+        }  # fmt: skip
+        self.seen_environ = {
+            key: value for key, value in self.request.environ.items()
+            if value is not self.environ.get(key) and not key.startswith('webob.')
         }  # fmt: skip
         self._identified_after = own['_after'][len(self.given['_after']):]
         return identity

@@ -6,7 +6,7 @@ responses. This module knows by what a response differs. It does not know how it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from types import MemberDescriptorType
 from typing import Any
@@ -175,13 +175,17 @@ def cached(
         raise PropertyError(f'{where}: by_role and public exclude one another')
     if vary is not None and not callable(vary):
         raise PropertyError(f'{where}: vary={vary!r} is no function')
+    for name, items in (('headers', headers), ('statuses', statuses)):
+        if not isinstance(items, Iterable):
+            raise PropertyError(f'{where}: {name}={items!r}; expected a sequence')
     names = (headers,) if isinstance(headers, str) else tuple(headers)
     for name in names:
         if not isinstance(name, str) or not name.replace('-', '').isalnum() or not name.isascii():
             raise PropertyError(f'{where}: {name!r} can not be the name of a header')
-    if unknown := sorted(map(repr, set(statuses) - STATUSES)):
+    unknown = [each for each in statuses if not isinstance(each, int) or each not in STATUSES]
+    if unknown:
         raise PropertyError(
-            f'{where}: statuses has {unknown[0]}; expected some of {sorted(STATUSES)}'
+            f'{where}: statuses has {unknown[0]!r}; expected some of {sorted(STATUSES)}'
         )
     check_expires(expires, where)
     is_size = isinstance(max_size, int) and not isinstance(max_size, bool) and max_size > 0

@@ -26,8 +26,8 @@ class ReachedView(NamedTuple):
     app_class: type
     #: True if that is the root app, and not another one of its class that is mounted.
     is_of_root: bool = False
-    #: True if its body is made while it is sent.
-    is_streamed: bool = False
+    #: True if it must run as if it was not cached, because its body is streamed for example.
+    is_uncached: bool = False
 
 
 class ViewsReached:

@@ -63,7 +63,7 @@ def capture(response: Any, key: str, *, was_raised: bool) -> StoredResponse:
     return StoredResponse(*parts, _tag(key, parts))
 
 
-def checked(value: Any, key: str | None = None) -> Any:
+def checked(value: Any) -> Any:
     """Return a value that was stored, as a :class:`StoredResponse`.
 
     :raises UndecodableValue: if it is none, or is damaged.

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import morepath
 from webob.exc import HTTPException
+from webob.request import BaseRequest
 
 from ..core.runs import Run
 from ..core.scope import RequestScope
@@ -40,6 +41,10 @@ class AnsweredRequest(Protocol):
     @property
     def seen(self) -> dict[str, Any]:
         """The attributes that the request has for the view."""
+
+    @property
+    def seen_environ(self) -> dict[str, Any]:
+        """What the identity policy has put into the environment."""
 
     def rewind(self) -> None:
         """Let the next pass read the request's body from the start."""
@@ -76,7 +81,8 @@ class ViewRun:
         self._is_stored = False
         #: True if the view has read what the key does not have.
         self.has_reported = False
-        #: True if the body is made while it is sent, for which the session of a run is too short.
+        #: True if the view must run as if it was not cached: its body is made while it is sent,
+        #: for which the session of a run is too short; or it needs a plain environment.
         self.must_run_again = False
         #: True if the view has changed the database.
         self.has_written = False
@@ -84,11 +90,6 @@ class ViewRun:
         self.response: Any = None
         #: The exception that the view has raised as its response, if it is not stored.
         self.raised: HTTPException | None = None
-
-    @property
-    def app(self) -> Any:
-        """The root app."""
-        return self._answer.request.app.root
 
     def create(self) -> Any:
         """Let the application answer a guarded request; return the response as it is stored.
@@ -99,7 +100,7 @@ class ViewRun:
         answer = self._answer
         self._run = answer.scope.runs[-1]
         self.has_run = True
-        self._request = answer.request.app.request(dict(answer.environ))
+        self._request = answer.request.app.request({**answer.environ, **answer.seen_environ})
         guard(self._request, self._guard, answer.seen)
         answer.rewind()
         made_for = Pass(self._view, self._has_written)
@@ -110,6 +111,11 @@ class ViewRun:
             # a view may raise its response. It ends here, because what the run has written must
             # be flushed
             response, was_raised = error, True
+        except TypeError as error:
+            if not is_of_webob(error):
+                raise
+            self._leave('it gives its environment to code that takes a plain dictionary alone')
+            return NOTHING
         self.has_arrived = made_for.has_arrived
         reason = self._why_not(response) if made_for.was_right else 'it was not reached'
         if was_raised:
@@ -120,14 +126,21 @@ class ViewRun:
             return tuple(capture(response, self._key, was_raised=was_raised))
         if was_raised and response.status_code >= 400:
             raise response
+        if is_streamed(response):
+            self._leave(reason)
         self._run.taint(reason)
-        self.must_run_again = is_streamed(response)
-        self.has_written = self.must_run_again and self._has_written()
         if was_raised:
             self.raised = response
         else:
             self.response = response
         return NOTHING
+
+    def _leave(self, reason: str) -> None:
+        """Let the view run again, as if it was not cached."""
+        assert self._run is not None
+        self._run.taint(reason)
+        self.must_run_again = True
+        self.has_written = self._has_written()
 
     def finished(self) -> None:
         """Tell the request where it was routed, for tweens and views of exceptions."""
@@ -188,6 +201,15 @@ class ViewRun:
         self._run.taint(reason)  # a view may catch the error
         if self._answer.cache.settings.audit == 'error':
             raise AuditError(f'{self._run.prop.where}: {reason}')
+
+
+def is_of_webob(error: TypeError) -> bool:
+    """Return whether WebOb has refused a guarded environment, which it could not use."""
+    code = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        code, traceback = traceback.tb_frame.f_code, traceback.tb_next
+    return code is BaseRequest.__init__.__code__
 
 
 def place_of(app: Any) -> tuple[Any, ...]:

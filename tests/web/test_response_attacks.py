@@ -9,7 +9,8 @@ from typing import Any
 
 import morepath
 import pytest
-from webob import Response
+from webob import Request, Response
+from webob.dec import wsgify
 from webob.exc import HTTPFound, HTTPNotFound
 from webtest import TestApp as Client
 
@@ -18,6 +19,7 @@ from onegov_ormcache.errors import AuditError
 from tests.support.applications import Applications, change, value
 from tests.support.counting import Runs
 from tests.support.models import Base, User
+from tests.web.responses.site import Policy
 
 RELEASES = itertools.count()
 
@@ -28,25 +30,6 @@ class Root:
 
 class See:
     """The permission to see."""
-
-
-class Policy(morepath.IdentityPolicy):
-    """Identifies a user by the headers X-User and X-Role, by an identity of any class."""
-
-    def __init__(self, make: Any = morepath.Identity) -> None:
-        self.make = make
-
-    def identify(self, request: Any) -> Any:
-        login = request.headers.get('X-User')
-        if login is None:
-            return morepath.NO_IDENTITY
-        return self.make(login, role=request.headers.get('X-Role'))
-
-    def remember(self, response: Any, request: Any, identity: Any) -> None:
-        """Do nothing: each request names its user."""
-
-    def forget(self, response: Any, request: Any) -> None:
-        """Do nothing."""
 
 
 class RefreshingPolicy(Policy):
@@ -676,3 +659,57 @@ def test_streams_of_views_that_write(applications: Applications, tenant: str) ->
 
     client = client_of(applications, tenant, app)
     assert [client.get('/').text for _ in range(3)] == ['1', '2', '3']
+
+
+@wsgify
+def show_header(request: Any) -> Response:
+    """Another WSGI application."""
+    return Response(request.headers['X-A'])
+
+
+@pytest.mark.parametrize('writes', [False, True])
+@pytest.mark.parametrize(
+    'show',
+    [
+        lambda request: Request(request.environ).headers['X-A'],
+        lambda request: request.get_response(show_header).text,
+    ],
+)
+def test_code_that_takes_a_plain_environment(
+    applications: Applications, tenant: str, show: Any, writes: bool
+) -> None:
+    """A view that makes a request of its own of the environment gets one, and is not stored."""
+    app = new_app()
+
+    def view(self: Root, request: Any) -> str:
+        if writes:
+            request.app.session().add(User(name=f'u{count(request)}'))
+        return f'{show(request)} {count(request)}'
+
+    app.view(model=Root, cached=True)(view)
+    client = client_of(applications, tenant, app)
+    for number, header in enumerate(('a', 'b', 'c'), 1):
+        found = client.get('/', headers={'X-A': header}).text
+        assert found == f'{header} {number if writes else 0}'
+
+
+def test_environment_of_the_identity_policy(applications: Applications, tenant: str) -> None:
+    """What an identity policy puts into the environment is there for the view, on its own page."""
+
+    class Telling(Policy):
+        def identify(self, request: Any) -> Any:
+            request.environ['town.language'] = request.headers.get('X-Language')
+            return super().identify(request)
+
+    app = new_app(Telling())
+
+    def view(self: Root, request: Any) -> str:
+        user = getattr(request.identity, 'userid', None)
+        return f'{user} {request.environ["town.language"]} {count(request)}'
+
+    app.view(model=Root, cached=True)(view)
+    client = client_of(applications, tenant, app)
+    for _ in range(2):
+        for language in ('de', 'fr'):
+            headers = {'X-User': 'a', 'X-Language': language}
+            assert client.get('/', headers=headers).text == f'a {language} 0'

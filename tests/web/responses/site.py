@@ -32,13 +32,16 @@ class Named:
 
 
 class Policy(morepath.IdentityPolicy):
-    """Identifies a user by the headers X-User and X-Role."""
+    """Identifies a user by the headers X-User and X-Role, by an identity of any class."""
+
+    def __init__(self, make: Any = morepath.Identity) -> None:
+        self.make = make
 
     def identify(self, request: Any) -> Any:
         login = request.headers.get('X-User')
         if login is None:
             return morepath.NO_IDENTITY
-        return morepath.Identity(login, role=request.headers.get('X-Role'))
+        return self.make(login, role=request.headers.get('X-Role'))
 
     def remember(self, response: Any, request: Any, identity: Any) -> None:
         """Do nothing: each request names its user."""

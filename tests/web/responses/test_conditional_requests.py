@@ -279,7 +279,8 @@ def test_wrong_directives(directive: Any) -> None:
     'options',
     [
         {'by_role': 1}, {'public': None}, {'by_role': True, 'public': True}, {'vary': 'x'},
-        {'headers': ['a b']}, {'headers': [1]}, {'headers': ['']}, {'statuses': (500,)},
+        {'headers': ['a b']}, {'headers': [1]}, {'headers': ['']}, {'headers': None},
+        {'statuses': None}, {'statuses': 200}, {'statuses': [[200]]}, {'statuses': (500,)},
         {'statuses': (200, 401)}, {'expires': 0}, {'expires': 'x'}, {'max_size': 0},
         {'max_size': True},
     ],
