@@ -40,7 +40,7 @@ STATUSES = frozenset((200, 301, 302, 303, 307, 308, 404, 410))
 
 @dataclass(frozen=True)
 class ResponseOptions:
-    """What :func:`cached` returns; see there."""
+    """The options of a cached view; made by :func:`cached`, which describes them."""
 
     by_role: bool
     public: bool

@@ -48,7 +48,9 @@ HEAP_TYPE = 1 << 9
 
 
 class Guard:
-    """What is read of one request that is not covered; made for each run of a cached view.
+    """Reports what is read of one request and not covered by its response's key.
+
+    Made for each run of a cached view.
 
     :param covered: the keys of the environment that may be read, beside :data:`ALWAYS_COVERED`.
     :param identify: returns the identity of a request as the view may see it, or None if it may
@@ -87,7 +89,7 @@ class Guard:
 
 
 class GuardedEnvironment(dict[str, Any]):
-    """The environment of a guarded request."""
+    """The environment of a guarded request; it reports each read of a key that is not covered."""
 
     def __init__(self, environ: dict[str, Any], guard: Guard) -> None:
         super().__init__(environ)

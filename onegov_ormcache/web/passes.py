@@ -1,4 +1,4 @@
-"""Passes: the ways of a request through the routing, until it reaches a view.
+"""Passes of a request through the routing, until it reaches a view.
 
 This module does not know what a response differs by, nor where it is kept.
 """
@@ -26,7 +26,7 @@ class ViewReached(BaseException):
 
 
 class Pass:
-    """One way through the routing, until it reaches a view.
+    """One pass of a request through the routing; ends it at a view that must not run now.
 
     :param view: the cached view for which it is made; None: it may be any.
     :param has_written: returns whether the routing has changed the database.

@@ -1,8 +1,7 @@
-"""What a process has learned of the views that URLs lead to, so that it can look for a response
-before the routing.
+"""Remembers which view each URL has led to, to look for a response before the routing.
 
-It is a hint: which view a URL leads to may change. A response is found by the key of its view, and
-its stamp has all that the routing has read.
+That is a hint: which view a URL leads to may change. A response is found by the key of its view,
+and its stamp has all that the routing has read.
 """
 
 from __future__ import annotations

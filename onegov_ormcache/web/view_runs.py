@@ -51,7 +51,9 @@ class AnsweredRequest(Protocol):
 
 
 class ViewRun:
-    """One run of a cached view for a request, whose response is stored; the instance of its call.
+    """Runs a cached view for one request, and returns its response in the form that is stored.
+
+    It is the instance of the call that :class:`.Answer` makes, as an app is of a property's.
 
     :param identity: the identity that the key has.
     :param app: the app that has told it.
