@@ -252,18 +252,30 @@ def limited(postgres_dsn: str, tenant: str) -> Iterator[str]:
             administrator.execute(f'DROP ROLE {tenant}')
 
 
-def look_into_no_outbox(app: Town) -> None:
+def look_into_no_outbox(app: Town, postgres_dsn: str, role: str) -> None:
     """Leave all connections that the server allows to requests."""
     assert app.orm_cache.recovery is not None
     app.orm_cache.recovery._outboxes = ()
+    # the server ends those of a look that was in progress some time after they were closed
+    pool = app.session_manager.database.engines()[0].pool
+    query = 'SELECT count(*) FROM pg_stat_activity WHERE usename = %s'
+    with outside(postgres_dsn, role) as administrator:
+
+        def are_those_of_the_pool() -> bool:
+            row = administrator.execute(query, [role]).fetchone()
+            return row is not None and row[0] == pool.checkedin()  # type: ignore[attr-defined]
+
+        until(are_those_of_the_pool, 30)
 
 
-def test_too_many_connections(on_servers: Applications, limited: str, tenant: str) -> None:
+def test_too_many_connections(
+    on_servers: Applications, limited: str, postgres_dsn: str, tenant: str
+) -> None:
     """A request for which the server has no connection left fails with the server's error; the
     next one works."""
     Town.runs, Town.before = Runs(), []
     app = on_servers.start(Town, dsn=limited, **PATIENT)
-    look_into_no_outbox(app)
+    look_into_no_outbox(app, postgres_dsn, tenant)
     change(app, tenant, User(name='a'))
 
     def fail() -> None:
@@ -289,7 +301,7 @@ def test_no_connection_after_a_textual_commit(
     server has no connection left by which the other tenants could be found."""
     Town.runs, Town.before = Runs(), []
     app = on_servers.start(Town, dsn=limited, **PATIENT)
-    look_into_no_outbox(app)
+    look_into_no_outbox(app, postgres_dsn, tenant)
     change(app, tenant, User(name='a'))
     other = on_servers.start(Town)
     assert value(other, tenant, names) == ['a']
