@@ -15,6 +15,7 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
+from configparser import ConfigParser
 from contextlib import closing, contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -35,6 +36,7 @@ from onegov_ormcache.web.directives import (
     RequestCachedDirective,
 )
 from onegov_ormcache.web.settings import AppSettings
+from tests.support.only_extra import declared
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / 'docs'
@@ -43,9 +45,11 @@ PAGES = sorted(DOCS.glob('*.rst'))
 
 @pytest.fixture(scope='module')
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the documentation as HTML, built with warnings as errors."""
+    """The folder with the documentation as HTML, built with warnings as errors, and with nothing
+    that the extra for it does not install."""
     folder = tmp_path_factory.mktemp('docs')
-    command = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html']
+    command = [sys.executable, '-m', 'tests.support.only_extra', 'docs']
+    command += ['sphinx', '-W', '--keep-going', '-q', '-b', 'html']
     done = subprocess.run(
         [*command, '-d', str(folder / 'doctrees'), str(DOCS), str(folder / 'html')],
         capture_output=True,
@@ -59,6 +63,24 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_builds_without_warnings(built: Path) -> None:
     """Sphinx builds every page, and warns of nothing."""
     assert {page.stem for page in PAGES} <= {page.stem for page in built.glob('*.html')}
+
+
+def test_extra_for_the_documentation_has_all_others() -> None:
+    """The reference imports each module, so it needs what any of them needs, apart from tools that
+    work on the package."""
+    (all_others,) = (each for each in declared('docs') if each.name == 'onegov_ormcache')
+    parsed = ConfigParser()
+    parsed.read(ROOT / 'setup.cfg', encoding='utf-8')
+    extras = set(parsed['options.extras_require']) - {'test', 'lint', 'bench', 'docs'}
+    assert all_others.extras == extras
+
+
+def test_what_an_extra_lacks_is_missing() -> None:
+    """A module that the extra does not install can't be imported in the build."""
+    command = [sys.executable, '-m', 'tests.support.only_extra', 'docs', 'hypothesis']
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode
+    assert "No module named 'hypothesis'" in done.stderr
 
 
 def test_every_module_has_its_place() -> None:
