@@ -199,6 +199,25 @@ def test_decorators_have_the_options_of_directives() -> None:
         assert options == set(OPTIONS[decorator]) - {'name', 'target'}
 
 
+def test_changelog_is_kept() -> None:
+    """Each release of the changelog has a version and a date, and sections of known names, in one
+    order; the newest release is that of the package."""
+    text = (ROOT / 'CHANGES.md').read_text(encoding='utf-8')
+    first, *releases = re.findall(r'^## (.*)$', text, re.MULTILINE)
+    assert first == 'Unreleased'
+    assert all(re.fullmatch(r'\d+\.\d+\.\d+ - \d{4}-\d\d-\d\d', each) for each in releases)
+    parsed = ConfigParser()
+    parsed.read(ROOT / 'setup.cfg', encoding='utf-8')
+    assert releases[0].split()[0] == parsed['metadata']['version']
+    order = [
+        'Before you upgrade', 'Added', 'Changed', 'Deprecated', 'Removed', 'Fixed', 'Security',
+    ]  # fmt: skip
+    for release in re.split(r'^## ', text, flags=re.MULTILINE)[1:]:
+        sections = re.findall(r'^### (.*)$', release, re.MULTILINE)
+        assert sections
+        assert sections == [each for each in order if each in sections]
+
+
 #: Pages that list names, and explain none of them by what it is good for.
 LISTS = {'api', 'changes', 'errors', 'options', 'settings'}
 
