@@ -19,12 +19,12 @@ from threading import Event, Thread
 from weakref import finalize, ref
 
 from ..errors import StoreUnreachable
-from ..forks import OwnLock, register
+from ..forks import OwnLock, check, register
 from .fields import (
-    DROPPED,
     MAX_FIELDS,
     Counts,
     Delta,
+    add_counts,
     field_of,
     slot_properties,
     tenant_statistics,
@@ -83,12 +83,9 @@ class Statistics:
 
     def take(self, tenant: str, counts: Counts) -> None:
         """Take over what a scope has counted, and empty it."""
+        check()
         with self._lock.present:
-            own = self._delta(tenant).counts
-            for field, number in counts.items():
-                if field not in own and len(own) >= MAX_FIELDS:
-                    field, number = DROPPED, 1
-                own[field] = own.get(field, 0) + number
+            add_counts(self._delta(tenant).counts, counts)
         counts.clear()
 
     def ran(self, tenant: str, where: str, run: LastRun) -> None:
@@ -111,12 +108,13 @@ class Statistics:
         text = text_of_commit(Commit(now, tuple(changed)))
         with self._lock.present:
             delta = self._delta(tenant)
-            for field, number in (
-                (_COMMITS, 1), (_CHANGED, len(changed)), (_DOUBTED, len(doubted)),
-                *((field_of('tag', 'changes', tag), 1) for tag in changed),
-            ):  # fmt: skip
-                if field in delta.counts or len(delta.counts) < MAX_FIELDS:
-                    delta.counts[field] = delta.counts.get(field, 0) + number
+            add_counts(
+                delta.counts,
+                {
+                    _COMMITS: 1, _CHANGED: len(changed), _DOUBTED: len(doubted),
+                    **{field_of('tag', 'changes', tag): 1 for tag in changed},
+                },
+            )  # fmt: skip
             for tag in changed:
                 self._tell(tenant, field_of('tag', 'last_change', tag), f'{now:.3f}')
             delta.commits.append(text)
@@ -145,6 +143,7 @@ class Statistics:
 
         :raises StoreUnreachable: if the store can't be reached. What was not sent is sent later.
         """
+        check()
         with self._sending.present:
             with self._lock.present:
                 deltas, self._pending = self._pending, {}

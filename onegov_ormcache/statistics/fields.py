@@ -91,6 +91,14 @@ class PropertyFields:
         return field_of('property', f'bypasses:{reason}', self._where)
 
 
+def add_counts(fields: dict[str, Any], counts: Mapping[str, float]) -> None:
+    """Add counts to others, as far as there is room."""
+    for field, number in counts.items():
+        if field not in fields and field != DROPPED and len(fields) >= MAX_FIELDS:
+            field, number = DROPPED, 1
+        fields[field] = fields.get(field, 0) + number
+
+
 class Delta(NamedTuple):
     """What a process has counted for one tenant since it last told of it."""
 
