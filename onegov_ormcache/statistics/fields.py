@@ -94,9 +94,12 @@ class PropertyFields:
 def add_counts(fields: dict[str, Any], counts: Mapping[str, float]) -> None:
     """Add counts to others, as far as there is room."""
     for field, number in counts.items():
-        if field not in fields and field != DROPPED and len(fields) >= MAX_FIELDS:
-            field, number = DROPPED, 1
-        fields[field] = fields.get(field, 0) + number
+        try:
+            fields[field] += number  # most often it is there, and this is done for each request
+        except KeyError:
+            if len(fields) >= MAX_FIELDS:
+                field, number = DROPPED, 1
+            fields[field] = fields.get(field, 0) + number
 
 
 class Delta(NamedTuple):
