@@ -97,7 +97,7 @@ def add_counts(fields: dict[str, Any], counts: Mapping[str, float]) -> None:
         try:
             fields[field] += number  # most often it is there, and this is done for each request
         except KeyError:
-            if len(fields) >= MAX_FIELDS:
+            if len(fields) >= MAX_FIELDS and field != DROPPED:
                 field, number = DROPPED, 1
             fields[field] = fields.get(field, 0) + number
 
@@ -125,7 +125,7 @@ def text_of_run(run: LastRun) -> str:
 
 def text_of_commit(commit: Commit) -> str:
     """Return the text of a commit, for :func:`tenant_statistics`."""
-    return json.dumps((round(commit.at, 3), sorted(commit.tags)[:MAX_TAGS]))
+    return json.dumps((round(commit.at, 3), sorted(commit.tags)[:MAX_TAGS], commit.is_outside))
 
 
 def by_hour(counts: Mapping[str, float]) -> Counts:
@@ -211,7 +211,7 @@ def _last_run(text: Any) -> LastRun | None:
 
 def _commit(text: Any) -> list[Commit]:
     try:
-        at, tags = json.loads(text)
-        return [Commit(float(at), tuple(map(str, tags)))]
+        at, tags, is_outside = json.loads(text)
+        return [Commit(float(at), tuple(map(str, tags)), bool(is_outside))]
     except (ValueError, TypeError):
         return []

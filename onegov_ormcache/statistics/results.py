@@ -86,12 +86,15 @@ class TagStatistics:
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit that has changed tags."""
+    """One change of tags: a commit, or what a process has heard of."""
 
-    #: Seconds since 1970, by the clock of the process that has committed.
+    #: Seconds since 1970, by the clock of the process that has told of it.
     at: float
     #: The changed tags; no more than the first :data:`.MAX_TAGS`.
     tags: tuple[str, ...]
+    #: True if it was no commit of this application: a trigger or an outbox told of it, or all was
+    #: given up (then the tag is ``'#code'``). Each process that has heard of it tells.
+    is_outside: bool = False
 
 
 @dataclass(frozen=True)
