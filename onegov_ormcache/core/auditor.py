@@ -9,11 +9,12 @@ it reaches the view: no error, no lock, no write of the creator, no time before 
 sent. The scope of the view has given its connection back then, so a pool without a free connection
 can't stop both.
 
-A value and its recomputation must be equal if no commit lies between them. A snapshot that is taken
-after the recomputation has ended tells that: the tags of the value still have the versions of its
-stamp, and none is in doubt. A commit that the recomputation shows, and the value does not, has put
-its tags in doubt before, and given them new versions since. Otherwise nothing is said of the hit,
-and it is no check. What the creator reads of other properties is computed from the database, too.
+A value and its recomputation must be equal if no commit lies between them. A snapshot that is
+taken after the recomputation has ended tells that: the tags of the value still have the versions
+of its stamp, and none is in doubt. A commit that the recomputation shows, and the value does not,
+has put its tags in doubt before, and given them new versions since. Otherwise nothing is said of
+the hit, and it is no check. What the creator reads of other properties is computed from the
+database, too.
 
 This module knows the scope and the stamp of a hit. It does not know how a value is found or
 stored.
@@ -23,16 +24,15 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from cachetools import TTLCache
 
 from ..forks import OwnLock, register
+from ..statistics.fields import Counts
 from ..tags.snapshot import CODE_TAG, Snapshot, Stamp
 from ..tiers.comparison import Likeness, compare
 from ..tiers.request import TierEntry
@@ -41,7 +41,6 @@ from .computing import log_once
 from .descriptors import OrmCacheDescriptor
 from .properties import Call, Property
 from .protocols import AuditedScope, ScopeCache
-from .rates import upper_bound
 from .runs import Run
 from .scope import RequestScope
 
@@ -71,37 +70,6 @@ class Verdict(StrEnum):
     FAILED = 'failed'
 
 
-@dataclass(frozen=True)
-class AuditCounts:
-    """What this process has found about the hits of one property, over all tenants."""
-
-    #: Hits that were compared with the database.
-    checks: int = 0
-    #: Those whose value is not what the database gives.
-    disagreements: int = 0
-    #: Those whose value has the same items in another order. They are no disagreements: the order
-    #: of a query without ``ORDER BY`` is nobody's promise.
-    reordered: int = 0
-    #: Hits that could not be compared; they are not among the checks.
-    untold: int = 0
-    #: Recomputations that have failed; they are not among the checks.
-    failed: int = 0
-
-    @property
-    def bound(self) -> float:
-        """The rate of disagreements among all hits is below this with a confidence of 95 %."""
-        return upper_bound(self.disagreements, self.checks)
-
-    def __add__(self, other: AuditCounts) -> AuditCounts:
-        return AuditCounts(
-            self.checks + other.checks,
-            self.disagreements + other.disagreements,
-            self.reordered + other.reordered,
-            self.untold + other.untold,
-            self.failed + other.failed,
-        )
-
-
 class AuditedCache(ScopeCache, Protocol):
     """The part of a cache that its auditor uses."""
 
@@ -121,6 +89,8 @@ class Hit(NamedTuple):
 class AuditScope(RequestScope):
     """The scope of one recomputation; made and closed by the auditor."""
 
+    is_counted = False
+
     def __init__(self, cache: ScopeCache, schema: str) -> None:
         super().__init__(cache, schema)
         #: The properties that were computed in it.
@@ -131,6 +101,10 @@ class AuditScope(RequestScope):
         self.computed_properties.add(calls[0].prop)
         with super().run(*calls) as run:
             yield run
+
+    def _end_snapshot(self) -> None:
+        self.counts.clear()
+        super()._end_snapshot()
 
 
 class Auditor:
@@ -143,8 +117,6 @@ class Auditor:
         self._cache = cache
         self._share = share
         self._lock = OwnLock()
-        # replaced by those of the child in a fork
-        self._verdicts: Counter[tuple[str, Verdict]] = Counter()
         # the values that are recomputed now: a crowd that reads one needs one recomputation
         self._present: set[tuple[str, str]] = set()
         self._logged: TTLCache[tuple[str, str], None] = TTLCache(MAX_LOGGED, LOGGED_AGAIN)
@@ -152,26 +124,15 @@ class Auditor:
         register(self)
 
     def __repr__(self) -> str:
-        return f'<Auditor of {self._share:.4%} of all hits, {self.total()}>'
+        return f'<Auditor of {self._share:.4%} of all hits>'
 
     def after_fork(self) -> None:
-        """Count anew: the parent tells of what it has found."""
-        self._verdicts = Counter()
+        """Forget what threads of the parent recompute."""
         self._present = set()
 
     def close(self) -> None:
         """Recompute nothing any more: the cache is about to close its connections."""
         self._is_closed = True
-
-    def counts(self) -> dict[str, AuditCounts]:
-        """Return what this process has found, by property: ``'package.module.App.users'``."""
-        with self._lock.present:
-            verdicts = self._verdicts.copy()
-        return {where: _counts(where, verdicts) for where in sorted({w for w, _ in verdicts})}
-
-    def total(self) -> AuditCounts:
-        """Return what this process has found about all properties together."""
-        return sum(self.counts().values(), AuditCounts())
 
     # the hits
 
@@ -206,8 +167,8 @@ class Auditor:
             finally:
                 with self._lock.present:
                     self._present.discard(key)
-            with self._lock.present:
-                self._verdicts[hit.call.prop.where, verdict] += 1
+            counts: Counts = {hit.call.prop.counted.audited(verdict): 1}
+            self._cache.statistics.take(scope.schema, counts)
 
     def _verdict(self, schema: str, hit: Hit) -> Verdict:
         scope = AuditScope(self._cache, schema)
@@ -277,16 +238,3 @@ class Auditor:
             f'{type(error).__name__}',
         )
         return Verdict.FAILED
-
-
-def _counts(where: str, verdicts: Mapping[tuple[str, Verdict], int]) -> AuditCounts:
-    def of(*which: Verdict) -> int:
-        return sum(verdicts.get((where, each), 0) for each in which)
-
-    return AuditCounts(
-        checks=of(Verdict.AGREED, Verdict.DISAGREED, Verdict.REORDERED),
-        disagreements=of(Verdict.DISAGREED),
-        reordered=of(Verdict.REORDERED),
-        untold=of(Verdict.UNTOLD),
-        failed=of(Verdict.FAILED),
-    )

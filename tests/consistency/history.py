@@ -29,7 +29,7 @@ from uuid import uuid4
 
 import psycopg
 
-from onegov_ormcache.core.rates import upper_bound
+from onegov_ormcache.statistics.rates import upper_bound
 from onegov_ormcache.steps import Step
 from tests.consistency.checker import Report, check
 from tests.consistency.events import Event, events_of

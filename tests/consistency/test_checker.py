@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from onegov_ormcache.core.rates import upper_bound
+from onegov_ormcache.statistics.rates import upper_bound
 from tests.consistency.checker import check
 from tests.consistency.events import Event, events_of
 from tests.consistency.transactions import Written

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Event
 from time import monotonic
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ from sqlalchemy import create_engine, delete, select, update
 from sqlalchemy.orm import sessionmaker
 
 from onegov_ormcache import OrmCache, OrmCacheApp, observe, orm_cached, request_cached, rows
-from onegov_ormcache.core.auditor import MAX_HITS, AuditCounts
+from onegov_ormcache.core.auditor import MAX_HITS
 from onegov_ormcache.errors import ConfigurationError
+from onegov_ormcache.statistics.results import PropertyStatistics
 from tests.support.applications import Applications, change, committed, value
 from tests.support.models import Base, Group, User
 
@@ -118,11 +120,16 @@ def named(name: str) -> User:
     return User(name=name)
 
 
-def counts(app: App, name: str) -> AuditCounts:
+def numbers(app: App, name: str) -> PropertyStatistics:
+    """Return what was counted of a property, by all processes."""
+    statistics = app.orm_cache.statistics
+    [properties] = [statistics.of(tenant).properties for tenant in statistics.tenants()]
+    return properties.get(f'{App.__module__}.App.{name}', PropertyStatistics())
+
+
+def counts(app: App, name: str) -> dict[str, int]:
     """Return what was found about a property."""
-    auditor = app.orm_cache.auditor
-    assert auditor is not None
-    return auditor.counts().get(f'{App.__module__}.App.{name}', AuditCounts())
+    return dict(numbers(app, name).audits)
 
 
 def remove_one(app: App, tenant: str) -> None:
@@ -146,11 +153,11 @@ def test_wrong_policy_is_found(
     the value. So is one that was made of such a value."""
     before = value(app, tenant, READS[name])
     assert value(app, tenant, READS[name]) == before
-    assert counts(app, name) == AuditCounts(checks=1)
+    assert counts(app, name) == {'agreed': 1}
     remove_one(app, tenant)
     for _ in range(3):
         assert value(app, tenant, READS[name]) == before  # which is stale
-    assert counts(app, name) == AuditCounts(checks=4, disagreements=3)
+    assert counts(app, name) == {'agreed': 1, 'disagreed': 3}
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.name == 'onegov_ormcache.core.auditor'
     message = record.getMessage()
@@ -167,15 +174,16 @@ def test_right_values_agree(app: App, tenant: str, name: str) -> None:
         for _ in range(4):
             value(app, tenant, lambda app: getattr(app, name))
         change(app, tenant, User(name=f'another {number}'))
-    assert counts(app, name) == AuditCounts(checks=9)
-    assert 0 < counts(app, name).bound < 0.3
+    assert counts(app, name) == {'agreed': 9}
+    assert numbers(app, name).checks == 9
+    assert numbers(app, name).disagreement_bound == pytest.approx(1 - 0.05 ** (1 / 9))
 
 
 def test_order_is_told_apart(app: App, tenant: str, caplog: pytest.LogCaptureFixture) -> None:
     """A list of the same items in another order is counted apart, and logged once."""
     for _ in range(4):
         value(app, tenant, lambda app: app.in_no_order)
-    assert counts(app, 'in_no_order') == AuditCounts(checks=3, reordered=3)
+    assert counts(app, 'in_no_order') == {'reordered': 3}
     assert caplog.text.count('ORDER BY') == 1
 
 
@@ -186,7 +194,7 @@ def test_changed_since(app: App, tenant: str) -> None:
         assert app.right == NAMES
         scope.session().execute(delete(User).where(User.name == NAMES[0]))
         scope.commit()
-    assert counts(app, 'right') == AuditCounts(untold=1)
+    assert counts(app, 'right') == {'untold': 1}
 
 
 def test_changed_while_it_is_recomputed(
@@ -208,7 +216,7 @@ def test_changed_while_it_is_recomputed(
     with app.request_scope(tenant):
         assert app.right == NAMES
         monkeypatch.setattr(App, 'first', staticmethod(remove))
-    assert counts(app, 'right') == AuditCounts(untold=1)
+    assert counts(app, 'right') == {'untold': 1}
 
 
 def test_another_role(app: App, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +225,7 @@ def test_another_role(app: App, tenant: str, monkeypatch: pytest.MonkeyPatch) ->
     with app.request_scope(tenant):
         assert app.by_role == ['member', NAMES]
         monkeypatch.setattr(App, 'identity', Identity('editor'))
-    assert counts(app, 'by_role') == AuditCounts(untold=1)
+    assert counts(app, 'by_role') == {'untold': 1}
 
 
 def test_values_that_expire(app: App, tenant: str) -> None:
@@ -225,8 +233,20 @@ def test_values_that_expire(app: App, tenant: str) -> None:
     for _ in range(3):
         value(app, tenant, lambda app: (app.for_an_hour, app.of_an_hour))
         remove_one(app, tenant)
-    assert counts(app, 'for_an_hour') == AuditCounts()
-    assert counts(app, 'of_an_hour') == AuditCounts(untold=2)
+    assert counts(app, 'for_an_hour') == {}
+    assert counts(app, 'of_an_hour') == {'untold': 2}
+
+
+def test_not_part_of_the_statistics(app: App, tenant: str) -> None:
+    """The runs of the auditor are no runs, misses or bypasses of the cache."""
+    value(app, tenant, lambda app: app.of_wrong)
+    before = numbers(app, 'of_wrong'), numbers(app, 'wrong')
+    value(app, tenant, lambda app: app.of_wrong)
+    after = numbers(app, 'of_wrong'), numbers(app, 'wrong')
+    assert after[1] == before[1]
+    assert after[0] == replace(
+        before[0], process_hits=before[0].process_hits + 1, audits={'agreed': 1}
+    )
 
 
 def test_other_reads(app: App, tenant: str) -> None:
@@ -234,12 +254,11 @@ def test_other_reads(app: App, tenant: str) -> None:
     what a creator reads."""
     value(app, tenant, lambda app: app.wrong)
     value(app, tenant, lambda app: (app.of_wrong, app.wrong_of(1)))
-    assert counts(app, 'wrong') == AuditCounts()
+    assert counts(app, 'wrong') == {}
     value(app, tenant, lambda app: (app.kept, app.kept, app.wrong_of.many([1])))
     value(app, tenant, lambda app: (app.of_wrong, app.of_wrong))
-    assert app.orm_cache.auditor is not None
-    assert set(app.orm_cache.auditor.counts()) == {f'{App.__module__}.App.of_wrong'}
-    assert counts(app, 'of_wrong') == AuditCounts(checks=1)
+    assert counts(app, 'wrong') == counts(app, 'wrong_of') == counts(app, 'kept') == {}
+    assert counts(app, 'of_wrong') == {'agreed': 1}
 
 
 def test_errors_stay_inside(
@@ -255,7 +274,7 @@ def test_errors_stay_inside(
     with app.request_scope(tenant):
         assert app.right == NAMES
         monkeypatch.setattr(App, 'first', staticmethod(fail))
-    assert counts(app, 'right') == AuditCounts(failed=1)
+    assert counts(app, 'right') == {'failed': 1}
     assert 'could not be recomputed, to check a hit: ValueError' in caplog.text
     assert 'the secret' not in caplog.text
     assert value(app, tenant, lambda app: app.right) == NAMES
@@ -271,7 +290,7 @@ def test_nothing_is_written(app: App, tenant: str, monkeypatch: pytest.MonkeyPat
     with app.request_scope(tenant):
         assert app.right == NAMES
         monkeypatch.setattr(App, 'first', staticmethod(write))
-    assert counts(app, 'right').disagreements == 1
+    assert counts(app, 'right') == {'disagreed': 1}
     monkeypatch.setattr(App, 'first', staticmethod(lambda: None))
     with app.recording() as events:
         assert value(app, tenant, lambda app: app.right) == NAMES
@@ -285,7 +304,7 @@ def test_the_only_connection_of_a_pool(make: Callable[..., App], tenant: str) ->
         with app.request_scope(tenant) as scope:
             scope.session().connection()
             assert app.right == NAMES
-    assert counts(app, 'right') == AuditCounts(checks=2)
+    assert counts(app, 'right') == {'agreed': 2}
 
 
 def test_bounded(app: App, tenant: str) -> None:
@@ -294,7 +313,7 @@ def test_bounded(app: App, tenant: str) -> None:
         with app.request_scope(tenant):
             for id in range(MAX_HITS + 5):
                 app.wrong_of(id)
-    assert counts(app, 'wrong_of') == AuditCounts(checks=MAX_HITS)
+    assert counts(app, 'wrong_of') == {'agreed': MAX_HITS}
 
 
 def test_share(make: Callable[..., App], tenant: str) -> None:
@@ -302,7 +321,7 @@ def test_share(make: Callable[..., App], tenant: str) -> None:
     app = make(check_hits=0.5)
     for _ in range(101):
         value(app, tenant, lambda app: app.right)
-    assert 10 < counts(app, 'right').checks < 90
+    assert 10 < numbers(app, 'right').checks < 90
 
 
 def test_off(applications: Applications) -> None:
@@ -372,10 +391,11 @@ def test_nobody_is_accused_beside_writers(
     def until_enough() -> None:
         end = monotonic() + 60
         while monotonic() < end and sum(found(name).checks for name in RIGHT) < ENOUGH:
-            ended.wait(0.05)
+            ended.wait(0.2)
 
-    def found(name: str) -> AuditCounts:
-        return counts(app, name) + counts(other, name)
+    def found(name: str) -> PropertyStatistics:
+        other.orm_cache.statistics.flush()
+        return numbers(app, name)
 
     with ThreadPoolExecutor(6) as pool:
         tasks = [pool.submit(write, app), pool.submit(write, other)]
@@ -386,8 +406,7 @@ def test_nobody_is_accused_beside_writers(
             ended.set()
         for task in tasks:
             task.result()
-    checked = sum((found(name) for name in RIGHT), AuditCounts())
-    assert checked.checks >= ENOUGH
-    assert (checked.disagreements, checked.reordered, checked.failed) == (0, 0, 0)
-    assert checked.untold > 0  # the writers were there
+    audits = [found(name).audits for name in RIGHT]
+    assert sum(audit['agreed'] for audit in audits) >= ENOUGH
+    assert all(set(audit) == {'agreed', 'untold'} for audit in audits)  # the writers were there
     assert found('wrong').disagreements > 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onegov_ormcache.core.rates import upper_bound
+from onegov_ormcache.statistics.rates import upper_bound
 
 
 @pytest.mark.parametrize(
