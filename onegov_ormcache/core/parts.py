@@ -45,7 +45,7 @@ from .registry import Registry
 from .settings import OrmCacheSettings
 from .versions import Versions
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 
 class CacheParts:

@@ -21,7 +21,7 @@ from ..tags.snapshot import TABLE_TAG
 from .objects import ObjectState, UnknownState
 from .rows import RowPolicy, Rows, resolve_rows
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: ``'on-table-change:users,groups'``, ``'auto'``, a mapped class, a ``Table``, ``rows(...)``, a
 #: function of the changed object, or a list of these.

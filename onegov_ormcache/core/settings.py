@@ -80,6 +80,8 @@ class OrmCacheSettings:
     #: One of :data:`AUDITS`: the reaction to a creator that reads a table which its policy
     #: does not mention, or something of a request which its value does not vary by.
     audit: str = 'warn'
+    #: The share of the hits, from 0 to 1, that are recomputed from the database to compare them.
+    check_hits: float = 0.0
     #: Connect to Redis and the database before the first scope, and not when the cache is made.
     lazy: bool = False
     #: Refuse to start while Redis or the database can't be reached. Otherwise that is one line in
@@ -169,6 +171,7 @@ class SettingsValues(TypedDict, total=False):
     lease: float
     check_write_skew: bool
     audit: str
+    check_hits: float
     lazy: bool
     require_servers: bool
     statistics_interval: float | None
@@ -180,6 +183,10 @@ class SettingsValues(TypedDict, total=False):
 
 def _is_positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def is_whole(value: Any) -> bool:
@@ -221,6 +228,7 @@ RULES: tuple[Rule, ...] = (
     ('lease', _is_positive, 'seconds above 0'),
     ('check_write_skew', lambda v: isinstance(v, bool), 'True or False'),
     ('audit', lambda v: v in AUDITS, f'one of {", ".join(AUDITS)}'),
+    ('check_hits', _is_share, 'a number from 0 to 1'),
     ('lazy', lambda v: isinstance(v, bool), 'True or False'),
     ('require_servers', lambda v: isinstance(v, bool), 'True or False'),
     (

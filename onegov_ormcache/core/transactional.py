@@ -30,7 +30,7 @@ from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
 from .protocols import ScopeCache, Transaction
 from .torn_pages import TornPages
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: Seconds within which most commits in progress end.
 COMMIT_TIME = 0.002

@@ -34,7 +34,7 @@ from .fields import (
 from .results import Commit, LastRun, Slot, TenantStatistics
 from .stores import COMMITS, MAX_TENANTS, StatisticsStore
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: Of so many snapshots, one counts what the request tier answers. A hit there costs less than to
 #: count it, so the others do not, and each hit of that one stands for so many.
