@@ -21,12 +21,14 @@ from .cache import descriptors_of
 from .cached_views import CachedView
 from .directives import (
     OrmCachedDirective,
+    OrmCachedListing,
     Prefetch,
     PrefetchingHtmlAction,
     PrefetchingJsonAction,
     PrefetchingViewAction,
     PropertyAction,
     RequestCachedDirective,
+    RequestCachedListing,
     Target,
     property_directive,
     refuse_existing,
@@ -49,6 +51,8 @@ class ConfiguredApp(morepath.App):
     orm_cached = property_directive(OrmCachedDirective)
     request_cached = property_directive(RequestCachedDirective)
     _cached_property = directive(PropertyAction)
+    _orm_cached_listing = directive(OrmCachedListing)
+    _request_cached_listing = directive(RequestCachedListing)
     view = directive(PrefetchingViewAction)
     json = directive(PrefetchingJsonAction)
     html = directive(PrefetchingHtmlAction)
