@@ -55,6 +55,12 @@ class RequestScope(TransactionalScope):
         nothing is read from it.
     """
 
+    #: False if what it computes is no part of the cache's work, and is not counted.
+    is_counted = True
+
+    #: The hits that the cache's auditor recomputes when it has closed.
+    audited: tuple[Any, ...] = ()
+
     def __init__(
         self,
         cache: ScopeCache,
@@ -204,8 +210,8 @@ class RequestScope(TransactionalScope):
     ) -> None:
         """Remember a value for the next read on this instance.
 
-        Does nothing while a creator runs or the cache records, because each read must be
-        seen then.
+        Does nothing while a creator runs, the cache records, or the scope counts the hits of its
+        request tier, because each read must be seen then.
 
         :param read: the descriptor or the function of the instance, the function's arguments, and
             their types.
@@ -213,7 +219,7 @@ class RequestScope(TransactionalScope):
         :param role: the role of the instance's identity; None if the descriptor has no
             variants.
         """
-        if not self.runs and self.cache.recorder is None:
+        if not (self.runs or self.weight) and self.cache.recorder is None:
             what, arguments, types = read
             if arguments is None:
                 self.hits[what] = (instance, value, variant, role)
@@ -499,6 +505,8 @@ class RequestScope(TransactionalScope):
         """Roll back uncommitted changes, and close the session. The scope refuses any use then."""
         self.reset()
         self.is_closed = True
+        if self.audited and self.cache.auditor is not None:
+            self.cache.auditor.recompute(self)
 
 
 class CurrentScopes:

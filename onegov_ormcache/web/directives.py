@@ -39,6 +39,7 @@ from ..core.properties import location
 from ..core.variants import Vary
 from ..errors import PropertyConflictError, PropertyError
 from .cached_views import CachingResponses, ResponseOptions
+from .listings import PropertyListing
 
 if TYPE_CHECKING:
     from webob import Response as BaseResponse
@@ -100,10 +101,24 @@ class PropertyAction(Action):
         return f'{self.name} ({self.code_info.filelineno() if self.code_info else "?"})'
 
 
+class OrmCachedListing(PropertyListing):
+    """What a query of ``orm_cached`` finds, however it is declared."""
+
+    depends = [PropertyAction]
+    kind = OrmCacheDescriptor
+
+
+class RequestCachedListing(PropertyListing):
+    """What a query of ``request_cached`` finds, however it is declared."""
+
+    depends = [PropertyAction]
+    kind = RequestCacheDescriptor
+
+
 class PropertyDirective(Composite, Generic[D]):
     """The base of the directives ``orm_cached`` and ``request_cached``."""
 
-    query_classes = [PropertyAction]
+    filter_convert = PropertyListing.filter_convert
 
     def __init__(self, name: str | None, target: Target) -> None:
         self.name = name
@@ -172,6 +187,8 @@ class OrmCachedDirective(PropertyDirective['OrmCachedDirectiveCall']):
     :param many: see :func:`onegov_ormcache.orm_cached`.
     """
 
+    query_classes = [OrmCachedListing]
+
     def __init__(
         self,
         policy: CachePolicy,
@@ -205,6 +222,8 @@ class RequestCachedDirective(PropertyDirective['RequestCachedDirectiveCall']):
     :param target: ``'app'``, or ``'request'`` for a property of the request.
     :param merge: see :func:`onegov_ormcache.request_cached`.
     """
+
+    query_classes = [RequestCachedListing]
 
     def __init__(
         self, name: str | None = None, target: Target = 'app', merge: bool = False
