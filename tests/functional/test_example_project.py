@@ -92,6 +92,26 @@ def test_commands(newcomer: Newcomer) -> None:
    $ noticeboard-create 'no/village' 2>&1
    usage: ...
    noticeboard-create: error: ...no/village...
+   $ NOTICEBOARD_SETTINGS=nothing.yml noticeboard-create bern 2>&1
+   usage: ...
+   noticeboard-create: error: ...nothing.yml...
+   $ NOTICEBOARD_SETTINGS=README.rst noticeboard-query orm_cached 2>&1
+   noticeboard-query: error: ...
+""")
+
+
+def test_no_traceback(newcomer: Newcomer) -> None:
+    """A second process on SQLite, and a village created beside the server, are told why not."""
+    newcomer.follow("""
+.. code-block:: console
+
+   $ noticeboard-create bern
+   bern: 0 notices
+   $ python -m waitress --listen=127.0.0.1:8080 --call noticeboard.run:make_application &
+   Serving on
+   $ noticeboard-create chur 2>&1
+   usage: ...
+   noticeboard-create: error: ...redis_url...
 """)
 
 
