@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tests.support.environments import make_environment
+from tests.support.environments import install, make_environment, make_wheel
 from tests.support.newcomer import Newcomer, environment_with, free_port
 from tests.support.servers import RedisServer, drop_schemas
 
@@ -47,15 +45,10 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
         project.parent / 'venv',
         'onegov_ormcache',
         frozenset(extras),
-        ROOT / 'onegov_ormcache',
-        [*others, 'setuptools'],
+        others=[*others, 'setuptools'],
     )
-    options = ['--quiet', '--no-deps', '--no-build-isolation', '--disable-pip-version-check']
-    subprocess.run(
-        [sys.executable, '-m', 'pip', '--python', made, 'install', *options, '-e', project],
-        check=True,
-        timeout=120,
-    )
+    install(made, make_wheel(ROOT, project.parent))
+    install(made, '-e', project)
     return made
 
 
