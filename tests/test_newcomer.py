@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.support.environments import make_environment
+from tests.support.environments import install, make_environment, make_wheel
 from tests.support.newcomer import Newcomer, blocks, commands, environment_with, free_port, matches
 
 ROOT = Path(__file__).parent.parent
@@ -35,9 +35,9 @@ def test_tutorial(tmp_path: Path) -> None:
         tmp_path / 'venv',
         package.name,
         frozenset(package.extras),
-        ROOT / 'onegov_ormcache',
-        [other.name for other in others],
+        others=[other.name for other in others],
     )
+    install(interpreter, make_wheel(ROOT, tmp_path))
     folder = tmp_path / 'empty'
     folder.mkdir()
     newcomer = Newcomer(folder, environment_with(interpreter), free_port())

@@ -1,8 +1,8 @@
 """Follows a page of the documentation literally, as a newcomer would, in an empty folder.
 
 A code block with a caption is added to the file of that name. The lines of a console block that
-begin with ``$`` are run, and must print what the page shows below them. One that ends with ``&`` is a
-server, which must say on stderr what the page shows; ``kill %1`` ends it.
+begin with ``$`` are run, and must print what the page shows below them. One that ends with ``&``
+is a server, which must say on stderr what the page shows; ``kill %1`` ends it.
 """
 
 from __future__ import annotations
