@@ -151,6 +151,7 @@ class OrmCache(ByHand):
             self.outside.close()
         if self.recovery is not None:
             self.recovery.close()
+        self.statistics.close()
         self.observer.on_schema_created.disconnect(self._schema_created)
         self.registry.disconnect()
         if self.ambient is not None:

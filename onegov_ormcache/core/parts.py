@@ -26,6 +26,9 @@ from ..errors import (
 )
 from ..forks import OwnLock, check
 from ..redis_client.client import connect
+from ..statistics.collector import Statistics
+from ..statistics.redis import RedisStatistics
+from ..statistics.stores import MemoryStatistics, StatisticsStore
 from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
 from ..tags.settling import Settler
@@ -82,6 +85,11 @@ class CacheParts:
                 self.versions, outboxes, settings.namespace
             )
         self.settler = Settler(self.tags, settings.lease, told=self.published)
+        #: What it has done, in numbers, summed over all processes.
+        self.statistics = Statistics(
+            _statistics_store(tags, settings.namespace),
+            None if tags.single_process else settings.statistics_interval,
+        )
         self._recordings = Recordings()
         self._pid = os.getpid()
         self._is_reached = False
@@ -344,6 +352,13 @@ def _stores(
     client = connect(settings.redis_url, settings.redis_timeout)
     redis = RedisTagStore(client, settings.namespace, quarantined=True)
     return redis, RedisTier(redis, serializer, settings.namespace, *limits, kept)
+
+
+def _statistics_store(tags: TagStore, namespace: str) -> StatisticsStore:
+    """Return where the numbers are kept: where the versions are."""
+    if isinstance(tags, RedisTagStore):
+        return RedisStatistics(tags.client, namespace)
+    return MemoryStatistics()
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

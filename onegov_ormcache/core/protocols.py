@@ -20,6 +20,8 @@ from ..database.notes import Relation
 from ..database.observer import Observer
 from ..database.protocols import Inquiry, Reads, Statement, View
 from ..database.session_manager import SessionManager
+from ..statistics.collector import Statistics
+from ..statistics.fields import Counts
 from ..tags.settling import Settler
 from ..tags.snapshot import Snapshot, Stamp, TagStore
 from ..tiers.claims import Claim
@@ -80,6 +82,10 @@ class AnyCache(Protocol):
     @property
     def recorder(self) -> Callable[[CacheEvent], None] | None:
         """The function to call with each event; None if nobody records."""
+
+    @property
+    def statistics(self) -> Statistics:
+        """What the cache has done, in numbers."""
 
 
 class ReadingCache(AnyCache, Protocol):
@@ -252,6 +258,10 @@ class LookupScope(Protocol):
     schema: str
     #: The versions, by tag, of the cached values that this transaction has read.
     returned: dict[str, str]
+    #: What it has counted since it last handed that over.
+    counts: Counts
+    #: How many hits each hit of the request tier stands for; 0: they are not counted.
+    weight: int
 
     @property
     def cache(self) -> ReadingCache:
@@ -274,6 +284,9 @@ class LookupScope(Protocol):
 
     def blocks(self, tags: Collection[str]) -> bool:
         """Return whether values with these tags must be read from the database now."""
+
+    def why_blocked(self, tags: Collection[str]) -> str:
+        """Return why they must, in a word or two."""
 
     def look_again(self, tags: Collection[str]) -> None:
         """Wait a moment and end the snapshot, if one of these tags is in doubt in it, and the

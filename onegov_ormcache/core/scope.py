@@ -204,8 +204,8 @@ class RequestScope(TransactionalScope):
     ) -> None:
         """Remember a value for the next read on this instance.
 
-        Does nothing while a creator runs or the cache records, because each read must be
-        seen then.
+        Does nothing while a creator runs, the cache records, or the scope counts the hits of its
+        request tier, because each read must be seen then.
 
         :param read: the descriptor or the function of the instance, the function's arguments, and
             their types.
@@ -213,7 +213,7 @@ class RequestScope(TransactionalScope):
         :param role: the role of the instance's identity; None if the descriptor has no
             variants.
         """
-        if not self.runs and self.cache.recorder is None:
+        if not (self.runs or self.weight) and self.cache.recorder is None:
             what, arguments, types = read
             if arguments is None:
                 self.hits[what] = (instance, value, variant, role)

@@ -85,6 +85,9 @@ class OrmCacheSettings:
     #: Refuse to start while Redis or the database can't be reached. Otherwise that is one line in
     #: the log. Settings that are wrong are an error at the start in any case.
     require_servers: bool = False
+    #: Seconds between two times that a process adds what it has counted to the numbers of all
+    #: processes, on Redis; None: never, and nobody sees them.
+    statistics_interval: float | None = 10.0
     #: Listen for changes from outside, which triggers report; PostgreSQL with psycopg only.
     listen: bool = False
     #: SQLAlchemy URL for listening, if ``dsn`` goes through a connection pooler; else None.
@@ -168,6 +171,7 @@ class SettingsValues(TypedDict, total=False):
     audit: str
     lazy: bool
     require_servers: bool
+    statistics_interval: float | None
     listen: bool
     listen_dsn: str | None
     types: Iterable[type]
@@ -219,6 +223,11 @@ RULES: tuple[Rule, ...] = (
     ('audit', lambda v: v in AUDITS, f'one of {", ".join(AUDITS)}'),
     ('lazy', lambda v: isinstance(v, bool), 'True or False'),
     ('require_servers', lambda v: isinstance(v, bool), 'True or False'),
+    (
+        'statistics_interval',
+        lambda v: v is None or _is_positive(v),
+        'seconds above 0, or None',
+    ),
     ('listen', lambda v: isinstance(v, bool), 'True or False'),
     (
         'listen_dsn',
