@@ -6,10 +6,12 @@ that back, and no database is asked. This module prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ...core.properties import Property
+from ...errors import StoreUnreachable
 from ...tags.snapshot import CODE_TAG, TABLE_TAG
 from .sites import Site, chosen
 
@@ -57,8 +59,7 @@ def evict_tenant(site: Site, tenant: str) -> None:
     :raises StoreUnreachable: if Redis can't be reached.
     """
     site.tags.renew(tenant)
-    if site.cache is not None:
-        site.cache.versions.tell(tenant, (CODE_TAG,))
+    _tell(site, tenant, (CODE_TAG,))
 
 
 def _evict(
@@ -72,6 +73,15 @@ def _evict(
     places = {tenant: list(tags)} if cache is None else cache.by_place(tenant, tags)
     for place, changed in places.items():
         site.tags.evict(place, changed, known)
-        if cache is not None:
-            cache.versions.tell(place, changed)
+        _tell(site, place, changed)
     return tags
+
+
+def _tell(site: Site, place: str, tags: Collection[str]) -> None:
+    """Tell whoever keeps values elsewhere, and count it as a commit that has changed these
+    tags."""
+    if site.cache is not None:
+        site.cache.versions.tell(place, tags)
+    site.statistics.committed(place, tags, ())
+    with suppress(StoreUnreachable):
+        site.statistics.flush()

@@ -16,6 +16,8 @@ from ...core.properties import Property
 from ...core.settings import OrmCacheSettings
 from ...errors import OrmCacheError
 from ...redis_client.client import connect
+from ...statistics.collector import Statistics
+from ...statistics.redis import RedisStatistics
 from ...tags.overview import Overview, overview_of
 from ...tags.redis import RedisTagStore
 from ...tiers.serializer import Serializer
@@ -34,6 +36,8 @@ class Site:
     tags: Overview
     values: SharedTier
     serializer: Serializer
+    #: What was counted.
+    statistics: Statistics
     #: The application's cache; None if it is not known.
     cache: OrmCache | None
 
@@ -42,8 +46,9 @@ class Site:
         """Return the site of a cache in this process."""
         namespace = cache.settings.namespace
         return cls(
-            namespace, overview_of(cache.tags), cache.shared_tier, cache.serializer, cache
-        )
+            namespace, overview_of(cache.tags), cache.shared_tier, cache.serializer,
+            cache.statistics, cache,
+        )  # fmt: skip
 
     @classmethod
     def at(cls, redis_url: str, namespace: str) -> Site:
@@ -59,7 +64,8 @@ class Site:
         serializer = Serializer()
         # how long the application keeps values is not known
         tier = RedisTier(store, serializer, namespace, None, settings.lock_timeout)
-        return cls(namespace, overview_of(store), tier, serializer, None)
+        statistics = Statistics(RedisStatistics(client, namespace), None)
+        return cls(namespace, overview_of(store), tier, serializer, statistics, None)
 
     @property
     def properties(self) -> list[Property]:
