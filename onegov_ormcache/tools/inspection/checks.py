@@ -124,9 +124,9 @@ def check_counted(site: Site) -> Iterator[Finding]:
         if own.failed and own.failed >= own.misses:
             yield warning(prop.where, f'each of its {own.failed} runs has raised an error')
         elif not own.hits and own.misses >= ENOUGH_READS:
-            yield warning(
-                prop.where, f'none of {own.misses} reads was a hit{_why(own)}'
-            )  # fmt: skip
+            # values for arguments of which each was asked for once are no mistake
+            kind = note if prop.takes_arguments and not own.refused else warning
+            yield kind(prop.where, f'none of {own.misses} reads was a hit{_why(own)}')
         elif own.stored and own.hits and not own.has_changed:
             tags = ', '.join(sorted(tag for tag in own.tags if not tag.startswith(VALUE_TAG)))
             yield note(

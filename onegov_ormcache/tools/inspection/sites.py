@@ -23,6 +23,9 @@ from ...tags.redis import RedisTagStore
 from ...tiers.serializer import Serializer
 from ...tiers.shared import RedisTier, SharedTier
 
+#: The most names that a message lists.
+SOME = 5
+
 
 class NothingThere(OrmCacheError, LookupError):
     """A tenant, property, table or key is asked for that is not there."""
@@ -92,8 +95,14 @@ class Site:
         return chosen(
             tenant, self.tenants(), 'tenant',
             f'nothing is known of any tenant in the namespace {self.namespace!r}: is it the '
-            'setting namespace of the application, and was the application used?',
+            'setting namespace of the application, and was the application used?'
+            f'{self._other_namespaces()}',
         )  # fmt: skip
+
+    def _other_namespaces(self) -> str:
+        """Return the end of a sentence that names the other namespaces of the same Redis."""
+        others = self.tags.namespaces() if self.cache is None else []
+        return f' There is {", ".join(others[:SOME])}.' if others else ''
 
     def find_property(self, name: str) -> Property:
         """Return the property of a full name, or of an end of it that only one property has.
@@ -139,5 +148,5 @@ def chosen(
     near = list(near) or get_close_matches(name, names, 1)
     if near:
         raise NothingThere(f'there is no {kind} {name!r}; did you mean {near[0]!r}?')
-    some = ', '.join(sorted(names)[:10]) + (', ...' if len(names) > 10 else '')
+    some = ', '.join(sorted(names)[:SOME]) + (', ...' if len(names) > SOME else '')
     raise NothingThere(f'there is no {kind} {name!r}; there is {some}')
