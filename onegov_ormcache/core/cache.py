@@ -23,6 +23,7 @@ from ..errors import (
     UnknownSchemaError,
 )
 from .ambient import AmbientScopes
+from .auditor import Auditor
 from .by_hand import ByHand
 from .descriptors import (
     ATTRIBUTE,
@@ -33,7 +34,7 @@ from .listening import OutsideChanges
 from .prefetching import prefetch
 from .properties import Declaration
 from .scope import RequestScope, innermost_scope
-from .settings import OrmCacheSettings, SettingsValues
+from .settings import SECTION, OrmCacheSettings, SettingsValues
 
 
 class OrmCache(ByHand):
@@ -93,8 +94,15 @@ class OrmCache(ByHand):
         self.observer = (
             sessions.observer if isinstance(sessions, SessionManager) else sessions
         )
+        if settings.check_hits and isinstance(sessions, HostObserver):
+            raise ConfigurationError(
+                f'setting {SECTION}.check_hits needs sessions of the package, and here a host '
+                'makes them: leave it at 0'
+            )
         self._make_parts()
         self._is_closed = False
+        #: Recomputes a share of the hits; None unless the setting ``check_hits`` is above 0.
+        self.auditor = Auditor(self, settings.check_hits) if settings.check_hits else None
         #: The listener for changes from outside; None unless the setting ``listen`` is on.
         self.outside = OutsideChanges(self) if settings.listen else None
         #: The scopes of a host; None if the cache's user opens its scopes.
@@ -147,6 +155,8 @@ class OrmCache(ByHand):
         Afterwards the cache opens no scopes.
         """
         self._is_closed = True
+        if self.auditor is not None:
+            self.auditor.close()
         if self.outside is not None:
             self.outside.close()
         if self.recovery is not None:

@@ -40,7 +40,7 @@ from .replies import ABANDONED, Reply, reading_later
 from .sentinel import sentinel_pool
 from .urls import Address, Kind, parse
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 T = TypeVar('T')
 
