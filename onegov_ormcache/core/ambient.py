@@ -28,7 +28,7 @@ from .ambient_scope import AmbientScope
 from .lending import finder
 from .protocols import ScopeCache
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: The number of scopes that a thread keeps between two requests.
 KEPT_SCOPES = 64

@@ -23,6 +23,7 @@ from ..errors import (
     UnknownSchemaError,
 )
 from .ambient import AmbientScopes
+from .auditor import Auditor
 from .by_hand import ByHand
 from .descriptors import (
     ATTRIBUTE,
@@ -33,7 +34,7 @@ from .listening import OutsideChanges
 from .prefetching import prefetch
 from .properties import Declaration
 from .scope import RequestScope, innermost_scope, scopes_around
-from .settings import OrmCacheSettings, SettingsValues
+from .settings import SECTION, OrmCacheSettings, SettingsValues
 from .switching import Switch
 
 
@@ -94,10 +95,17 @@ class OrmCache(ByHand):
         self.observer = (
             sessions.observer if isinstance(sessions, SessionManager) else sessions
         )
+        if settings.check_hits and isinstance(sessions, HostObserver):
+            raise ConfigurationError(
+                f'setting {SECTION}.check_hits needs sessions of the package, and here a host '
+                'makes them: leave it at 0'
+            )
         self._make_parts()
         #: Turned off by tests; see :meth:`disabled`.
         self.switch = Switch(self._own_scopes)
         self._is_closed = False
+        #: Recomputes a share of the hits; None unless the setting ``check_hits`` is above 0.
+        self.auditor = Auditor(self, settings.check_hits) if settings.check_hits else None
         #: The listener for changes from outside; None unless the setting ``listen`` is on.
         self.outside = OutsideChanges(self) if settings.listen else None
         #: The scopes of a host; None if the cache's user opens its scopes.
@@ -150,6 +158,8 @@ class OrmCache(ByHand):
         Afterwards the cache opens no scopes.
         """
         self._is_closed = True
+        if self.auditor is not None:
+            self.auditor.close()
         if self.outside is not None:
             self.outside.close()
         if self.recovery is not None:

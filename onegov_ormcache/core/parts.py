@@ -45,7 +45,7 @@ from .registry import Registry
 from .settings import OrmCacheSettings
 from .versions import Versions
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 
 class CacheParts:
@@ -90,6 +90,7 @@ class CacheParts:
             _statistics_store(tags, settings.namespace),
             None if tags.single_process else settings.statistics_interval,
         )
+        self.versions.told = self.statistics.told
         #: Tells what the cache does, to whoever listens.
         self.recordings = Recordings()
         self._pid = os.getpid()

@@ -56,6 +56,12 @@ class RequestScope(TransactionalScope):
         nothing is read from it.
     """
 
+    #: False if what it computes is no part of the cache's work, and is not counted.
+    is_counted = True
+
+    #: The hits that the cache's auditor recomputes when it has closed.
+    audited: tuple[Any, ...] = ()
+
     def __init__(
         self,
         cache: ScopeCache,
@@ -506,6 +512,8 @@ class RequestScope(TransactionalScope):
         """Roll back uncommitted changes, and close the session. The scope refuses any use then."""
         self.reset()
         self.is_closed = True
+        if self.audited and self.cache.auditor is not None:
+            self.cache.auditor.recompute(self)
 
 
 class CurrentScopes:

@@ -30,7 +30,7 @@ from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
 from .protocols import ScopeCache, Transaction
 from .torn_pages import TornPages
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: Seconds within which most commits in progress end.
 COMMIT_TIME = 0.002
@@ -74,7 +74,7 @@ class TransactionalScope:
         #: What it has counted since it last handed that over.
         self.counts: Counts = defaultdict(int)
         #: How many hits each hit of its request tier stands for; 0: they are not counted.
-        self.weight = cache.statistics.weight()
+        self.weight = 0
         #: The check that all values of a transaction belong to one moment.
         self.torn_pages = TornPages(self)
         self._snapshot: Snapshot | None = None
@@ -169,6 +169,7 @@ class TransactionalScope:
             self._snapshot = self.cache.snapshot(self.schema)
             if self.cache.is_disabled:
                 self._blocked = None
+            self.weight = self.cache.statistics.weight()
         return self._snapshot
 
     @property

@@ -41,7 +41,7 @@ from .sent import SENT
 from .sentinel import sentinel_pool
 from .urls import Address, Kind, parse
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 T = TypeVar('T')
 

@@ -12,19 +12,19 @@ from __future__ import annotations
 import atexit
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from itertools import count
 from threading import Event, Thread
 from weakref import finalize, ref
 
 from ..errors import StoreUnreachable
-from ..forks import OwnLock, register
+from ..forks import OwnLock, check, register
 from .fields import (
-    DROPPED,
     MAX_FIELDS,
     Counts,
     Delta,
+    add_counts,
     field_of,
     slot_properties,
     tenant_statistics,
@@ -34,10 +34,10 @@ from .fields import (
 from .results import Commit, LastRun, Slot, TenantStatistics
 from .stores import COMMITS, MAX_TENANTS, StatisticsStore
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
-#: Of so many scopes, one counts what its request tier answers. A hit there costs less than to
-#: count it, so the others do not, and each hit of that scope stands for so many.
+#: Of so many snapshots, one counts what the request tier answers. A hit there costs less than to
+#: count it, so the others do not, and each hit of that one stands for so many.
 SAMPLING = 64
 
 #: The name of the thread that sends them.
@@ -65,7 +65,7 @@ class Statistics:
         self._interval = interval
         self._lock, self._sending = OwnLock(), OwnLock()
         self._pending: dict[str, Delta] = {}
-        self._scopes = count(1)
+        self._snapshots = count(1)
         #: See :data:`SAMPLING`; 1: each scope counts the hits of its request tier.
         self.sampling = SAMPLING
         self._has_thread = self._is_closed = False
@@ -80,18 +80,17 @@ class Statistics:
     # counting
 
     def weight(self) -> int:
-        """Return how many hits each hit of a new scope's request tier stands for; 0: it does not
-        count them."""
-        return 0 if next(self._scopes) % self.sampling else self.sampling
+        """Return how many hits each hit of a request tier stands for, while a snapshot lasts.
+
+        :return: 0 if they are not counted.
+        """
+        return 0 if next(self._snapshots) % self.sampling else self.sampling
 
     def take(self, tenant: str, counts: Counts) -> None:
         """Take over what a scope has counted, and empty it."""
+        check()
         with self._lock.present:
-            own = self._delta(tenant).counts
-            for field, number in counts.items():
-                if field not in own and len(own) >= MAX_FIELDS:
-                    field, number = DROPPED, 1
-                own[field] = own.get(field, 0) + number
+            add_counts(self._delta(tenant).counts, counts)
         counts.clear()
 
     def ran(self, tenant: str, where: str, run: LastRun) -> None:
@@ -110,18 +109,23 @@ class Statistics:
 
         :param doubted: those that were put in doubt before, of this tenant.
         """
-        now = time.time()
-        text = text_of_commit(Commit(now, tuple(changed)))
+        counts = {_COMMITS: 1, _CHANGED: len(changed), _DOUBTED: len(doubted)}
+        self._changed(tenant, Commit(time.time(), tuple(changed)), counts)
+
+    def told(self, tenant: str, changed: Collection[str]) -> None:
+        """Take notice of tags that were changed, but not by a commit of this process."""
+        self._changed(tenant, Commit(time.time(), tuple(changed), is_outside=True), {})
+
+    def _changed(self, tenant: str, commit: Commit, counts: Mapping[str, float]) -> None:
+        text = text_of_commit(commit)
         with self._lock.present:
             delta = self._delta(tenant)
-            for field, number in (
-                (_COMMITS, 1), (_CHANGED, len(changed)), (_DOUBTED, len(doubted)),
-                *((field_of('tag', 'changes', tag), 1) for tag in changed),
-            ):  # fmt: skip
-                if field in delta.counts or len(delta.counts) < MAX_FIELDS:
-                    delta.counts[field] = delta.counts.get(field, 0) + number
-            for tag in changed:
-                self._tell(tenant, field_of('tag', 'last_change', tag), f'{now:.3f}')
+            add_counts(delta.counts, counts)
+            add_counts(
+                delta.counts, {field_of('tag', 'changes', tag): 1 for tag in commit.tags}
+            )
+            for tag in commit.tags:
+                self._tell(tenant, field_of('tag', 'last_change', tag), f'{commit.at:.3f}')
             delta.commits.append(text)
             del delta.commits[:-COMMITS]
 
@@ -148,6 +152,7 @@ class Statistics:
 
         :raises StoreUnreachable: if the store can't be reached. What was not sent is sent later.
         """
+        check()
         with self._sending.present:
             with self._lock.present:
                 deltas, self._pending = self._pending, {}

@@ -43,6 +43,9 @@ BY_HOUR = {
 #: The counters of a tenant.
 OF_TENANT = frozenset({'commits', 'changed_tags', 'doubted_tags', 'dropped'})
 
+#: The counters of a property that are kept by a reason or verdict.
+BY_REASON = frozenset({'refused', 'bypasses', 'audits'})
+
 #: Numbers by field.
 Counts = dict[str, float]
 
@@ -90,6 +93,21 @@ class PropertyFields:
         """Return the field of reads that could not use the cache for a reason."""
         return field_of('property', f'bypasses:{reason}', self._where)
 
+    def audited(self, verdict: str) -> str:
+        """Return the field of hits that were computed again, by what came of it."""
+        return field_of('property', f'audits:{verdict}', self._where)
+
+
+def add_counts(fields: dict[str, Any], counts: Mapping[str, float]) -> None:
+    """Add counts to others, as far as there is room."""
+    for field, number in counts.items():
+        try:
+            fields[field] += number  # most often it is there, and this is done for each request
+        except KeyError:
+            if len(fields) >= MAX_FIELDS and field != DROPPED:
+                field, number = DROPPED, 1
+            fields[field] = fields.get(field, 0) + number
+
 
 class Delta(NamedTuple):
     """What a process has counted for one tenant since it last told of it."""
@@ -114,7 +132,7 @@ def text_of_run(run: LastRun) -> str:
 
 def text_of_commit(commit: Commit) -> str:
     """Return the text of a commit, for :func:`tenant_statistics`."""
-    return json.dumps((round(commit.at, 3), sorted(commit.tags)[:MAX_TAGS]))
+    return json.dumps((round(commit.at, 3), sorted(commit.tags)[:MAX_TAGS], commit.is_outside))
 
 
 def by_hour(counts: Mapping[str, float]) -> Counts:
@@ -160,7 +178,7 @@ def tenant_statistics(
 
 def _add_to_property(found: dict[str, Any], counter: str, value: Any) -> None:
     group, _, reason = counter.partition(':')
-    if group in ('refused', 'bypasses') and reason:
+    if group in BY_REASON and reason:
         found.setdefault(group, {})[reason] = int(_number(value))
     elif counter == 'last_run':
         found[counter] = _last_run(value)
@@ -200,7 +218,7 @@ def _last_run(text: Any) -> LastRun | None:
 
 def _commit(text: Any) -> list[Commit]:
     try:
-        at, tags = json.loads(text)
-        return [Commit(float(at), tuple(map(str, tags)))]
+        at, tags, is_outside = json.loads(text)
+        return [Commit(float(at), tuple(map(str, tags)), bool(is_outside))]
     except (ValueError, TypeError):
         return []

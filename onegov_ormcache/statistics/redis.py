@@ -114,7 +114,7 @@ class RedisStatistics:
         return hash_tag(self._namespace, tenant) + KEY
 
     def _list_key(self) -> str:
-        return hash_tag(self._namespace, '') + KEY
+        return hash_tag(self._namespace, '') + KEY + ':tenants'
 
 
 def _flat(counts: Mapping[str, float]) -> list[str]:

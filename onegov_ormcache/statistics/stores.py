@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..forks import OwnLock
-from .fields import DROPPED, MAX_FIELDS, Delta, by_hour
+from .fields import MAX_FIELDS, Delta, add_counts, by_hour
 
 #: Seconds of a slot.
 HOUR = 3600
@@ -71,8 +71,8 @@ class MemoryStatistics:
                 if len(self._tenants) > MAX_TENANTS:
                     self._tenants.popitem(last=False)
                 hour = int(time.time() // HOUR)
-                _add(tenant.fields, delta.counts)
-                _add(tenant.slots.setdefault(hour, {}), by_hour(delta.counts))
+                add_counts(tenant.fields, delta.counts)
+                add_counts(tenant.slots.setdefault(hour, {}), by_hour(delta.counts))
                 for field, text in delta.texts.items():
                     if field in tenant.fields or len(tenant.fields) < MAX_FIELDS:
                         tenant.fields[field] = text
@@ -96,10 +96,3 @@ class MemoryStatistics:
             found = self._tenants.get(tenant)
             slots = sorted(found.slots.items()) if found is not None else []
             return [(float(hour * HOUR), dict(fields)) for hour, fields in slots]
-
-
-def _add(fields: dict[str, Any], counts: Mapping[str, float]) -> None:
-    for field, number in counts.items():
-        if field not in fields and len(fields) >= MAX_FIELDS:
-            field, number = DROPPED, 1
-        fields[field] = fields.get(field, 0) + number

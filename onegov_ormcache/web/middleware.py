@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: The errors of a scope that can't be opened, because a server is away.
 AWAY: tuple[type[Exception], ...] = (*UNREACHABLE, OperationalError)
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 SchemaOfRequest = Callable[[dict[str, Any]], 'str | None']
 

@@ -98,6 +98,19 @@ def test_commits_are_counted(cache: OrmCache, tenant: str) -> None:
     assert ['table:users' in commit.tags for commit in found.last_commits] == [True, True]
 
 
+def test_changes_that_are_no_commits_of_this_process(cache: OrmCache, tenant: str) -> None:
+    """A change that a process is told of counts for its tags, and is no commit."""
+    with cache.scope(tenant) as scope:
+        scope.snapshot()
+        scope.connection()
+    before = cache.statistics.of(tenant)
+    cache.renew_later(tenant)
+    found = cache.statistics.of(tenant)
+    assert found.commits == before.commits
+    assert found.last_commits[0].is_outside
+    assert found.last_commits[0].tags == ('#code',)
+
+
 @pytest.mark.parametrize(
     ('name', 'reason'),
     [('untold', 'tainted'), ('large', 'too large'), ('past', 'expired')],

@@ -34,8 +34,8 @@ Command = tuple[str, ...]
 SETUP_COMMANDS = {'AUTH', 'HELLO', 'PING', 'SELECT'}
 SETUP_CLIENT_COMMANDS = {'MAINT_NOTIFICATIONS', 'SETINFO', 'SETNAME'}
 
-#: The end of the keys of statistics.
-STATISTICS = ':statistics'
+#: What the keys of statistics contain.
+STATISTICS = '}:statistics'
 
 MONITOR_LINE = re.compile(rb'[\d.]+ \[\d+ (?P<client>[^\]]*)\] (?P<command>.*)', re.DOTALL)
 MONITOR_ARGUMENT = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
@@ -172,7 +172,7 @@ def is_setup(command: Command) -> bool:
     """Tell if a command only prepares a connection, or sends statistics, which a thread does now
     and then."""
 
-    if any(argument.endswith(STATISTICS) for argument in command):
+    if any(STATISTICS in argument for argument in command):
         return True
     if command[0] == 'CLIENT':
         return command[1].upper() in SETUP_CLIENT_COMMANDS

@@ -31,7 +31,7 @@ end
 local function add(key, numbers)
     for at = 1, #numbers, 2 do
         local field, number = numbers[at], numbers[at + 1]
-        if not has_room(key, field) then
+        if field ~= ARGV[7] and not has_room(key, field) then
             field, number = ARGV[7], '1'
         end
         local reply = redis.pcall('HINCRBYFLOAT', key, field, number)
