@@ -45,6 +45,8 @@ def count_computed(scope: ComputingScope, prop: Property, run: LastRun, refused:
     :param run: the run that has computed it.
     :param refused: why it was not stored, in a word or two; '' if it was.
     """
+    if not scope.is_counted:
+        return
     counts, counted = scope.counts, prop.counted
     if refused:
         counts[counted.refused(refused)] += 1

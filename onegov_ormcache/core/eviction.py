@@ -40,7 +40,7 @@ from .recording import CacheEvent
 from .rows import RowPolicy
 from .write_skews import Required, WriteSkewCheck
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 
 class WritePath:

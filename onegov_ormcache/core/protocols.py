@@ -87,9 +87,43 @@ class AnyCache(Protocol):
     def statistics(self) -> Statistics:
         """What the cache has done, in numbers."""
 
+    @property
+    def is_disabled(self) -> bool:
+        """True while a test has turned the cache off."""
+
+
+class AuditedScope(Protocol):
+    """The part of a request scope that an auditor of its hits uses."""
+
+    schema: str
+
+    #: The hits that are recomputed when it has closed.
+    audited: tuple[Any, ...]
+
+    @property
+    def runs(self) -> Sequence[Run]:
+        """The runs in progress, the innermost last."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot of this transaction."""
+
+
+class HitAuditor(Protocol):
+    """Recomputes a share of the hits."""
+
+    def note(self, scope: AuditedScope, call: Call, entry: TierEntry) -> None:
+        """Take notice of a hit of the process tier or the shared tier."""
+
+    def recompute(self, scope: AuditedScope) -> None:
+        """Recompute the hits of a scope that has closed."""
+
 
 class ReadingCache(AnyCache, Protocol):
     """The part of a cache that the read path uses."""
+
+    @property
+    def auditor(self) -> HitAuditor | None:
+        """Recomputes a share of the hits; None if none is."""
 
     @property
     def serializer(self) -> Serializer:
@@ -260,6 +294,8 @@ class LookupScope(Protocol):
     returned: dict[str, str]
     #: What it has counted since it last handed that over.
     counts: Counts
+    #: False if what it computes is no part of the cache's work.
+    is_counted: bool
     #: How many hits each hit of the request tier stands for; 0: they are not counted.
     weight: int
 
@@ -346,7 +382,7 @@ class ComputingScope(LookupScope, Protocol):
         """Settle other writers' doubts of these tags, and end a quarantine that may end."""
 
 
-class ReadingScope(ComputingScope, Protocol):
+class ReadingScope(ComputingScope, AuditedScope, Protocol):
     """The part of a request scope that the read path uses."""
 
     @property

@@ -36,6 +36,8 @@ def read(scope: ReadingScope, call: Call) -> Any:
     if entry is None:
         reading = Reading(scope, call)
         entry, tier = reading.entry(), reading.tier
+        if tier != 'creator' and scope.cache.auditor is not None:
+            scope.cache.auditor.note(scope, call, entry)
     return returned(scope, call, entry, tier)
 
 

@@ -34,11 +34,14 @@ from .fields import (
 from .results import Commit, LastRun, Slot, TenantStatistics
 from .stores import COMMITS, MAX_TENANTS, StatisticsStore
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: Of so many snapshots, one counts what the request tier answers. A hit there costs less than to
 #: count it, so the others do not, and each hit of that one stands for so many.
 SAMPLING = 64
+
+#: The name of the thread that sends them.
+THREAD = 'onegov_ormcache: statistics'
 
 _COMMITS = field_of('tenant', 'commits')
 _CHANGED = field_of('tenant', 'changed_tags')
@@ -77,8 +80,10 @@ class Statistics:
     # counting
 
     def weight(self) -> int:
-        """Return how many hits each hit of a request tier stands for until the scope's snapshot ends;
-        0: they are not counted."""
+        """Return how many hits each hit of a request tier stands for, while a snapshot lasts.
+
+        :return: 0 if they are not counted.
+        """
         return 0 if next(self._snapshots) % self.sampling else self.sampling
 
     def take(self, tenant: str, counts: Counts) -> None:
@@ -231,8 +236,7 @@ class Statistics:
         finalize(self, self._wake.set).atexit = False
         arguments = ref(self), self._wake, self._interval
         with suppress(RuntimeError):  # no more threads
-            name = 'onegov_ormcache: statistics'
-            Thread(target=_send, args=arguments, name=name, daemon=True).start()
+            Thread(target=_send, args=arguments, name=THREAD, daemon=True).start()
 
 
 def _send(

@@ -43,6 +43,9 @@ BY_HOUR = {
 #: The counters of a tenant.
 OF_TENANT = frozenset({'commits', 'changed_tags', 'doubted_tags', 'dropped'})
 
+#: The counters of a property that are kept by a reason or verdict.
+BY_REASON = frozenset({'refused', 'bypasses', 'audits'})
+
 #: Numbers by field.
 Counts = dict[str, float]
 
@@ -89,6 +92,10 @@ class PropertyFields:
     def bypassed(self, reason: str) -> str:
         """Return the field of reads that could not use the cache for a reason."""
         return field_of('property', f'bypasses:{reason}', self._where)
+
+    def audited(self, verdict: str) -> str:
+        """Return the field of hits that were computed again, by what came of it."""
+        return field_of('property', f'audits:{verdict}', self._where)
 
 
 def add_counts(fields: dict[str, Any], counts: Mapping[str, float]) -> None:
@@ -171,7 +178,7 @@ def tenant_statistics(
 
 def _add_to_property(found: dict[str, Any], counter: str, value: Any) -> None:
     group, _, reason = counter.partition(':')
-    if group in ('refused', 'bypasses') and reason:
+    if group in BY_REASON and reason:
         found.setdefault(group, {})[reason] = int(_number(value))
     elif counter == 'last_run':
         found[counter] = _last_run(value)

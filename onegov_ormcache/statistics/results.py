@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .rates import upper_bound
+
+#: The verdicts of an audit that are checks: the value was compared.
+CHECKS = ('agreed', 'disagreed', 'reordered')
+
 
 @dataclass(frozen=True)
 class LastRun:
@@ -55,6 +60,10 @@ class PropertyStatistics:
     refused: Mapping[str, int] = field(default_factory=dict)
     #: Reads that could not use the cache, by reason.
     bypasses: Mapping[str, int] = field(default_factory=dict)
+    #: Hits that the auditor has computed again, by verdict: ``'agreed'``; ``'disagreed'``, the
+    #: value is not what the database gives; ``'reordered'``, it has the same items in another
+    #: order; ``'untold'``, it could not be compared; ``'failed'``, the creator has raised.
+    audits: Mapping[str, int] = field(default_factory=dict)
     #: The latest run; None if none is known.
     last_run: LastRun | None = None
 
@@ -72,6 +81,24 @@ class PropertyStatistics:
     def hit_rate(self) -> float | None:
         """The part of the reads that a tier has answered, from 0 to 1; None without reads."""
         return self.hits / self.gets if self.gets else None
+
+    @property
+    def checks(self) -> int:
+        """Hits that the auditor has compared with the database."""
+        return sum(self.audits.get(verdict, 0) for verdict in CHECKS)
+
+    @property
+    def disagreements(self) -> int:
+        """Those of the checks whose value is not what the database gives. A list whose items are
+        only in another order is none: the order of a query without ``ORDER BY`` may change at any
+        time."""
+        return self.audits.get('disagreed', 0)
+
+    @property
+    def disagreement_bound(self) -> float:
+        """The rate of disagreements among all hits is below this, with a confidence of 95 %; see
+        :func:`~onegov_ormcache.statistics.rates.upper_bound`."""
+        return upper_bound(self.disagreements, self.checks)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,9 @@ class Overview(Protocol):
         :raises StoreUnreachable: if the store can't be reached; so do all other methods.
         """
 
+    def namespaces(self) -> list[str]:
+        """Return the namespaces that lie beside one another, sorted."""
+
     def state(self, schema: str) -> State | None:
         """Return what the store has of a schema.
 
@@ -92,6 +95,9 @@ class MemoryOverview:
     def schemas(self) -> list[str]:
         return self._store.schemas()
 
+    def namespaces(self) -> list[str]:
+        return []
+
     def state(self, schema: str) -> State | None:
         if schema not in self._store.schemas():
             return None
@@ -119,6 +125,12 @@ class RedisOverview:
         for server in self._client.servers():
             names = keys(server, begin, end)
             found |= {name.removeprefix(begin).removesuffix(end) for name in names}
+        return sorted(found)
+
+    def namespaces(self) -> list[str]:
+        found: set[str] = set()
+        for server in self._client.servers():
+            found |= {name[1:].partition(':')[0] for name in keys(server, '{', '}:identities')}
         return sorted(found)
 
     def state(self, schema: str) -> State | None:

@@ -28,7 +28,7 @@ from .scripts import Running, Scripts
 from .snapshot import NO_VERSIONS, Snapshot, Stamp, same_schema
 from .state import DamagedState, read_changes, read_identities, read_state, read_token
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: A script that changes nothing, and may not be run where the others may not.
 CHECK = "return redis.call('DEL', KEYS[1])"

@@ -40,7 +40,7 @@ from .stored import (
     unpack,
 )
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: The most bytes of a value: of a quarter of the process tier's default size, the process tier can
 #: keep a value that is immutable, which takes four times its bytes. A larger one would be fetched

@@ -19,13 +19,12 @@ from sqlalchemy import MetaData, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import DropSchema
 
-from fixtures.townhall import make_application
-
 from ..database.names import INTERNAL
 from ..database.session_manager import SessionManager
 from ..errors import StoreUnreachable
 from ..redis_client.client import connect
 from ..web.middleware import OrmCacheMiddleware
+from .townhall import make_application
 
 #: The path of the page that the demo shows as one that is cached as a whole.
 PAGE = '/users'

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from ..core.descriptors import OrmCacheDescriptor, scope_of
 from ..core.marking import TableName
 from ..core.prefetching import prefetch
-from ..core.recording import CacheEvent
+from ..core.recording import LIMIT, RecordedEvents
 from ..core.scope import RequestScope
 from ..core.settings import SECTION
 from ..database.hosts import HostObserver
@@ -149,12 +149,13 @@ class OrmCacheApp(ConfiguredApp):
             raise OrmCacheError(f'{type(self.root).__qualname__} is not set up')
         return cache
 
-    def recording(self) -> AbstractContextManager[list[CacheEvent]]:
+    def recording(self, limit: int = LIMIT) -> AbstractContextManager[RecordedEvents]:
         """Record what the cache does in all threads while a ``with`` block runs.
 
+        :param limit: the most events that are kept, see :meth:`.OrmCache.recording`.
         :return: a context manager; ``as`` gives the list of the events so far, oldest first.
         """
-        return self.ensure_orm_cache().recording()
+        return self.ensure_orm_cache().recording(limit)
 
     @property
     def orm_cache_descriptors(self) -> Iterator[OrmCacheDescriptor[Any]]:

@@ -8,9 +8,6 @@ from typing import Any
 
 from webtest import TestApp as Client
 
-from fixtures.townhall import Town, load
-from fixtures.townhall.app import PageContent
-from fixtures.townhall.models import Base
 from onegov_ormcache import OrmCacheMiddleware
 from onegov_ormcache.redis_client.client import hash_tag
 from onegov_ormcache.statistics.fields import SEPARATOR
@@ -24,13 +21,22 @@ from onegov_ormcache.tools.inspector import (
     Tenant,
     ViewCache,
 )
-from tests.functional.visitors import VIEWS
+from onegov_ormcache.tools.townhall import Town, load
+from onegov_ormcache.tools.townhall.app import PageContent
+from onegov_ormcache.tools.townhall.models import Base
 
-#: Who is who in the town hall, see ``fixtures/townhall``.
+#: Who is who in the town hall, see ``onegov_ormcache/tools/townhall``.
 OPERATOR, READER = {'X-User': 'admin'}, {'X-User': 'editor'}
 
+#: What visitors look at: paths and users; None is anonymous.
+VIEWS = (
+    ('/', None), ('/', 'admin'), ('/tree', None), ('/tree', 'admin'), ('/pages/1', None),
+    ('/search?words=y', None), ('/users', None), ('/tickets', None), ('/tickets/mine', 'editor'),
+    ('/documents', None), ('/documents', 'admin'), ('/wiki', None),
+)  # fmt: skip
+
 #: A property that many changes evict.
-PROPERTY = 'fixtures.townhall.app.Town.departments'
+PROPERTY = f'{Town.__module__}.{Town.__qualname__}.departments'
 
 
 class InspectedTown(Town):

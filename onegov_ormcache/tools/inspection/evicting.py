@@ -6,12 +6,27 @@ that back, and no database is asked. This module prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import ast
+import datetime
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from decimal import Decimal
+from itertools import zip_longest
+from types import MappingProxyType
+from typing import Any, get_type_hints
 
 from ...core.properties import Property
+from ...errors import ArgumentError, StoreUnreachable
 from ...tags.snapshot import CODE_TAG, TABLE_TAG
 from .sites import Site, chosen
+
+#: By type: the function that reads an argument of this type from a text.
+READERS: Mapping[type, Callable[[str], Any]] = MappingProxyType({
+    int: int, float: float, Decimal: Decimal, uuid.UUID: uuid.UUID,
+    datetime.date: datetime.date.fromisoformat,
+    datetime.datetime: datetime.datetime.fromisoformat,
+})  # fmt: skip
 
 
 def evict_property(
@@ -57,8 +72,7 @@ def evict_tenant(site: Site, tenant: str) -> None:
     :raises StoreUnreachable: if Redis can't be reached.
     """
     site.tags.renew(tenant)
-    if site.cache is not None:
-        site.cache.versions.tell(tenant, (CODE_TAG,))
+    _tell(site, tenant, (CODE_TAG,))
 
 
 def _evict(
@@ -72,6 +86,45 @@ def _evict(
     places = {tenant: list(tags)} if cache is None else cache.by_place(tenant, tags)
     for place, changed in places.items():
         site.tags.evict(place, changed, known)
-        if cache is not None:
-            cache.versions.tell(place, changed)
+        _tell(site, place, changed)
     return tags
+
+
+def _tell(site: Site, place: str, tags: Collection[str]) -> None:
+    """Tell whoever keeps values elsewhere, and count it as a commit that has changed these
+    tags."""
+    if site.cache is not None:
+        site.cache.versions.tell(place, tags)
+    site.statistics.committed(place, tags, ())
+    with suppress(StoreUnreachable):
+        site.statistics.flush()
+
+
+def arguments_of(prop: Property, texts: Sequence[str]) -> tuple[Any, ...]:
+    """Return the arguments that texts stand for, by the types of the creator's parameters.
+
+    A parameter without a type, or with another one than numbers, texts, dates and UUIDs, gets what
+    Python takes the text for (``3``, ``'a'``, ``None``, ``(1, 2)``); the text itself if that is
+    nothing.
+
+    :raises ArgumentError: if a text is none of its parameter's type.
+    """
+    try:
+        types = get_type_hints(prop.declaration.creator)
+    except (NameError, TypeError):
+        types = {}  # some names are known to type checkers alone
+    pairs = zip_longest(texts, prop.declaration.parameters.names[: len(texts)], fillvalue='')
+    return tuple(_argument(text, types.get(name), name) for text, name in pairs)
+
+
+def _argument(text: str, kind: Any, name: str) -> Any:
+    """Return the argument that a text stands for."""
+    if kind is str:
+        return text
+    read = READERS.get(kind) if isinstance(kind, type) else None
+    try:
+        return ast.literal_eval(text) if read is None else read(text)
+    except (ValueError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
+        if read is None:
+            return text
+    raise ArgumentError(f'{text!r} is no {kind.__qualname__}, which the argument {name} is')

@@ -16,10 +16,15 @@ from ...core.properties import Property
 from ...core.settings import OrmCacheSettings
 from ...errors import OrmCacheError
 from ...redis_client.client import connect
+from ...statistics.collector import Statistics
+from ...statistics.redis import RedisStatistics
 from ...tags.overview import Overview, overview_of
 from ...tags.redis import RedisTagStore
 from ...tiers.serializer import Serializer
 from ...tiers.shared import RedisTier, SharedTier
+
+#: The most names that a message lists.
+SOME = 5
 
 
 class NothingThere(OrmCacheError, LookupError):
@@ -34,6 +39,8 @@ class Site:
     tags: Overview
     values: SharedTier
     serializer: Serializer
+    #: What was counted.
+    statistics: Statistics
     #: The application's cache; None if it is not known.
     cache: OrmCache | None
 
@@ -42,8 +49,9 @@ class Site:
         """Return the site of a cache in this process."""
         namespace = cache.settings.namespace
         return cls(
-            namespace, overview_of(cache.tags), cache.shared_tier, cache.serializer, cache
-        )
+            namespace, overview_of(cache.tags), cache.shared_tier, cache.serializer,
+            cache.statistics, cache,
+        )  # fmt: skip
 
     @classmethod
     def at(cls, redis_url: str, namespace: str) -> Site:
@@ -59,7 +67,8 @@ class Site:
         serializer = Serializer()
         # how long the application keeps values is not known
         tier = RedisTier(store, serializer, namespace, None, settings.lock_timeout)
-        return cls(namespace, overview_of(store), tier, serializer, None)
+        statistics = Statistics(RedisStatistics(client, namespace), None)
+        return cls(namespace, overview_of(store), tier, serializer, statistics, None)
 
     @property
     def properties(self) -> list[Property]:
@@ -86,8 +95,14 @@ class Site:
         return chosen(
             tenant, self.tenants(), 'tenant',
             f'nothing is known of any tenant in the namespace {self.namespace!r}: is it the '
-            'setting namespace of the application, and was the application used?',
+            'setting namespace of the application, and was the application used?'
+            f'{self._other_namespaces()}',
         )  # fmt: skip
+
+    def _other_namespaces(self) -> str:
+        """Return the end of a sentence that names the other namespaces of the same Redis."""
+        others = self.tags.namespaces() if self.cache is None else []
+        return f' There is {", ".join(others[:SOME])}.' if others else ''
 
     def find_property(self, name: str) -> Property:
         """Return the property of a full name, or of an end of it that only one property has.
@@ -133,5 +148,5 @@ def chosen(
     near = list(near) or get_close_matches(name, names, 1)
     if near:
         raise NothingThere(f'there is no {kind} {name!r}; did you mean {near[0]!r}?')
-    some = ', '.join(sorted(names)[:10]) + (', ...' if len(names) > 10 else '')
+    some = ', '.join(sorted(names)[:SOME]) + (', ...' if len(names) > SOME else '')
     raise NothingThere(f'there is no {kind} {name!r}; there is {some}')

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .counted import Counted, counted
+from ...statistics.results import TagStatistics
 from .sites import Site
 
 
@@ -20,9 +20,9 @@ class TagFacts:
     version: str
     #: True if a transaction was about to commit a change of it.
     is_in_doubt: bool
-    #: The number of changes that were counted, and the Unix time of the last one; None if nothing
-    #: counts them.
-    changes: int | None
+    #: The number of commits that have changed it, as far as they were counted.
+    changes: int
+    #: The Unix time of the last one; None if it is not known.
     last_change: float | None
 
 
@@ -59,19 +59,18 @@ def tags_of(site: Site, tenant: str) -> TenantTags | None:
     if state is None:
         return None
     snapshot = state.snapshot
-    tags: Counted = counted(site, tenant)
-    names = sorted({*snapshot.versions, *snapshot.in_doubt, *tags.changes})
-    facts = tuple(
-        TagFacts(
+    counted, none = site.statistics.of(tenant).tags, TagStatistics()
+    facts = []
+    for name in sorted({*snapshot.versions, *snapshot.in_doubt, *counted}):
+        number = counted.get(name, none)
+        facts.append(TagFacts(
             name, snapshot.version(name), name in snapshot.in_doubt,
-            tags.changes.get(name), tags.last_change.get(name),
-        )
-        for name in names
-    )  # fmt: skip
+            number.changes, number.last_change,
+        ))  # fmt: skip
     doubts = tuple(
         DoubtFacts(tuple(sorted(doubt.tags)), state.doubted_for.get(writer))
         for writer, doubt in snapshot.doubts.items()
     )
     return TenantTags(
-        tenant, snapshot.birth, snapshot.epoch, snapshot.quarantine, facts, doubts
+        tenant, snapshot.birth, snapshot.epoch, snapshot.quarantine, tuple(facts), doubts
     )

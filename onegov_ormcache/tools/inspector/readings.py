@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ...core.cache import OrmCache
 from ...core.properties import Property
@@ -169,11 +168,6 @@ class PropertyReading:
         return self.counted.last_run.why_not_stored if self.counted.last_run else ''
 
     @property
-    def policy(self) -> str:
-        """Its policy, as a text; '' if it is not known."""
-        return policy_text(self.prop.declaration.cache_policy) if self.prop else ''
-
-    @property
     def location(self) -> str:
         """Module and line of its creator, without the folder, which is the server's own."""
         if self.prop is None:
@@ -315,12 +309,3 @@ def tag_text(tag: str) -> str:
 def without_modules(text: str) -> str:
     """Return a text with each dotted name cut to its last part."""
     return re.sub(r'\b(?:\w+\.)+(?=\w)', '', text)
-
-
-def policy_text(policy: Any) -> str:
-    """Return a policy as it stands in the code, about."""
-    if isinstance(policy, (list, tuple)):
-        return ', '.join(map(policy_text, policy))
-    if isinstance(policy, str):
-        return policy
-    return str(getattr(policy, '__qualname__', None) or policy)

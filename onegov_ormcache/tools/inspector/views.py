@@ -9,6 +9,7 @@ from typing import Any
 from webob.exc import HTTPNotFound
 
 from ...errors import DatabaseUnreachable, OrmCacheError, RetryableConflict, StoreUnreachable
+from ..inspection.explaining import explain
 from ..inspection.outboxes import OutboxFacts, outboxes_of
 from .actions import CreatorFailed, evict, evict_all, refresh, why_no_refresh
 from .app import Inspector
@@ -182,6 +183,7 @@ def view_property(self: TenantProperty, request: Any) -> Any:
         request, 'property',
         tenant=self.tenant,
         it=it,
+        explained=explain(readings.site, it.prop, ()) if it.prop else None,
         counted=it.counted,
         charts=charts(read.hours(self.name)),
         answers=answers(it.counted),
