@@ -16,7 +16,7 @@ def test_wheel(tmp_path: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if '.dist-info/' not in name}
     wanted = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ('*.py', '*.lua', '*.sql', 'py.typed')
+        for pattern in ('*.py', '*.lua', '*.sql', '*.css', '*.jinja2', 'py.typed')
         for path in (ROOT / 'onegov_ormcache').rglob(pattern)
     }
     assert {'onegov_ormcache/py.typed', 'onegov_ormcache/tags/lua/doubt.lua'} < wanted
