@@ -28,7 +28,7 @@ from .ambient_scope import AmbientScope
 from .lending import finder
 from .protocols import ScopeCache
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: The number of scopes that a thread keeps between two requests.
 KEPT_SCOPES = 64
@@ -138,6 +138,10 @@ class AmbientScopes:
         if not self.cache.is_reached:
             self.cache.reach_servers()
         return found
+
+    def of_this_thread(self) -> list[AmbientScope]:
+        """Return the scopes that this thread has."""
+        return list(self._here.scopes.values())
 
     def is_present(self, scope: AmbientScope) -> bool:
         """Return whether this thread is a scope's, and the host works for its tenant."""

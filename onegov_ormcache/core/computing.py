@@ -23,7 +23,7 @@ from .protocols import ComputingScope
 from .runs import Run
 from .settings import OrmCacheSettings
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 
 def fetched(scope: ComputingScope | None, result: Any) -> Any:

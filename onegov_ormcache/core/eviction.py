@@ -40,7 +40,7 @@ from .recording import CacheEvent
 from .rows import RowPolicy
 from .write_skews import Required, WriteSkewCheck
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 
 class WritePath:
@@ -494,6 +494,12 @@ class WritePath:
         schema, recorder = self._scope.schema, self._cache.recorder
         if recorder is not None and self.tags:
             recorder(CacheEvent.commit(schema, self._doubts.tags or self.tags))
+        if self._doubts.tags or self.tags:
+            self._cache.statistics.committed(
+                schema, self._doubts.tags or self.tags, self._doubts.tags or ()
+            )
+        for place, tags in self._tags_elsewhere.items():
+            self._cache.statistics.committed(place, tags, tags)
         if self._doubts.tags is not None:
             about_to(Step.PUBLISH)
             try:

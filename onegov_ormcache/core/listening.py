@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from psycopg import Connection, Notify
 
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: Seconds between two checks. The active process checks that its connection is alive, each
 #: other process whether it can take over.

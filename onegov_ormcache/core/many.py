@@ -15,6 +15,7 @@ from ..errors import StoreUnreachable
 from ..steps import Step, about_to
 from ..tiers.claims import Claim
 from ..tiers.request import TierEntry
+from .counting import counted_run
 from .properties import Call
 from .protocols import ReadingScope
 from .reading import Reading, keep, read, told
@@ -155,7 +156,7 @@ class Search:
             return []
         snapshot = scope.snapshot()
         about_to(Step.CREATOR)
-        with scope.run(*calls) as run:
+        with counted_run(scope, prop) as timed, scope.run(*calls) as run:
             values = prop.declaration.create_many(instance, list(readings))
             encoded = {
                 item: scope.cache.serializer.encode(values[item], prop.name)
@@ -164,7 +165,9 @@ class Search:
             }
         judge(scope, run)
         return [
-            (item, Computed(scope, readings[item], run, each, snapshot, readings[item].claim))
+            (item, Computed(
+                scope, readings[item], run, each, snapshot, readings[item].claim, timed.seconds
+            ))
             for item, each in encoded.items()
         ]
 

@@ -26,6 +26,9 @@ from ..errors import (
 )
 from ..forks import OwnLock, check
 from ..redis_client.client import connect
+from ..statistics.collector import Statistics
+from ..statistics.redis import RedisStatistics
+from ..statistics.stores import MemoryStatistics, StatisticsStore
 from ..tags.memory import MemoryTagStore
 from ..tags.redis import RedisTagStore
 from ..tags.settling import Settler
@@ -36,13 +39,13 @@ from ..tiers.serializer import Serializer
 from ..tiers.shared import Fill, MemoryTier, RedisTier, SharedTier
 from .policies import table_tags
 from .published_tags import PublishedTags
-from .recording import CacheEvent, Recordings
+from .recording import LIMIT, CacheEvent, RecordedEvents, Recordings
 from .recovery import Recovery
 from .registry import Registry
 from .settings import OrmCacheSettings
 from .versions import Versions
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 
 class CacheParts:
@@ -82,7 +85,14 @@ class CacheParts:
                 self.versions, outboxes, settings.namespace
             )
         self.settler = Settler(self.tags, settings.lease, told=self.published)
-        self._recordings = Recordings()
+        #: What it has done, in numbers, summed over all processes.
+        self.statistics = Statistics(
+            _statistics_store(tags, settings.namespace),
+            None if tags.single_process else settings.statistics_interval,
+        )
+        self.versions.told = self.statistics.told
+        #: Tells what the cache does, to whoever listens.
+        self.recordings = Recordings()
         self._pid = os.getpid()
         self._is_reached = False
         # when the database could not be reached, and why
@@ -320,16 +330,19 @@ class CacheParts:
     @property
     def recorder(self) -> Callable[[CacheEvent], None] | None:
         """The function to call with each event; None if nobody records."""
-        return self._recordings.recorder
+        return self.recordings.recorder
 
-    def recording(self) -> AbstractContextManager[list[CacheEvent]]:
+    def recording(self, limit: int = LIMIT) -> AbstractContextManager[RecordedEvents]:
         """Record what the cache does in all threads while a ``with`` block runs.
 
         Blocks may overlap. Each has a list of its own.
 
+        :param limit: the most events that are kept. The oldest are dropped, and counted in the
+            list's attribute ``dropped``.
         :return: a context manager; ``as`` gives the list of the events so far, oldest first.
+        :raises ConfigurationError: if the limit is no whole number above 0.
         """
-        return self._recordings.recording()
+        return self.recordings.recording(limit)
 
 
 def _stores(
@@ -344,6 +357,13 @@ def _stores(
     client = connect(settings.redis_url, settings.redis_timeout)
     redis = RedisTagStore(client, settings.namespace, quarantined=True)
     return redis, RedisTier(redis, serializer, settings.namespace, *limits, kept)
+
+
+def _statistics_store(tags: TagStore, namespace: str) -> StatisticsStore:
+    """Return where the numbers are kept: where the versions are."""
+    if isinstance(tags, RedisTagStore):
+        return RedisStatistics(tags.client, namespace)
+    return MemoryStatistics()
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

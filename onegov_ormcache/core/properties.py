@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
+from ..statistics.fields import PropertyFields
 from ..tags.snapshot import BUCKETS, PROPERTY_TAG, VALUE_TAG
 from .arguments import NO_ARGUMENTS, Arguments, Parameters
 from .expiry import Expires
@@ -61,7 +62,7 @@ class Declaration(Protocol):
         """Run the creator for this instance and return its result; return all rows of a query
         as a tuple."""
 
-    def create_many(self, instance: Any, items: Sequence[Any]) -> Mapping[Any, Any]:
+    def create_many(self, instance: Any, items: list[Any]) -> Mapping[Any, Any]:
         """Compute the values of several items by :attr:`many`; some may be missing."""
 
 
@@ -85,6 +86,8 @@ class Property:
         self.where = f'{owner.__module__}.{owner.__qualname__}.{_name_on(owner, declaration)}'
         #: The key of its values, apart from tenant, arguments and variant.
         self.key = f'{release}:{self.where}'
+        #: What is counted of it.
+        self.counted = PropertyFields(self.where)
         expires = declaration.expires
         #: The most seconds for which a value may be used; None: there is no bound.
         self.longest = None if expires is None or callable(expires) else expires + CLOCK_ERROR

@@ -20,6 +20,8 @@ from ..database.notes import Relation
 from ..database.observer import Observer
 from ..database.protocols import Inquiry, Reads, Statement, View
 from ..database.session_manager import SessionManager
+from ..statistics.collector import Statistics
+from ..statistics.fields import Counts
 from ..tags.settling import Settler
 from ..tags.snapshot import Snapshot, Stamp, TagStore
 from ..tiers.claims import Claim
@@ -81,9 +83,47 @@ class AnyCache(Protocol):
     def recorder(self) -> Callable[[CacheEvent], None] | None:
         """The function to call with each event; None if nobody records."""
 
+    @property
+    def statistics(self) -> Statistics:
+        """What the cache has done, in numbers."""
+
+    @property
+    def is_disabled(self) -> bool:
+        """True while a test has turned the cache off."""
+
+
+class AuditedScope(Protocol):
+    """The part of a request scope that an auditor of its hits uses."""
+
+    schema: str
+
+    #: The hits that are recomputed when it has closed.
+    audited: tuple[Any, ...]
+
+    @property
+    def runs(self) -> Sequence[Run]:
+        """The runs in progress, the innermost last."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot of this transaction."""
+
+
+class HitAuditor(Protocol):
+    """Recomputes a share of the hits."""
+
+    def note(self, scope: AuditedScope, call: Call, entry: TierEntry) -> None:
+        """Take notice of a hit of the process tier or the shared tier."""
+
+    def recompute(self, scope: AuditedScope) -> None:
+        """Recompute the hits of a scope that has closed."""
+
 
 class ReadingCache(AnyCache, Protocol):
     """The part of a cache that the read path uses."""
+
+    @property
+    def auditor(self) -> HitAuditor | None:
+        """Recomputes a share of the hits; None if none is."""
 
     @property
     def serializer(self) -> Serializer:
@@ -252,6 +292,12 @@ class LookupScope(Protocol):
     schema: str
     #: The versions, by tag, of the cached values that this transaction has read.
     returned: dict[str, str]
+    #: What it has counted since it last handed that over.
+    counts: Counts
+    #: False if what it computes is no part of the cache's work.
+    is_counted: bool
+    #: How many hits each hit of the request tier stands for; 0: they are not counted.
+    weight: int
 
     @property
     def cache(self) -> ReadingCache:
@@ -274,6 +320,9 @@ class LookupScope(Protocol):
 
     def blocks(self, tags: Collection[str]) -> bool:
         """Return whether values with these tags must be read from the database now."""
+
+    def why_blocked(self, tags: Collection[str]) -> str:
+        """Return why they must, in a word or two."""
 
     def look_again(self, tags: Collection[str]) -> None:
         """Wait a moment and end the snapshot, if one of these tags is in doubt in it, and the
@@ -333,7 +382,7 @@ class ComputingScope(LookupScope, Protocol):
         """Settle other writers' doubts of these tags, and end a quarantine that may end."""
 
 
-class ReadingScope(ComputingScope, Protocol):
+class ReadingScope(ComputingScope, AuditedScope, Protocol):
     """The part of a request scope that the read path uses."""
 
     @property

@@ -14,7 +14,7 @@ from blinker import Signal
 
 from ..tags.snapshot import CODE_TAG
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: The tags of a tenant of which everything may have changed.
 ALL = frozenset((CODE_TAG,))

@@ -7,12 +7,14 @@ the tag store and the shared tier are on Redis or in memory.
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 from ..steps import Step, about_to
 from ..tiers.claims import Claim
 from ..tiers.request import TierEntry
 from .computing import learn, refuse_cycle, refuse_variant
+from .counting import counted_run
 from .expiry import earliest
 from .lookup import Lookup
 from .properties import Call
@@ -34,6 +36,8 @@ def read(scope: ReadingScope, call: Call) -> Any:
     if entry is None:
         reading = Reading(scope, call)
         entry, tier = reading.entry(), reading.tier
+        if tier != 'creator' and scope.cache.auditor is not None:
+            scope.cache.auditor.note(scope, call, entry)
     return returned(scope, call, entry, tier)
 
 
@@ -56,7 +60,11 @@ def keep(scope: ReadingScope, call: Call, entry: TierEntry) -> None:
 
 
 def told(scope: ReadingScope, call: Call, entry: TierEntry, tier: Tier) -> Any:
-    """Record that a value was read, and return it; see :func:`returned`."""
+    """Record and count that a value was read, and return it; see :func:`returned`."""
+    if tier != 'request':
+        scope.counts[call.prop.counted.reads[tier]] += 1
+    elif scope.weight:
+        scope.counts[call.prop.counted.reads[tier]] += scope.weight
     if scope.cache.recorder is not None:
         scope.cache.recorder(CacheEvent.read(scope.schema, call.prop.where, tier, entry.tags))
     return use(scope, call, entry)
@@ -175,6 +183,7 @@ class Reading(Lookup):
         if scope.blocks(tags):
             scope.look_again(tags)
             if scope.blocks(tags):
+                self._passed_by(scope.why_blocked(tags))
                 return None
         self.nearest = self.in_process()
         if self.nearest is not None:
@@ -185,9 +194,17 @@ class Reading(Lookup):
             return None
         if scope.snapshot().quarantine is not None:
             scope.connection()  # its begin may end the quarantine
-            if scope.snapshot().quarantine is not None or scope.blocks(tags):
+            if scope.snapshot().quarantine is not None:
+                self._passed_by('quarantine')
+                return None
+            if scope.blocks(tags):
+                self._passed_by(scope.why_blocked(tags))
                 return None
         return scope.cache.claim(scope.schema, self.key, tags, scope.snapshot())
+
+    def _passed_by(self, reason: str) -> None:
+        """Count that the cache was passed by."""
+        self.scope.counts[self.prop.counted.bypassed(reason)] += 1
 
     def found_alone(self) -> TierEntry:
         """Return the value that :meth:`begin` has found without a claim; else compute it."""
@@ -199,12 +216,17 @@ class Reading(Lookup):
         If there is none then, those who have waited compute side by side.
         """
         about_to(Step.WAIT)
+        counts, begun = self.scope.counts, perf_counter()
         if claim.is_taken:
             claim.wait_for_others(self.scope.is_in_transaction)
             claim.leave()
-            return self.in_shared() or self.compute()
-        claim.wait_in_process(self.scope.is_in_transaction)
-        return self.in_process() or self.in_shared() or self.compute()
+            found = None
+        else:
+            claim.wait_in_process(self.scope.is_in_transaction)
+            found = self.in_process()
+        counts[self.prop.counted.waits] += 1
+        counts[self.prop.counted.wait_seconds] += perf_counter() - begun
+        return found or self.in_shared() or self.compute()
 
     def is_held(self, claim: Claim) -> bool:
         """Return whether the value is computed under a claim, after a transaction has begun.
@@ -234,9 +256,9 @@ class Reading(Lookup):
         scope = self.scope
         snapshot = scope.snapshot()
         about_to(Step.CREATOR)
-        with scope.run(self.call) as run:
+        with counted_run(scope, self.prop) as timed, scope.run(self.call) as run:
             value = self.call.create()
             # within the run, because a value may read the database when it is looked at
             encoded = scope.cache.serializer.encode(value, self.prop.name)
         judge(scope, run)
-        return Computed(scope, self, run, encoded, snapshot, self.claim)
+        return Computed(scope, self, run, encoded, snapshot, self.claim, timed.seconds)

@@ -35,7 +35,7 @@ from ..forks import OwnLock, register
 from ..tags.snapshot import new_token
 from .versions import Versions, identify
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: Seconds between two looks into the outboxes.
 INTERVAL = 1.0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, TypeAlias, TypedDict
 
 from ..errors import ConfigurationError
+from .object_paths import objects_named, options_named
 
 #: A setting's name, its test, and the expected value in words, for messages.
 Rule: TypeAlias = tuple[str, Callable[[Any], bool], str]
@@ -80,11 +81,16 @@ class OrmCacheSettings:
     #: One of :data:`AUDITS`: the reaction to a creator that reads a table which its policy
     #: does not mention, or something of a request which its value does not vary by.
     audit: str = 'warn'
+    #: The share of the hits, from 0 to 1, that are recomputed from the database to compare them.
+    check_hits: float = 0.0
     #: Connect to Redis and the database before the first scope, and not when the cache is made.
     lazy: bool = False
     #: Refuse to start while Redis or the database can't be reached. Otherwise that is one line in
     #: the log. Settings that are wrong are an error at the start in any case.
     require_servers: bool = False
+    #: Seconds between two times that a process adds what it has counted to the numbers of all
+    #: processes, on Redis; None: never, and nobody sees them.
+    statistics_interval: float | None = 10.0
     #: Listen for changes from outside, which triggers report; PostgreSQL with psycopg only.
     listen: bool = False
     #: SQLAlchemy URL for listening, if ``dsn`` goes through a connection pooler; else None.
@@ -121,13 +127,19 @@ class OrmCacheSettings:
         return RULES
 
     @classmethod
+    def by_path(cls) -> tuple[str, ...]:
+        """Return the names of the settings that are objects. A text names one:
+        ``'town.models:Base'``."""
+        return BY_PATH
+
+    @classmethod
     def read(cls, section: Mapping[str, Any], where: str) -> Self:
         """Validate a settings section.
 
         :param section: the settings that were given, by name.
         :param where: the application or cache that they were given for, for messages.
         :return: all settings, with the defaults of those that were not given.
-        :raises ConfigurationError: for an unknown name or a wrong value.
+        :raises ConfigurationError: for an unknown name, a wrong value, or a path to no object.
         """
         known = {each.name for each in fields(cls)}
         secret = {each.name for each in fields(cls) if not each.repr}
@@ -136,7 +148,11 @@ class OrmCacheSettings:
                 f'{where}: unknown setting {unknown[0]!r} in the section {SECTION!r}; '
                 f'known are {", ".join(sorted(known))}'
             )
-        settings = cls(**section)
+        given = {name: _as_written(name, value) for name, value in section.items()}
+        for name in given.keys() & {*cls.by_path(), 'engine_options'}:
+            find = options_named if name == 'engine_options' else objects_named
+            given[name] = find(given[name], f'{where}: setting {SECTION}.{name}')
+        settings = cls(**given)
         for name, is_valid, expected in cls.rules():
             value = getattr(settings, name)
             if not is_valid(value):
@@ -166,16 +182,28 @@ class SettingsValues(TypedDict, total=False):
     lease: float
     check_write_skew: bool
     audit: str
+    check_hits: float
     lazy: bool
     require_servers: bool
+    statistics_interval: float | None
     listen: bool
     listen_dsn: str | None
-    types: Iterable[type]
+    types: Iterable[type | str]
     engine_options: Mapping[str, Any] | None
+
+
+def _as_written(name: str, value: Any) -> Any:
+    """Return a setting's value as the settings file has it: YAML reads an unquoted ``off`` as
+    False."""
+    return 'off' if name == 'audit' and value is False else value
 
 
 def _is_positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def is_whole(value: Any) -> bool:
@@ -189,6 +217,8 @@ def _are_classes(value: Any) -> bool:
     except TypeError:
         return False
 
+
+BY_PATH = ('base', 'types')
 
 RULES: tuple[Rule, ...] = (
     ('dsn', lambda v: isinstance(v, str) and '://' in v, 'an SQLAlchemy URL, as a string'),
@@ -217,8 +247,14 @@ RULES: tuple[Rule, ...] = (
     ('lease', _is_positive, 'seconds above 0'),
     ('check_write_skew', lambda v: isinstance(v, bool), 'True or False'),
     ('audit', lambda v: v in AUDITS, f'one of {", ".join(AUDITS)}'),
+    ('check_hits', _is_share, 'a number from 0 to 1'),
     ('lazy', lambda v: isinstance(v, bool), 'True or False'),
     ('require_servers', lambda v: isinstance(v, bool), 'True or False'),
+    (
+        'statistics_interval',
+        lambda v: v is None or _is_positive(v),
+        'seconds above 0, or None',
+    ),
     ('listen', lambda v: isinstance(v, bool), 'True or False'),
     (
         'listen_dsn',

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from time import monotonic as now
+from time import time
 
 from ..errors import StoreUnreachable
+from ..statistics.results import LastRun
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, Snapshot
 from ..tiers.claims import Claim
@@ -17,6 +19,7 @@ from ..tiers.request import TierEntry
 from ..tiers.serializer import Encoded
 from ..tiers.shared import Fill
 from .computing import audit, is_storable, learn, report_expired, report_size
+from .counting import count_computed
 from .expiry import earliest, seconds_left
 from .lookup import Lookup
 from .protocols import ComputingScope
@@ -31,6 +34,7 @@ class Computed:
     :param run: has ended, and was judged.
     :param snapshot: the one that the run began with.
     :param claim: the claim under which it was computed; None if there was none.
+    :param seconds: how long the run has taken.
     """
 
     def __init__(
@@ -41,9 +45,11 @@ class Computed:
         encoded: Encoded,
         snapshot: Snapshot,
         claim: Claim | None,
+        seconds: float,
     ) -> None:
         self.lookup = lookup
         self.claim = claim
+        self._seconds = seconds
         self._scope = scope
         self._run = run
         self._encoded = encoded
@@ -68,10 +74,21 @@ class Computed:
         self.is_stored = False
         #: The value with its stamp, if it may be stored.
         self.stored: StoredValue | None = None
-        if self.is_present and self._storable and fits and not has_ended:
+        # why it is not stored, to be counted
+        self._refused = _why_refused(
+            tainted=not storable,
+            strayed=scope.has_strayed,
+            too_large=not fits,
+            expired=has_ended,
+            transaction_ended=not self.is_present,
+        )
+        if not self._refused:
             if scope.blocks(self._tags | self._read):
+                self._refused = scope.why_blocked(self._tags | self._read)
                 scope.settle(self._tags | self._read | {CODE_TAG})
-            elif not scope.on_replica:
+            elif scope.on_replica:
+                self._refused = 'replica'
+            else:
                 stamp = snapshot.stamp(self._tags | {CODE_TAG})
                 self.stored = StoredValue(stamp, encoded, self._expires)
 
@@ -87,6 +104,10 @@ class Computed:
         if is_stored:
             assert self.stored is not None
             self.lookup.keep_in_process(self.stored, self.value)
+        elif not self._refused:
+            is_away = self.is_present and not scope.snapshot().reachable
+            self._refused = 'outage' if is_away else 'changed meanwhile'
+        self._count()
         if self.is_present:
             if not is_stored:
                 scope.torn_pages.computed(self.lookup.call.tags | self._read)
@@ -94,6 +115,13 @@ class Computed:
                 # PostgreSQL's conflict detection sees this read, but not what another writer has
                 # read from the cache; so the check for write skew must know this read, too
                 scope.computed.update(snapshot.stamp(self._tags | self._read))
+
+    def _count(self) -> None:
+        """Count what has become of the value."""
+        why = (self._run.why_not_storable() or '') if self._refused == 'tainted' else self._refused
+        size = len(self._encoded.data)
+        run = LastRun(time(), self._seconds, size, tuple(sorted(self._tags)), why)
+        count_computed(self._scope, self.lookup.prop, run, self._refused)
 
     def entry(self) -> TierEntry:
         """Return the entry of the request tier."""
@@ -106,6 +134,11 @@ class Computed:
             expires=self._expires,
             varies=frozenset(self.lookup.prop.declaration.varies),
         )
+
+
+def _why_refused(**reasons: bool) -> str:
+    """Return the first reason that holds, in a word or two; '' if none does."""
+    return next((name.replace('_', ' ') for name, holds in reasons.items() if holds), '')
 
 
 def judge(scope: ComputingScope, run: Run) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import defaultdict
 from collections.abc import Collection, Hashable
 
 from sqlalchemy import Connection
@@ -23,12 +24,13 @@ from ..errors import (
     StoreUnreachable,
 )
 from ..forks import check
+from ..statistics.fields import Counts
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
 from .protocols import ScopeCache, Transaction
 from .torn_pages import TornPages
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: Seconds within which most commits in progress end.
 COMMIT_TIME = 0.002
@@ -69,6 +71,10 @@ class TransactionalScope:
         #: The versions, by tag, of what creators have read from the database in this
         #: transaction.
         self.computed: dict[str, str] = {}
+        #: What it has counted since it last handed that over.
+        self.counts: Counts = defaultdict(int)
+        #: How many hits each hit of its request tier stands for; 0: they are not counted.
+        self.weight = 0
         #: The check that all values of a transaction belong to one moment.
         self.torn_pages = TornPages(self)
         self._snapshot: Snapshot | None = None
@@ -161,7 +167,24 @@ class TransactionalScope:
         if self._snapshot is None:
             about_to(Step.SNAPSHOT)
             self._snapshot = self.cache.snapshot(self.schema)
+            if self.cache.is_disabled:
+                self._blocked = None
+            self.weight = self.cache.statistics.weight()
         return self._snapshot
+
+    @property
+    def is_without_cache(self) -> bool:
+        """True while the cache is disabled, and this scope has taken notice of it."""
+        return self._blocked is None and self.cache.is_disabled
+
+    def cache_disabled(self) -> None:
+        """Read all values from the database until the snapshot ends.
+
+        Also after the cache is enabled again: the snapshot may be older than what was read.
+        """
+        if self._snapshot is not None:
+            self._blocked = None
+        self.drop_all()
 
     def store_lost(self) -> None:
         """Treat the tag store as unreachable until the snapshot ends.
@@ -299,6 +322,27 @@ class TransactionalScope:
             and snapshot.in_doubt.isdisjoint(tags)
             and not any(path.has_changed(tags) for path in self.transactions)
         )
+
+    def why_blocked(self, tags: Collection[str]) -> str:
+        """Return why :meth:`blocks` says so, in a word or two, to be counted."""
+        if self.is_flushing:
+            return 'flush'
+        if self.has_strayed:
+            return 'strayed'
+        if self.is_without_cache:
+            return 'disabled'
+        tags, snapshot = {*tags, CODE_TAG}, self._snapshot
+        if snapshot is None or not snapshot.reachable:
+            return 'outage'
+        if not snapshot.identified:
+            return 'not identified'
+        if any(path.has_changed(tags) for path in self.transactions):
+            return 'own change'
+        if not snapshot.in_doubt.isdisjoint(tags):
+            return 'doubt'
+        if self._blocked is None or not self._blocked.isdisjoint(tags):
+            return 'later view'
+        return 'failed transaction'
 
     def _begin_first(self) -> None:
         """Begin a transaction before the first cached value of a streamed body, if its view lasts.
@@ -442,6 +486,8 @@ class TransactionalScope:
 
     def _end_snapshot(self) -> None:
         """End the snapshot, and with it the orm-cached values of the request tier."""
+        if self.counts:
+            self.cache.statistics.take(self.schema, self.counts)
         if self._snapshot is None:
             return
         for path in self.transactions:

@@ -78,6 +78,8 @@ class Versions:
         self.recovery: Gate | None = None
         #: Is told of renewals; None if nobody can listen.
         self.published: PublishedTags | None = None
+        #: The same, for the statistics.
+        self.told: Callable[[str, Collection[str]], None] | None = None
 
     def places(self, schema: str) -> tuple[str, ...]:
         """Return the places of a tenant's tags: the schemas that their versions belong to."""
@@ -189,6 +191,8 @@ class Versions:
 
     def tell(self, place: str, tags: Collection[str]) -> None:
         """Tell that tags have got new versions, other than by a commit of this process."""
+        if self.told is not None:
+            self.told(place, tags)
         if self.published is not None:
             self.published.tell({place: tags})
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: After how many executions psycopg prepares a statement, if nobody has said anything else.
 DEFAULT_THRESHOLD = 5

@@ -18,7 +18,7 @@ from .inquiries import has_failed
 from .protocols import Inquiry, Statement, View
 from .sessions import RunSession
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: Says which tenant a connection works for; None: for none.
 SchemaOf: TypeAlias = Callable[[Connection], str | None]

@@ -25,7 +25,7 @@ import redis
 
 from ..forks import OwnLock
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: Seconds between two trials: the first time, and at most.
 PAUSES = 1.0, 2.0

@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: Connections that nobody has given back to their pools.
 ABANDONED: deque[tuple[Any, Any]] = deque()

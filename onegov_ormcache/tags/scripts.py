@@ -30,7 +30,7 @@ from ..redis_client.client import Client
 from ..redis_client.replies import Reply
 from .snapshot import new_token
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: Milliseconds for which a library keeps the id; to ask costs more than most scripts. Within this
 #: time no Sentinel and no cluster makes another server the primary, lets processes commit there,

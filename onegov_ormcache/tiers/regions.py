@@ -27,7 +27,7 @@ from .process import StoredValue
 from .serializer import Encoded, Serializer
 from .stored import pack
 
-log = logging.getLogger('onegov_ormcache')
+log = logging.getLogger(__name__)
 
 #: The most bytes of dogpile's own data before a value: its version, and when it was created.
 MAX_METADATA = 200

@@ -29,10 +29,10 @@ from uuid import uuid4
 
 import psycopg
 
+from onegov_ormcache.statistics.rates import upper_bound
 from onegov_ormcache.steps import Step
 from tests.consistency.checker import Report, check
 from tests.consistency.events import Event, events_of
-from tests.consistency.rates import upper_bound
 from tests.consistency.transactions import Written
 from tests.consistency.worker import CRITICAL, Settings
 from tests.consistency.workload import JOURNAL, ROWS, TABLE, TABLES, TRIGGERS, Book

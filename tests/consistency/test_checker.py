@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from onegov_ormcache.statistics.rates import upper_bound
 from tests.consistency.checker import check
 from tests.consistency.events import Event, events_of
-from tests.consistency.rates import upper_bound
 from tests.consistency.transactions import Written
 
 RC, RR, SERIALIZABLE = 'READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'

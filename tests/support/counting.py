@@ -34,6 +34,9 @@ Command = tuple[str, ...]
 SETUP_COMMANDS = {'AUTH', 'HELLO', 'PING', 'SELECT'}
 SETUP_CLIENT_COMMANDS = {'MAINT_NOTIFICATIONS', 'SETINFO', 'SETNAME'}
 
+#: What the keys of statistics contain.
+STATISTICS = '}:statistics'
+
 MONITOR_LINE = re.compile(rb'[\d.]+ \[\d+ (?P<client>[^\]]*)\] (?P<command>.*)', re.DOTALL)
 MONITOR_ARGUMENT = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 MONITOR_ESCAPE = re.compile(rb'\\(x[0-9a-f]{2}|.)', re.DOTALL)
@@ -166,8 +169,11 @@ def unescape(match: re.Match[bytes]) -> bytes:
 
 
 def is_setup(command: Command) -> bool:
-    """Tell if a command only prepares a connection."""
+    """Tell if a command only prepares a connection, or sends statistics, which a thread does now
+    and then."""
 
+    if any(STATISTICS in argument for argument in command):
+        return True
     if command[0] == 'CLIENT':
         return command[1].upper() in SETUP_CLIENT_COMMANDS
     return command[0] in SETUP_COMMANDS
