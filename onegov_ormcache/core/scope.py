@@ -273,8 +273,8 @@ class RequestScope(TransactionalScope):
 
         Of a property with arguments, the latest :data:`MAX_VALUES` values are kept. An orm-cached
         value is dropped when one of its tags changes or the snapshot ends; a request-cached one
-        (its ``encoded`` is None) stays until the scope ends. While the cache is disabled, no
-        orm-cached value is kept.
+        (its ``encoded`` is None) stays until the scope ends. A scope that does without the cache
+        keeps no orm-cached value.
         """
         if self.is_without_cache and entry.encoded is not None:
             return
