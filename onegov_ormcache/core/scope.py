@@ -220,8 +220,7 @@ class RequestScope(TransactionalScope):
         :param role: the role of the instance's identity; None if the descriptor has no
             variants.
         """
-        is_seen = self.runs or self.weight or self.cache.recorder is not None
-        if not (is_seen or self.is_without_cache):
+        if not (self.runs or self.weight or self.is_without_cache) and self.cache.recorder is None:
             what, arguments, types = read
             if arguments is None:
                 self.hits[what] = (instance, value, variant, role)
