@@ -83,7 +83,7 @@ class TransactionalScope:
         self._has_looked_again = False
         # the tags whose values this transaction must read from the database; None: all tags
         self._blocked: set[str] | None = set()
-        #: True until the snapshot ends, if the cache was disabled meanwhile: no value is kept then.
+        #: True until the snapshot ends, if the cache was disabled meanwhile: nothing is kept then.
         self.is_without_cache = False
 
     # what the request scope adds
