@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .web import (
         OrmCacheApp,
         OrmCacheMiddleware,
+        OrmCacheRequest,
         cached,
         response_tween_factory,
         transaction_tween_factory,
@@ -31,6 +32,7 @@ __all__ = [
     'OrmCacheError',
     'OrmCacheFunction',
     'OrmCacheMiddleware',
+    'OrmCacheRequest',
     'RetryableConflict',
     'SessionManager',
     'cached',
