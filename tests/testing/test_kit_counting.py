@@ -107,10 +107,11 @@ def test_commands_of_a_warm_request(app: Site, tenant: str, backend: Backend) ->
 
 
 def test_commands_of_others_do_not_count(
-    on_servers: Applications, redis_url: str, namespace: str
+    on_servers: Applications, redis_url: str, namespace: str, tenant: str
 ) -> None:
     """The application's own client, and the statistics, are left out."""
     app = on_servers.start(Site, statistics_interval=None)
+    change(app, tenant, User(name='Ada'))
     with redis.Redis.from_url(redis_url) as client, redis_ops(0):
         client.get(namespace)
         app.orm_cache.statistics.flush()
