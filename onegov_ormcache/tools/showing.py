@@ -39,6 +39,13 @@ DOTS = re.compile(r'\.(?![^(]*\))')
 UNKNOWN = '-'
 
 
+class Quiet(Console):
+    """A console that leaves it to the caller what follows if nobody reads what it prints."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Screen:
     """Where a command prints; made once for each.
 
@@ -49,7 +56,7 @@ class Screen:
         self.stream = stream or sys.stdout
         is_terminal = self.stream.isatty()
         width = None if is_terminal or 'COLUMNS' in os.environ else ENDLESS
-        self.console = Console(file=self.stream, width=width, highlight=False, markup=False)
+        self.console = Quiet(file=self.stream, width=width, highlight=False, markup=False)
 
     def say(self, text: str) -> None:
         """Print a line."""

@@ -44,6 +44,9 @@ class Sums:
     misses: int = 0
     stored: int = 0
     failed: int = 0
+    #: Hits that the auditor has compared with the database, and those that were not what it gives.
+    checks: int = 0
+    disagreements: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     why_not_stored: str = ''
     #: The tags of its last runs, and whether any has changed.
@@ -56,6 +59,8 @@ class Sums:
         self.misses += counted.misses
         self.stored += counted.stored
         self.failed += counted.failed_runs
+        self.checks += counted.checks
+        self.disagreements += counted.disagreements
         self.refused.update(counted.refused)
         if counted.last_run is not None:
             self.why_not_stored = counted.last_run.why_not_stored or self.why_not_stored
@@ -121,6 +126,12 @@ def check_counted(site: Site) -> Iterator[Finding]:
         own = sums.get(prop.where)
         if own is None:
             continue
+        if own.disagreements:
+            yield error(
+                prop.where, f'{own.disagreements} of {own.checks} hits that the auditor has '
+                'compared were not what the database gives: its policy or a writer misses a '
+                'change, or its creator depends on more than the database'
+            )  # fmt: skip
         if own.failed and own.failed >= own.misses:
             yield warning(prop.where, f'each of its {own.failed} runs has raised an error')
         elif not own.hits and own.misses >= ENOUGH_READS:
