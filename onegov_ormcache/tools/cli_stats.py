@@ -18,7 +18,18 @@ from ..statistics.results import PropertyStatistics, TenantStatistics
 from .cli_site import json_option, open_site, site_options, tenant_option
 from .inspection.sites import Site, chosen
 from .secrets import printable, without_secrets
-from .showing import Screen, as_json, endings, number, percent, seconds, short, size, table
+from .showing import (
+    Screen,
+    as_json,
+    endings,
+    number,
+    percent,
+    reasons,
+    seconds,
+    short,
+    size,
+    table,
+)
 
 
 @click.command()
@@ -107,7 +118,7 @@ def _tables(found: Collection[TenantStatistics]) -> Iterator[Table]:
             f'{number(each.changed_tags, "changed tag")}',
             (
                 'Property', '>Reads', '>Hits', '>Request', '>Process', '>Shared', '>Runs',
-                '>A run', '>A value', '>Waits', 'Not stored', 'Passed by',
+                '>Run', '>Value', 'Not stored, not used',
             ),
             [
                 _row(names[where], numbers)
@@ -127,9 +138,8 @@ def _row(where: str, numbers: PropertyStatistics) -> tuple[str | Text, ...]:
     return (
         where, str(numbers.gets), Text(percent(rate), colour),
         str(numbers.request_hits), str(numbers.process_hits), str(numbers.shared_hits),
-        str(numbers.runs), seconds(run), size(value), str(numbers.waits),
-        short(failed + [f'{why} ({times})' for why, times in sorted(numbers.refused.items())]),
-        short(f'{why} ({times})' for why, times in sorted(numbers.bypasses.items())),
+        str(numbers.runs), seconds(run), size(value),
+        short([*failed, *reasons(numbers.refused), *reasons(numbers.bypasses)]),
     )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def check_declarations(site: Site) -> Iterator[Finding]:
             )  # fmt: skip
         for message in sorted(prop.logged):
             if 'does not mention' in message or 'does not vary by' in message:
-                yield error(prop.where, message)
+                yield error(prop.where, message.removeprefix(f'{prop.where} '))
 
 
 def check_counted(site: Site) -> Iterator[Finding]:
@@ -198,8 +198,10 @@ def audited(site: Site, tenant: str, instance: object) -> list[Finding]:
                 f'its creator raised {type(failure).__name__} in the tenant {tenant!r}: '
                 f'{failure}',
             ))  # fmt: skip
-        found += [warning(prop.where, message) for message in sorted(prop.logged)
-                  if message.startswith(prop.where)]  # fmt: skip
+        found += [
+            warning(prop.where, message.removeprefix(f'{prop.where} '))
+            for message in sorted(prop.logged) if message.startswith(prop.where)
+        ]  # fmt: skip
     return found
 
 
