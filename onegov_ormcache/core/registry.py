@@ -79,6 +79,12 @@ class Registry:
         them."""
         return self.known_tags.union(prop.value_tag for prop in self._properties.values())
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all properties that are bound, each with its class."""
+        with self._lock.present:
+            return frozenset(prop.where for prop in self._properties.values())
+
     def spelled_out(self, tags: Iterable[str]) -> frozenset[str]:
         """Return tags by which values are found: for rows without a bucket the tag of all rows,
         for a property with arguments those of its values. All others stay as they are.
