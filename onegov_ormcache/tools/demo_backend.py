@@ -96,12 +96,15 @@ def temporary(dsn: str | None, redis_url: str | None) -> Iterator[Backend]:
 @contextmanager
 def silent() -> Iterator[None]:
     """Log nothing in the block, whose error says all."""
-    log = logging.getLogger('onegov_ormcache')
-    log.disabled = True
+    log, handler = logging.getLogger('onegov_ormcache'), logging.NullHandler()
+    propagates = log.propagate
+    log.addHandler(handler)
+    log.propagate = False
     try:
         yield
     finally:
-        log.disabled = False
+        log.propagate = propagates
+        log.removeHandler(handler)
 
 
 def remove_schemas(dsn: str, prefix: str) -> None:

@@ -156,4 +156,5 @@ def environment_with(interpreter: Path) -> dict[str, str]:
     """Return the environment variables of a shell in which a virtual environment is active."""
     kept = {name: os.environ[name] for name in ('HOME', 'LANG', 'TMPDIR') if name in os.environ}
     path = f'{interpreter.parent}{os.pathsep}{os.environ["PATH"]}'
-    return {**kept, 'PATH': path, 'NO_COLOR': '1', 'PYTHONDONTWRITEBYTECODE': '1'}
+    terminal = {'NO_COLOR': '1', 'COLUMNS': '80', 'PYTHONIOENCODING': 'utf-8'}
+    return {**kept, **terminal, 'PATH': path, 'PYTHONDONTWRITEBYTECODE': '1'}
