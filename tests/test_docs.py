@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docutils import nodes
@@ -25,8 +26,14 @@ from docutils.core import publish_doctree
 
 import onegov_ormcache
 from onegov_ormcache import errors
-from onegov_ormcache.core.settings import OUTAGE_POLICIES
+from onegov_ormcache.core.settings import OUTAGE_POLICIES, OrmCacheSettings
 from onegov_ormcache.web import settings as settings_module
+from onegov_ormcache.web.cached_views import CachingResponses
+from onegov_ormcache.web.directives import (
+    OrmCachedDirective,
+    Prefetching,
+    RequestCachedDirective,
+)
 from onegov_ormcache.web.settings import AppSettings
 
 ROOT = Path(__file__).parent.parent
@@ -101,18 +108,88 @@ def tree(page: Path) -> nodes.document:
     )
 
 
+def cells(table: nodes.Element) -> list[list[str]]:
+    """The texts of a table's cells, row by row, without its header."""
+    rows = list(table.findall(nodes.row))[1:]
+    return [[entry.astext() for entry in row.findall(nodes.entry)] for row in rows]
+
+
 def test_settings_are_those_of_the_class() -> None:
     """The table has each setting once, in its order, with its type and its default."""
-    rows = [
-        [entry.astext() for entry in row.findall(nodes.entry)]
-        for row in tree(DOCS / 'settings.rst').findall(nodes.row)
-    ][1:]
+    rows = cells(tree(DOCS / 'settings.rst'))
     assert [row[0] for row in rows] == [field.name for field in fields(AppSettings)]
     for (_, type_, default, meaning), field in zip(rows, fields(AppSettings), strict=True):
         assert type_ == field.type
         assert field.default is not MISSING
         assert eval(default, dict(vars(settings_module))) == field.default
         assert meaning
+
+
+def test_settings_of_the_core_come_first() -> None:
+    """The page says by one name which settings a program without Morepath has not."""
+    names = [field.name for field in fields(AppSettings)]
+    core = [field.name for field in fields(OrmCacheSettings)]
+    assert names[: len(core)] == core
+    text = (DOCS / 'settings.rst').read_text(encoding='utf-8')
+    assert f'without those from ``{names[len(core)]}`` on' in text
+
+
+def parameters(*functions: Any) -> dict[str, Any]:
+    """The names that may be given to functions, with their defaults; no ``*options``."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        each.name: each.default
+        for function in functions
+        for each in inspect.signature(function).parameters.values()
+        if each.kind in named
+    }
+
+
+#: The table of each group of options, with the options and defaults that it must have.
+OPTIONS: dict[str, dict[str, Any]] = {
+    'orm_cached': parameters(OrmCachedDirective),
+    'request_cached': parameters(RequestCachedDirective),
+    'rows': {'columns': inspect.Parameter.empty, **parameters(onegov_ormcache.rows)},
+    'view': parameters(Prefetching, CachingResponses),
+    'cached': parameters(onegov_ormcache.cached),
+}
+
+
+@pytest.mark.parametrize('group', OPTIONS)
+def test_options_are_those_of_the_code(group: str) -> None:
+    """The table has each option once, in its order, with its default and what it means."""
+    tables = tree(DOCS / 'options.rst').findall(nodes.table)
+    (table,) = (each for each in tables if f'options-{group}' in each['names'])
+    rows = cells(table)
+    assert [row[0] for row in rows] == list(OPTIONS[group])
+    for (name, default, meaning), expected in zip(rows, OPTIONS[group].values(), strict=True):
+        if expected is inspect.Parameter.empty:
+            assert default == 'required', name
+        else:
+            assert eval(default) == expected, name
+        assert meaning
+
+
+def test_decorators_have_the_options_of_directives() -> None:
+    """The table of the directive stands for the decorator as well, which lacks two of them."""
+    for decorator in 'orm_cached', 'request_cached':
+        options = set(parameters(getattr(onegov_ormcache, decorator))) - {'creator'}
+        assert options == set(OPTIONS[decorator]) - {'name', 'target'}
+
+
+#: Pages that list names, and explain none of them by what it is good for.
+LISTS = {'api', 'changes', 'errors', 'options', 'settings'}
+
+
+def test_every_name_is_explained() -> None:
+    """Each public name, setting and option is in a page that says what to use it for, too."""
+    texts = [page.read_text(encoding='utf-8') for page in PAGES if page.stem not in LISTS]
+    known = set(re.findall(r'\w+', '\n'.join(texts)))
+    assert set(onegov_ormcache.__all__) - {'OrmCacheError'} <= known
+    assert {field.name for field in fields(AppSettings)} <= known
+    written = set(re.findall(r'(\w+)=', '\n'.join(texts)))
+    options = {name for group in OPTIONS.values() for name in group} - {'columns'}
+    assert options <= written
 
 
 def test_outage_policies_are_explained() -> None:

@@ -75,7 +75,7 @@ def check_policy(policy: CachePolicy, where: str, parameters: Sequence[str] = ()
     :param where: the property, with its file and line, for the message.
     :param parameters: those of the creator, beside the instance.
     """
-    for part in _parts(policy):
+    for part in policy_parts(policy):
         if isinstance(part, Rows):
             _arguments_of(part, where, parameters)
             continue
@@ -115,7 +115,7 @@ def resolve_policy(
     functions: list[Callable[[Any], bool]] = []
     found: dict[tuple[RowPolicy, tuple[str, ...]], None] = {}
     auto = False
-    for part in _parts(policy):
+    for part in policy_parts(policy):
         if isinstance(part, Rows):
             found[resolve_rows(part, where), _arguments_of(part, where, parameters)] = None
         elif part == AUTO:
@@ -133,6 +133,22 @@ def resolve_policy(
                 f'not have; it has {", ".join(sorted(known)) or "none"}'
             )
     return Policy(frozenset(tables), tuple(functions), auto, tuple(found))
+
+
+def tables_named(policy: CachePolicy, where: str) -> frozenset[str]:
+    """Return the names of the tables that a policy names, also those of its rows.
+
+    ``'auto'`` and functions name none. The policy has been checked.
+    """
+    named: set[str] = set()
+    for part in policy_parts(policy):
+        if isinstance(part, Rows):
+            named.update(resolve_rows(part, where).tables)
+        elif isinstance(part, (type, Table)):
+            named.update(tables_meant(part))
+        elif isinstance(part, str) and part != AUTO:
+            named.update(_names(part))
+    return frozenset(named)
 
 
 def tables_meant(what: str | type | Table) -> Collection[str]:
@@ -201,10 +217,11 @@ def concerns(
     return False
 
 
-def _parts(policy: CachePolicy) -> Iterator[Any]:
+def policy_parts(policy: CachePolicy) -> Iterator[Any]:
+    """Yield the parts of a policy that is a list, nested or not; else the policy itself."""
     if isinstance(policy, (list, tuple)):
         for part in policy:
-            yield from _parts(part)
+            yield from policy_parts(part)
     else:
         yield policy
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, TypeAlias, TypedDict
 
 from ..errors import ConfigurationError
+from .object_paths import objects_named, options_named
 
 #: A setting's name, its test, and the expected value in words, for messages.
 Rule: TypeAlias = tuple[str, Callable[[Any], bool], str]
@@ -126,13 +127,19 @@ class OrmCacheSettings:
         return RULES
 
     @classmethod
+    def by_path(cls) -> tuple[str, ...]:
+        """Return the names of the settings that are objects. A text names one:
+        ``'town.models:Base'``."""
+        return BY_PATH
+
+    @classmethod
     def read(cls, section: Mapping[str, Any], where: str) -> Self:
         """Validate a settings section.
 
         :param section: the settings that were given, by name.
         :param where: the application or cache that they were given for, for messages.
         :return: all settings, with the defaults of those that were not given.
-        :raises ConfigurationError: for an unknown name or a wrong value.
+        :raises ConfigurationError: for an unknown name, a wrong value, or a path to no object.
         """
         known = {each.name for each in fields(cls)}
         secret = {each.name for each in fields(cls) if not each.repr}
@@ -141,7 +148,11 @@ class OrmCacheSettings:
                 f'{where}: unknown setting {unknown[0]!r} in the section {SECTION!r}; '
                 f'known are {", ".join(sorted(known))}'
             )
-        settings = cls(**section)
+        given = {name: _as_written(name, value) for name, value in section.items()}
+        for name in given.keys() & {*cls.by_path(), 'engine_options'}:
+            find = options_named if name == 'engine_options' else objects_named
+            given[name] = find(given[name], f'{where}: setting {SECTION}.{name}')
+        settings = cls(**given)
         for name, is_valid, expected in cls.rules():
             value = getattr(settings, name)
             if not is_valid(value):
@@ -177,8 +188,14 @@ class SettingsValues(TypedDict, total=False):
     statistics_interval: float | None
     listen: bool
     listen_dsn: str | None
-    types: Iterable[type]
+    types: Iterable[type | str]
     engine_options: Mapping[str, Any] | None
+
+
+def _as_written(name: str, value: Any) -> Any:
+    """Return a setting's value as the settings file has it: YAML reads an unquoted ``off`` as
+    False."""
+    return 'off' if name == 'audit' and value is False else value
 
 
 def _is_positive(value: Any) -> bool:
@@ -200,6 +217,8 @@ def _are_classes(value: Any) -> bool:
     except TypeError:
         return False
 
+
+BY_PATH = ('base', 'types')
 
 RULES: tuple[Rule, ...] = (
     ('dsn', lambda v: isinstance(v, str) and '://' in v, 'an SQLAlchemy URL, as a string'),

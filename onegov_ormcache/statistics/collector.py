@@ -80,8 +80,10 @@ class Statistics:
     # counting
 
     def weight(self) -> int:
-        """Return how many hits each hit of a request tier stands for until the scope's snapshot
-        ends; 0: they are not counted."""
+        """Return how many hits each hit of a request tier stands for, while a snapshot lasts.
+
+        :return: 0 if they are not counted.
+        """
         return 0 if next(self._snapshots) % self.sampling else self.sampling
 
     def take(self, tenant: str, counts: Counts) -> None:

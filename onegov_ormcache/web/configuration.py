@@ -5,33 +5,41 @@ This module knows nothing of what an application does after its class is committ
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import morepath
 from dectate import ConflictError, directive
+from dectate.config import create_code_info
 
 from ..core.descriptors import CachedDescriptor, OrmCacheDescriptor
 from ..core.policies import resolve_policy
 from ..core.settings import SECTION
 from ..database.tables import metadatas_of
-from ..errors import PropertyConflictError
+from ..errors import ConfigurationError, PropertyConflictError
 from .cache import descriptors_of
 from .cached_views import CachedView
 from .directives import (
     OrmCachedDirective,
+    OrmCachedListing,
     Prefetch,
     PrefetchingHtmlAction,
     PrefetchingJsonAction,
     PrefetchingViewAction,
     PropertyAction,
     RequestCachedDirective,
+    RequestCachedListing,
     Target,
     property_directive,
     refuse_existing,
 )
 from .mounting import RecordingMountAction
 from .request import OrmCacheRequest, own_request_class
+from .setting_sections import CheckedSettingSection, given_twice
 from .settings import AppSettings
+
+if TYPE_CHECKING:
+    from morepath.types import SupportsItems
 
 
 class ConfiguredApp(morepath.App):
@@ -43,10 +51,13 @@ class ConfiguredApp(morepath.App):
     orm_cached = property_directive(OrmCachedDirective)
     request_cached = property_directive(RequestCachedDirective)
     _cached_property = directive(PropertyAction)
+    _orm_cached_listing = directive(OrmCachedListing)
+    _request_cached_listing = directive(RequestCachedListing)
     view = directive(PrefetchingViewAction)
     json = directive(PrefetchingJsonAction)
     html = directive(PrefetchingHtmlAction)
     mount = directive(RecordingMountAction)
+    setting_section = directive(CheckedSettingSection)
 
     request_class: type[Any] = OrmCacheRequest
 
@@ -60,6 +71,36 @@ class ConfiguredApp(morepath.App):
     cached_views: ClassVar[list[CachedView]] = []
 
     # configuration of the class
+
+    @classmethod
+    def init_settings(cls, settings: SupportsItems[str, SupportsItems[str, Any]]) -> None:
+        """Give the class settings that were read from a file.
+
+        They count like those of ``setting_section``: they override those of the base classes, and
+        a setting that both give to one class is an error when the class is committed. Where a
+        setting is an object, a text names it: ``'town.models:Base'``.
+
+        :param settings: sections by name, each with its settings by name, as ``yaml.safe_load``
+            returns them.
+        :raises ConfigurationError: if they are no dictionary, or if the class is committed already
+            and would not notice the settings of the cache.
+        """
+        caller = create_code_info(sys._getframe(1))
+        if not hasattr(settings, 'items'):
+            raise ConfigurationError(
+                f'{cls.__qualname__}.init_settings: the settings are of the type '
+                f'{type(settings).__name__}; expected a dictionary of sections (an empty file of '
+                'YAML is None)'
+            )
+        for section, values in settings.items():
+            if section == SECTION and cls.is_committed():
+                raise ConfigurationError(
+                    f'{cls.__qualname__}.init_settings: the class is committed already; give it '
+                    'its settings before the first commit, request or scope'
+                )
+            made = cls.setting_section(section=section)
+            made.code_info = caller  # else messages would name this file
+            made(lambda values=values: values)
 
     @classmethod
     def clean(cls) -> None:
@@ -103,6 +144,8 @@ class ConfiguredApp(morepath.App):
         except ConflictError as error:
             if any(isinstance(action, PropertyAction) for action in error.actions):
                 raise PropertyConflictError(f'Two properties of one name. {error}') from error
+            if (told := given_twice(error, cls)) is not None:
+                raise told from None
             raise
         settings = cls.read_settings()
         tables: set[str] | None = None

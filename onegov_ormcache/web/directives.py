@@ -28,6 +28,7 @@ from ..core.properties import location
 from ..core.variants import Vary
 from ..errors import PropertyConflictError, PropertyError
 from .cached_views import CachingResponses
+from .listings import PropertyListing
 
 P = ParamSpec('P')
 
@@ -68,10 +69,24 @@ class PropertyAction(Action):
         return f'{self.name} ({self.code_info.filelineno() if self.code_info else "?"})'
 
 
+class OrmCachedListing(PropertyListing):
+    """What a query of ``orm_cached`` finds, however it is declared."""
+
+    depends = [PropertyAction]
+    kind = OrmCacheDescriptor
+
+
+class RequestCachedListing(PropertyListing):
+    """What a query of ``request_cached`` finds, however it is declared."""
+
+    depends = [PropertyAction]
+    kind = RequestCacheDescriptor
+
+
 class PropertyDirective(Composite):
     """The base of the directives ``orm_cached`` and ``request_cached``."""
 
-    query_classes = [PropertyAction]
+    filter_convert = PropertyListing.filter_convert
 
     def __init__(self, name: str | None, target: Target) -> None:
         self.name = name
@@ -139,6 +154,8 @@ class OrmCachedDirective(PropertyDirective):
     :param many: see :func:`onegov_ormcache.orm_cached`.
     """
 
+    query_classes = [OrmCachedListing]
+
     def __init__(
         self,
         policy: CachePolicy,
@@ -172,6 +189,8 @@ class RequestCachedDirective(PropertyDirective):
     :param target: ``'app'``, or ``'request'`` for a property of the request.
     :param merge: see :func:`onegov_ormcache.request_cached`.
     """
+
+    query_classes = [RequestCachedListing]
 
     def __init__(
         self, name: str | None = None, target: Target = 'app', merge: bool = False

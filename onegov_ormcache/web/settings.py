@@ -67,6 +67,10 @@ class AppSettings(OrmCacheSettings):
     def rules(cls) -> tuple[Rule, ...]:
         return super().rules() + RULES
 
+    @classmethod
+    def by_path(cls) -> tuple[str, ...]:
+        return (*super().by_path(), 'commit_veto', 'cached_responses')
+
 
 RULES: tuple[Rule, ...] = (
     ('tween', lambda v: isinstance(v, bool), 'True or False'),

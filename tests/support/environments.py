@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distribution
+from itertools import chain
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 
-def make_environment(folder: Path, package: str, extras: frozenset[str], code: Path) -> Path:
+def make_environment(
+    folder: Path,
+    package: str,
+    extras: frozenset[str],
+    code: Path,
+    others: Iterable[str] = (),
+) -> Path:
     """Make a virtual environment that has what a package's metadata ask for, and no more.
 
     What is installed already is linked, so that nothing is downloaded.
@@ -20,11 +27,14 @@ def make_environment(folder: Path, package: str, extras: frozenset[str], code: P
     :param package: the name of the distribution.
     :param extras: which of its extras the environment has.
     :param code: the package's folder, linked in the place of an installed copy.
+    :param others: the names of further distributions that it has, with what these need.
     :return: the environment's interpreter.
     """
     venv.create(folder, symlinks=True)
     (site_packages,) = folder.glob('lib/python*/site-packages')
-    for found in needed(package, extras):
+    wanted: list[Iterable[Distribution]] = [needed(package, extras)]
+    wanted += [(distribution(name), *needed(name, frozenset())) for name in others]
+    for found in chain(*wanted):
         for name in top_level(found):
             source = Path(str(found.locate_file(name)))
             link = site_packages / name

@@ -51,10 +51,19 @@ class PgBouncer:
     :param dsn: the SQLAlchemy URL of the PostgreSQL behind it.
     :param mode: 'transaction' or 'session'.
     :param size: the number of connections to PostgreSQL at most.
+    :param template: a configuration with the fields of :data:`CONFIGURATION`.
     """
 
-    def __init__(self, program: str, dsn: str, mode: str = 'transaction', size: int = 3) -> None:
+    def __init__(
+        self,
+        program: str,
+        dsn: str,
+        mode: str = 'transaction',
+        size: int = 3,
+        template: str = CONFIGURATION,
+    ) -> None:
         self._program = program
+        self._template = template
         self._url = make_url(dsn)
         self._mode = mode
         self._size = size
@@ -104,7 +113,7 @@ class PgBouncer:
         database = ' '.join(f'{key}={value}' for key, value in parts.items() if value)
         configuration = self._folder / 'ini'
         configuration.write_text(
-            CONFIGURATION.format(
+            self._template.format(
                 name=url.database, database=database, port=self._port, mode=self._mode,
                 size=self._size, folder=self._folder,
             )
