@@ -28,6 +28,7 @@ from ..statistics.fields import Counts
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
 from .protocols import ScopeCache, Transaction
+from .story import Story
 from .torn_pages import TornPages
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ class TransactionalScope:
         self.counts: Counts = defaultdict(int)
         #: How many hits each hit of its request tier stands for; 0: they are not counted.
         self.weight = 0
+        #: What the cache does for it; None if nobody listens.
+        self.story: Story | None = None
         #: The check that all values of a transaction belong to one moment.
         self.torn_pages = TornPages(self)
         self._snapshot: Snapshot | None = None
@@ -168,6 +171,7 @@ class TransactionalScope:
             about_to(Step.SNAPSHOT)
             self._snapshot = self.cache.snapshot(self.schema)
             self.weight = self.cache.statistics.weight()
+            self.story = self.cache.stories.begin(self.schema, self._snapshot, self.story)
         return self._snapshot
 
     def store_lost(self) -> None:
