@@ -24,7 +24,7 @@ from ..errors import (
     StoreUnreachable,
 )
 from ..forks import check
-from ..statistics.fields import Counts
+from ..statistics.fields import Counts, add_counts
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
 from .protocols import ScopeCache, Transaction
@@ -50,6 +50,9 @@ class TransactionalScope:
     :param cache: the cache whose values the scope reads.
     :param schema: the tenant.
     """
+
+    #: What it has handed over of its counts; None if nobody asks for it.
+    counted: Counts | None = None
 
     def __init__(self, cache: ScopeCache, schema: str) -> None:
         self.cache = cache
@@ -86,6 +89,12 @@ class TransactionalScope:
         self._has_looked_again = False
         # the tags whose values this transaction must read from the database; None: all tags
         self._blocked: set[str] | None = set()
+
+    def counted_so_far(self) -> Counts:
+        """Return what it has counted, if :attr:`counted` is set; else since the last snapshot."""
+        counts = dict(self.counted or {})
+        add_counts(counts, self.counts)
+        return counts
 
     # what the request scope adds
 
@@ -473,6 +482,8 @@ class TransactionalScope:
     def _end_snapshot(self) -> None:
         """End the snapshot, and with it the orm-cached values of the request tier."""
         if self.counts:
+            if self.counted is not None:
+                add_counts(self.counted, self.counts)
             self.cache.statistics.take(self.schema, self.counts)
         if self._snapshot is None:
             return
