@@ -1,8 +1,8 @@
 """The header ``Server-Timing``: what the cache has done for a request, for the browser's tools.
 
 It is added when the response leaves, so a cached response is stored without it. A response that a
-shared cache is told to store has none: it would tell later visitors of the first one's request. See
-"Server Timing" (W3C).
+shared cache is told to store has none: it would tell later visitors of the first one's request.
+See "Server Timing" (W3C).
 """
 
 from __future__ import annotations
