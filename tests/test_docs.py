@@ -270,6 +270,24 @@ def test_quickstart_works_when_pasted(tmp_path: Path) -> None:
     assert (tmp_path / 'tenants' / 'main.sqlite').exists()
 
 
+# the page on testing
+
+
+def test_testing_page_works_when_pasted(tmp_path: Path) -> None:
+    """The application and the tests of the page on testing are what pytest runs."""
+    application = next(code_blocks('testing.rst', 'python'))
+    (tests,) = code_blocks('testing.rst', 'python3')
+    (tmp_path / 'town.py').write_text(application, encoding='utf-8')
+    (tmp_path / 'test_town.py').write_text(tests, encoding='utf-8')
+    done = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert '2 passed' in done.stdout, done.stdout + done.stderr
+
+
 # the pages for other frameworks
 
 

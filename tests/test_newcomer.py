@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.support.environments import make_environment
+from tests.support.environments import install, make_environment, make_wheel
 from tests.support.newcomer import Newcomer, blocks, commands, environment_with, free_port, matches
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / 'docs' / 'tutorial.rst').read_text(encoding='utf-8')
+
+#: The package, as users install it.
+NAME = 'onegov_ormcache'
 
 #: What a newcomer installs before the first and before later steps.
 INSTALL = 'python -m pip install '
@@ -29,15 +32,11 @@ def installed() -> list[Requirement]:
 @pytest.mark.skipif(not (shutil.which('curl') and shutil.which('bash')), reason='needs curl, bash')
 def test_tutorial(tmp_path: Path) -> None:
     """A newcomer who has what the page says to install, and nothing more, sees what it shows."""
-    package, *others = installed()
-    assert package.name == 'onegov_ormcache'
-    interpreter = make_environment(
-        tmp_path / 'venv',
-        package.name,
-        frozenset(package.extras),
-        ROOT / 'onegov_ormcache',
-        [other.name for other in others],
-    )
+    wanted = installed()
+    extras = {extra for each in wanted if each.name == NAME for extra in each.extras}
+    others = [each.name for each in wanted if each.name != NAME]
+    interpreter = make_environment(tmp_path / 'venv', NAME, frozenset(extras), others=others)
+    install(interpreter, make_wheel(ROOT, tmp_path))
     folder = tmp_path / 'empty'
     folder.mkdir()
     newcomer = Newcomer(folder, environment_with(interpreter), free_port())
@@ -67,9 +66,9 @@ def test_what_matches() -> None:
 
 
 def test_the_tutorial_is_short() -> None:
-    """Ten minutes are enough for at most 90 lines of code, and 30 commands."""
+    """Ten minutes are enough for at most 120 lines of code to paste, and 30 commands."""
     found = list(blocks(PAGE))
     code = [line for b in found if b.file for line in b.text.splitlines() if line.strip()]
     ran = [each for b in found if b.language == 'console' for each in commands(b.text)]
-    assert len(code) <= 90
+    assert len(code) <= 120
     assert len(ran) <= 30

@@ -139,6 +139,10 @@ class AmbientScopes:
             self.cache.reach_servers()
         return found
 
+    def of_this_thread(self) -> list[AmbientScope]:
+        """Return the scopes that this thread has."""
+        return list(self._here.scopes.values())
+
     def is_present(self, scope: AmbientScope) -> bool:
         """Return whether this thread is a scope's, and the host works for its tenant."""
         return self._heres.find() is scope.home and self.present_schema() == scope.schema

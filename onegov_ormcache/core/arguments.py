@@ -10,13 +10,16 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import ArgumentError, PropertyError, VariantError
 from .variants import key_text, shown
 
 #: No keyword arguments.
 NO_KEYWORDS: Mapping[str, Any] = MappingProxyType({})
+
+#: A function of the instance and a list of items, which returns the values by item.
+Many: TypeAlias = Callable[[Any, list[Any]], Mapping[Any, Any]]
 
 
 class Arguments(NamedTuple):
@@ -162,9 +165,7 @@ def check_creator(creator: Callable[..., Any], where: str) -> None:
         raise PropertyError(f'{where}: a creator returns its value; it can not await or yield')
 
 
-def check_many(
-    many: Callable[..., Any] | None, parameters: Parameters, where: str
-) -> None:
+def check_many(many: Many | None, parameters: Parameters, where: str) -> None:
     """Raise :class:`PropertyError` if a function can't compute several values of a property.
 
     :param where: the property, with its file and line, for the message.

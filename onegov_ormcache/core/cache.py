@@ -33,8 +33,9 @@ from .descriptors import (
 from .listening import OutsideChanges
 from .prefetching import prefetch
 from .properties import Declaration
-from .scope import RequestScope, innermost_scope
+from .scope import RequestScope, innermost_scope, scopes_around
 from .settings import SECTION, OrmCacheSettings, SettingsValues
+from .switching import Switch
 
 
 class OrmCache(ByHand):
@@ -100,6 +101,8 @@ class OrmCache(ByHand):
                 'makes them: leave it at 0'
             )
         self._make_parts()
+        #: Turned off by tests; see :meth:`disabled`.
+        self.switch = Switch(self._own_scopes)
         self._is_closed = False
         #: Recomputes a share of the hits; None unless the setting ``check_hits`` is above 0.
         self.auditor = Auditor(self, settings.check_hits) if settings.check_hits else None
@@ -359,6 +362,28 @@ class OrmCache(ByHand):
         :raises OutsideScopeError: outside of a scope.
         """
         return self.current_scope().session()
+
+    @property
+    def is_disabled(self) -> bool:
+        """True in a block of :meth:`disabled`."""
+        return self.switch.is_off
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Turn the cache off while a ``with`` block runs, in a test for example.
+
+        Each read of an orm-cached property runs its creator, and each cached view runs; nothing is
+        stored. Commits evict as ever. Request-cached properties and ``app.cache`` are left as they
+        are. A transaction that has begun in the block goes on without the cache after it; one that
+        has begun in another thread before the block goes on with it.
+        """
+        return self.switch.off()
+
+    def _own_scopes(self) -> Iterator[RequestScope]:
+        """Yield this thread's open scopes of this cache."""
+        if self.ambient is not None:
+            yield from self.ambient.of_this_thread()
+        else:
+            yield from scopes_around(self)
 
     def _schema_created(self, schema: str) -> None:
         # a process that does not know the tenant's database yet uses nothing of the tenant; the

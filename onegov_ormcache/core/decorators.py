@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import FrameType
-from typing import Any, Concatenate, ParamSpec, TypeVar, TypeVarTuple, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    TypeVarTuple,
+    overload,
+)
 
+from frozendict import frozendict
 from sqlalchemy import Row, Select
 from sqlalchemy.orm import Query
 
 from ..errors import PropertyConflictError, PropertyError
-from .arguments import takes_more
-from .descriptors import (
-    CachedDescriptor,
-    Creator,
-    OrmCacheDescriptor,
-    RequestCacheDescriptor,
-)
+from .arguments import Many, takes_more
+from .descriptors import CachedDescriptor, OrmCacheDescriptor, RequestCacheDescriptor
 from .expiry import Expires
 from .functions import OrmCacheFunction
 from .policies import CachePolicy
@@ -32,42 +38,100 @@ from .variants import Vary
 P = ParamSpec('P')
 T = TypeVar('T')
 Ts = TypeVarTuple('Ts')
+J = TypeVar('J', bound=Hashable)
+K = TypeVar('K', bound=Hashable)
+
+#: The option ``frozen``. Type checkers take the first of these for a call without it.
+Frozen = TypeVar('Frozen', Literal[False], Literal[True], bool)
+
+#: A creator of an app, request or another instance, with further arguments or without.
+Creator: TypeAlias = Callable[Concatenate[Any, P], T]
+
+#: Its property: the type of its values, with that of its function.
+Cached: TypeAlias = OrmCacheFunction[T, Callable[P, T]]
 
 
-class OrmCachedDecorator:
-    """The decorator that :func:`orm_cached` returns. Its arguments are those of the latter."""
+class OrmCachedDecorator(Generic[Frozen]):
+    """The decorator that :func:`orm_cached` returns. Its arguments are those of the latter.
+
+    For type checkers, frozen lists are tuples, dicts are frozendicts and sets are frozensets, at
+    the top of a value and one level below. No type says this of all levels.
+    """
 
     def __init__(
         self,
         policy: CachePolicy,
         by_role: bool,
         vary: Vary | None,
-        frozen: bool,
+        frozen: Frozen,
         expires: Expires,
-        many: Callable[..., Any] | None,
+        many: Many | None,
     ) -> None:
         self._policy = policy
         self._by_role = by_role
         self._vary = vary
-        self._frozen = frozen
+        self._frozen: bool = frozen
         self._expires = expires
         self._many = many
         self._has_decorated = False
 
     @overload
-    def __call__(
-        self, creator: Callable[Concatenate[Any, P], Query[T]]
-    ) -> OrmCacheFunction[tuple[T, ...], Callable[P, tuple[T, ...]]]: ...
+    def __call__(self, creator: Creator[P, Query[T]]) -> Cached[tuple[T, ...], P]: ...
+
+    # rows of SQLAlchemy 2.0, and those of one column of 2.1
+    @overload
+    def __call__(self, creator: Creator[P, Select[T]]) -> Cached[tuple[Row[T], ...], P]: ...
+
+    @overload
+    def __call__(self, creator: Creator[P, Select[*Ts]]) -> Cached[tuple[Row[*Ts], ...], P]: ...
 
     @overload
     def __call__(
-        self, creator: Callable[Concatenate[Any, P], Select[*Ts]]
-    ) -> OrmCacheFunction[tuple[Row[*Ts], ...], Callable[P, tuple[Row[*Ts], ...]]]: ...
+        self: OrmCachedDecorator[Literal[True]], creator: Creator[P, list[list[T]]]
+    ) -> Cached[tuple[tuple[T, ...], ...], P]: ...
 
     @overload
     def __call__(
-        self, creator: Callable[Concatenate[Any, P], T]
-    ) -> OrmCacheFunction[T, Callable[P, T]]: ...
+        self: OrmCachedDecorator[Literal[True]], creator: Creator[P, list[dict[K, T]]]
+    ) -> Cached[tuple[frozendict[K, T], ...], P]: ...
+
+    @overload
+    def __call__(
+        self: OrmCachedDecorator[Literal[True]], creator: Creator[P, list[set[T]]]
+    ) -> Cached[tuple[frozenset[T], ...], P]: ...
+
+    @overload
+    def __call__(
+        self: OrmCachedDecorator[Literal[True]], creator: Creator[P, list[T]]
+    ) -> Cached[tuple[T, ...], P]: ...
+
+    @overload
+    def __call__(
+        self: OrmCachedDecorator[Literal[True]], creator: Creator[P, dict[K, list[T]]]
+    ) -> Cached[frozendict[K, tuple[T, ...]], P]: ...
+
+    @overload
+    def __call__(
+        self: OrmCachedDecorator[Literal[True]], creator: Creator[P, dict[K, dict[J, T]]]
+    ) -> Cached[frozendict[K, frozendict[J, T]], P]: ...
+
+    @overload
+    def __call__(
+        self: OrmCachedDecorator[Literal[True]], creator: Creator[P, dict[K, set[T]]]
+    ) -> Cached[frozendict[K, frozenset[T]], P]: ...
+
+    @overload
+    def __call__(
+        self: OrmCachedDecorator[Literal[True]], creator: Creator[P, dict[K, T]]
+    ) -> Cached[frozendict[K, T], P]: ...
+
+    @overload
+    def __call__(
+        self: OrmCachedDecorator[Literal[True]], creator: Creator[P, set[T]]
+    ) -> Cached[frozenset[T], P]: ...
+
+    @overload
+    def __call__(self, creator: Creator[P, T]) -> Cached[T, P]: ...
 
     def __call__(self, creator: Any) -> Any:
         descriptor = make_orm_cached(
@@ -93,10 +157,10 @@ def orm_cached(
     policy: CachePolicy,
     by_role: bool = False,
     vary: Vary | None = None,
-    frozen: bool = False,
+    frozen: Frozen = False,  # type: ignore[assignment]
     expires: Expires = None,
-    many: Callable[..., Any] | None = None,
-) -> OrmCachedDecorator:
+    many: Many | None = None,
+) -> OrmCachedDecorator[Frozen]:
     """Declare an orm-cached property in the body of a class: an app, a request, or another with
     the attribute ``orm_cache``.
 
@@ -151,14 +215,54 @@ class RequestCachedDecorator:
     def __init__(self, merge: bool) -> None:
         self._merge = merge
 
-    def __call__(self, creator: Creator[T]) -> RequestCacheDescriptor[T]:
-        descriptor = RequestCacheDescriptor(creator, merge=self._merge)
+    @overload
+    def __call__(
+        self, creator: Callable[[Any], Query[T]]
+    ) -> RequestCacheDescriptor[tuple[T, ...]]: ...
+
+    @overload
+    def __call__(
+        self, creator: Callable[[Any], Select[T]]
+    ) -> RequestCacheDescriptor[tuple[Row[T], ...]]: ...
+
+    @overload
+    def __call__(  # type: ignore[overload-cannot-match]
+        self, creator: Callable[[Any], Select[*Ts]]
+    ) -> RequestCacheDescriptor[tuple[Row[*Ts], ...]]: ...
+
+    @overload
+    def __call__(self, creator: Callable[[Any], T]) -> RequestCacheDescriptor[T]: ...
+
+    def __call__(self, creator: Any) -> Any:
+        descriptor: RequestCacheDescriptor[Any] = RequestCacheDescriptor(
+            creator, merge=self._merge
+        )
         refuse_second(descriptor, sys._getframe(1).f_locals)
         return descriptor
 
 
 @overload
-def request_cached(creator: Creator[T], *, merge: bool = ...) -> RequestCacheDescriptor[T]: ...
+def request_cached(
+    creator: Callable[[Any], Query[T]], *, merge: bool = ...
+) -> RequestCacheDescriptor[tuple[T, ...]]: ...
+
+
+@overload
+def request_cached(
+    creator: Callable[[Any], Select[T]], *, merge: bool = ...
+) -> RequestCacheDescriptor[tuple[Row[T], ...]]: ...
+
+
+@overload
+def request_cached(  # type: ignore[overload-cannot-match]
+    creator: Callable[[Any], Select[*Ts]], *, merge: bool = ...
+) -> RequestCacheDescriptor[tuple[Row[*Ts], ...]]: ...
+
+
+@overload
+def request_cached(
+    creator: Callable[[Any], T], *, merge: bool = ...
+) -> RequestCacheDescriptor[T]: ...
 
 
 @overload
@@ -166,7 +270,7 @@ def request_cached(*, merge: bool = ...) -> RequestCachedDecorator: ...
 
 
 def request_cached(
-    creator: Creator[Any] | None = None, *, merge: bool = False
+    creator: Callable[[Any], Any] | None = None, *, merge: bool = False
 ) -> RequestCacheDescriptor[Any] | RequestCachedDecorator:
     """Declare a request-cached property in the body of a class: an app, a request, or another
     with the attribute ``orm_cache``.
@@ -184,7 +288,7 @@ def request_cached(
     """
     if creator is None:
         return RequestCachedDecorator(merge)
-    descriptor = RequestCacheDescriptor(creator, merge=merge)
+    descriptor: RequestCacheDescriptor[Any] = RequestCacheDescriptor(creator, merge=merge)
     refuse_second(descriptor, sys._getframe(1).f_locals)
     return descriptor
 

@@ -8,7 +8,7 @@ This module does not know how a value is found or computed.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Generic, Never, NoReturn, Self, TypeVar, cast, overload
 
 from ..database.transactions import current_scope
@@ -23,6 +23,7 @@ from .arguments import (
     NO_ARGUMENTS,
     NO_KEYWORDS,
     Arguments,
+    Many,
     Parameters,
     check_creator,
     check_many,
@@ -71,7 +72,7 @@ class CachedDescriptor(Generic[T]):
     cache_policy: CachePolicy = 'auto'
     frozen = False
     expires: Expires = None
-    many: Callable[..., Any] | None = None
+    many: Many | None = None
     is_request_cached = False
     is_response = False
     #: True if the next read may return the same value without looking any further.
@@ -206,7 +207,7 @@ class CachedDescriptor(Generic[T]):
         scope = scope_of(instance)
         return cast('T', fetched(scope, self.creator(instance, *args, **kwargs)))
 
-    def create_many(self, instance: Any, items: Sequence[Any]) -> Mapping[Any, Any]:
+    def create_many(self, instance: Any, items: list[Any]) -> Mapping[Any, Any]:
         """Compute the values of several items by :attr:`many`.
 
         :raises PropertyError: if it does not return a mapping.
@@ -251,7 +252,7 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
         vary: Vary | None = None,
         frozen: bool = False,
         expires: Expires = None,
-        many: Callable[..., Any] | None = None,
+        many: Many | None = None,
     ) -> None:
         super().__init__(creator, name)
         self.frozen = frozen
@@ -322,7 +323,7 @@ class OrmCacheDescriptor(CachedDescriptor[T]):
         with scope_of(instance).cache.watching(instance):
             return super().create(instance, *args, **kwargs)
 
-    def create_many(self, instance: Any, items: Sequence[Any]) -> Mapping[Any, Any]:
+    def create_many(self, instance: Any, items: list[Any]) -> Mapping[Any, Any]:
         assert self.many is not None
         scope = scope_of(instance)
         with scope.cache.watching(instance):

@@ -9,17 +9,29 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterable
 from functools import partial, update_wrapper
-from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    overload,
+)
 
 from ..errors import ArgumentError
 from .arguments import listed
 from .descriptors import NOBODY, OrmCacheDescriptor, get_current_scope
 from .many import read_many
+from .many_types import ManyOf
 from .properties import Call
 from .variants import role_of
 
 P = ParamSpec('P')
 T = TypeVar('T')
+T_co = TypeVar('T_co', covariant=True)
 # the whole type of the function: of parameters alone, type checkers take those that all have
 # defaults for none
 F = TypeVar('F', bound=Callable[..., Any])
@@ -31,28 +43,33 @@ REMEMBERED_TYPES = frozenset((int, str, bool, bytes, type(None), datetime.date))
 MAX_FUNCTIONS = 1000
 
 
-class BoundFunction(Protocol[P, T]):
+class BoundFunction(Protocol[P, T_co]):
     """The cached function of one app, request or other object.
 
     A call returns the value for its arguments, from the nearest tier that has it; otherwise the
     creator computes it.
     """
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
 
-    def many(self, items: Iterable[Any]) -> dict[Any, T]:
-        """Return the values of several items, in one round trip to the shared tier for all that
-        are missing.
+    if TYPE_CHECKING:
+        # its type follows from the creator's parameters
+        many: ClassVar[ManyOf]
+    else:
 
-        What the shared tier lacks is computed, by one call if the property has ``many``, else one
-        by one. Of two callers, one computes a value.
+        def many(self, items: Iterable[Any]) -> dict[Any, T_co]:
+            """Return the values of several items, in one round trip to the shared tier for all
+            that are missing.
 
-        :param items: the argument of each value; for a creator with several parameters, also a
-            tuple of arguments. Equal items are one.
-        :return: the values by item, in the order of the items.
-        :raises ArgumentError: if an item does not fit the creator, or can't be part of a key.
-        :raises OutsideScopeError: outside of a request scope.
-        """
+            What the shared tier lacks is computed, by one call if the property has ``many``, else
+            one by one. Of two callers, one computes a value.
+
+            :param items: the argument of each value; for a creator with several parameters, also
+                a tuple of arguments. Equal items are one.
+            :return: the values by item, in the order of the items.
+            :raises ArgumentError: if an item does not fit the creator, or can't be part of a key.
+            :raises OutsideScopeError: outside of a request scope.
+            """
 
 
 class OrmCacheFunction(OrmCacheDescriptor[T], Generic[T, F]):

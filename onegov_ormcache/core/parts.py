@@ -39,7 +39,7 @@ from ..tiers.serializer import Serializer
 from ..tiers.shared import Fill, MemoryTier, RedisTier, SharedTier
 from .policies import table_tags
 from .published_tags import PublishedTags
-from .recording import CacheEvent, Recordings
+from .recording import LIMIT, CacheEvent, RecordedEvents, Recordings
 from .recovery import Recovery
 from .registry import Registry
 from .settings import OrmCacheSettings
@@ -94,7 +94,8 @@ class CacheParts:
         self.versions.told = self.statistics.told
         #: Makes the stories of scopes, for a log and for traces.
         self.stories = Stories()
-        self._recordings = Recordings()
+        #: Tells what the cache does, to whoever listens.
+        self.recordings = Recordings()
         self._pid = os.getpid()
         self._is_reached = False
         # when the database could not be reached, and why
@@ -332,16 +333,19 @@ class CacheParts:
     @property
     def recorder(self) -> Callable[[CacheEvent], None] | None:
         """The function to call with each event; None if nobody records."""
-        return self._recordings.recorder
+        return self.recordings.recorder
 
-    def recording(self) -> AbstractContextManager[list[CacheEvent]]:
+    def recording(self, limit: int = LIMIT) -> AbstractContextManager[RecordedEvents]:
         """Record what the cache does in all threads while a ``with`` block runs.
 
         Blocks may overlap. Each has a list of its own.
 
+        :param limit: the most events that are kept. The oldest are dropped, and counted in the
+            list's attribute ``dropped``.
         :return: a context manager; ``as`` gives the list of the events so far, oldest first.
+        :raises ConfigurationError: if the limit is no whole number above 0.
         """
-        return self._recordings.recording()
+        return self.recordings.recording(limit)
 
 
 def _stores(

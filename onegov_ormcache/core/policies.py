@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import Column, Table, inspect
+from sqlalchemy import Column, FromClause, Table, inspect
 from sqlalchemy.orm import InstrumentedAttribute, Mapper
 
 from ..database.signals import mapped_tables
@@ -24,9 +24,10 @@ from .rows import RowPolicy, Rows, resolve_rows
 log = logging.getLogger(__name__)
 
 #: ``'on-table-change:users,groups'``, ``'auto'``, a mapped class, a ``Table``, ``rows(...)``, a
-#: function of the changed object, or a list of these.
+#: function of the changed object, or a list of these. ``User.__table__`` is declared as a
+#: ``FromClause``.
 CachePolicy: TypeAlias = (
-    'str | type | Table | Rows | Callable[[Any], bool] | list[Any] | tuple[Any, ...]'
+    'str | type[Any] | FromClause | Rows | Callable[[Any], bool] | Sequence[CachePolicy]'
 )
 
 TABLES = 'on-table-change:'

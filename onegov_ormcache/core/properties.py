@@ -62,7 +62,7 @@ class Declaration(Protocol):
         """Run the creator for this instance and return its result; return all rows of a query
         as a tuple."""
 
-    def create_many(self, instance: Any, items: Sequence[Any]) -> Mapping[Any, Any]:
+    def create_many(self, instance: Any, items: list[Any]) -> Mapping[Any, Any]:
         """Compute the values of several items by :attr:`many`; some may be missing."""
 
 

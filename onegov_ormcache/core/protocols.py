@@ -88,6 +88,10 @@ class AnyCache(Protocol):
     def statistics(self) -> Statistics:
         """What the cache has done, in numbers."""
 
+    @property
+    def is_disabled(self) -> bool:
+        """True while a test has turned the cache off."""
+
 
 class AuditedScope(Protocol):
     """The part of a request scope that an auditor of its hits uses."""

@@ -68,10 +68,22 @@ class Registry:
         self.known_tags: frozenset[str] = frozenset()
 
     @property
+    def properties(self) -> list[Property]:
+        """All properties that were bound, in that order."""
+        with self._lock.present:
+            return list(self._properties.values())
+
+    @property
     def own_tags(self) -> frozenset[str]:
         """All tags of this application beside those of tables; of buckets, those that stand for
         them."""
         return self.known_tags.union(prop.value_tag for prop in self._properties.values())
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all properties that are bound, each with its class."""
+        with self._lock.present:
+            return frozenset(prop.where for prop in self._properties.values())
 
     def spelled_out(self, tags: Iterable[str]) -> frozenset[str]:
         """Return tags by which values are found: for rows without a bucket the tag of all rows,
@@ -95,10 +107,8 @@ class Registry:
         What a property of the policy ``'auto'`` depends on is known of its values alone.
         """
         named = {whole_tag(tag) or tag for tag in tags}.union(tags)
-        with self._lock.present:
-            properties = list(self._properties.values())
         return frozenset(
-            prop.where for prop in properties
+            prop.where for prop in self.properties
             if not prop.declaration.is_request_cached
             and (CODE_TAG in named or not named.isdisjoint(
                 prop.tags | prop.by_rows | {prop.value_tag}

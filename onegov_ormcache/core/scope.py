@@ -27,6 +27,7 @@ from .eviction import WritePath
 from .policies import table_tags
 from .properties import Call, Property
 from .protocols import ScopeCache, Transaction
+from .recording import CacheEvent
 from .rows import RowPolicy
 from .runs import Run
 from .transactional import TransactionalScope
@@ -219,7 +220,8 @@ class RequestScope(TransactionalScope):
         :param role: the role of the instance's identity; None if the descriptor has no
             variants.
         """
-        if not (self.runs or self.weight) and self.cache.recorder is None:
+        is_seen = self.runs or self.weight or self.cache.recorder is not None
+        if not (is_seen or self.is_without_cache):
             what, arguments, types = read
             if arguments is None:
                 self.hits[what] = (instance, value, variant, role)
@@ -271,8 +273,11 @@ class RequestScope(TransactionalScope):
 
         Of a property with arguments, the latest :data:`MAX_VALUES` values are kept. An orm-cached
         value is dropped when one of its tags changes or the snapshot ends; a request-cached one
-        (its ``encoded`` is None) stays until the scope ends.
+        (its ``encoded`` is None) stays until the scope ends. While the cache is disabled, no
+        orm-cached value is kept.
         """
+        if self.is_without_cache and entry.encoded is not None:
+            return
         key = call.key
         if call.prop.takes_arguments:
             keys = self._keys.setdefault(call.prop, {})
@@ -353,6 +358,8 @@ class RequestScope(TransactionalScope):
         run = Run(calls, self.snapshot_number)
         depth, outer = len(self.runs), self.computing
         self.runs.append(run)
+        if self.cache.recorder is not None:
+            self.cache.recorder(CacheEvent.run(self.schema, run.prop.where))
         has_session = not run.prop.declaration.is_request_cached
         if has_session:
             self.computing = run
@@ -532,3 +539,12 @@ def innermost_scope(cache: object) -> RequestScope | None:
     while scope is not None and scope.cache is not cache:
         scope = scope.outer
     return scope
+
+
+def scopes_around(cache: object) -> Iterator[RequestScope]:
+    """Yield the current scopes of a cache, the innermost first."""
+    scope: RequestScope | None = current_scope.get()
+    while scope is not None:
+        if scope.cache is cache:
+            yield scope
+        scope = scope.outer

@@ -179,9 +179,25 @@ class TransactionalScope:
         if self._snapshot is None:
             about_to(Step.SNAPSHOT)
             self._snapshot = self.cache.snapshot(self.schema)
+            if self.cache.is_disabled:
+                self._blocked = None
             self.weight = self.cache.statistics.weight()
             self.story = self.cache.stories.begin(self.schema, self._snapshot, self.story)
         return self._snapshot
+
+    @property
+    def is_without_cache(self) -> bool:
+        """True while the cache is disabled, and this scope has taken notice of it."""
+        return self._blocked is None and self.cache.is_disabled
+
+    def cache_disabled(self) -> None:
+        """Read all values from the database until the snapshot ends.
+
+        Also after the cache is enabled again: the snapshot may be older than what was read.
+        """
+        if self._snapshot is not None:
+            self._blocked = None
+        self.drop_all()
 
     def store_lost(self) -> None:
         """Treat the tag store as unreachable until the snapshot ends.
@@ -326,6 +342,8 @@ class TransactionalScope:
             return 'flush'
         if self.has_strayed:
             return 'strayed'
+        if self.is_without_cache:
+            return 'disabled'
         tags, snapshot = {*tags, CODE_TAG}, self._snapshot
         if snapshot is None or not snapshot.reachable:
             return 'outage'

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, CursorResult
 from sqlalchemy.engine import TwoPhaseTransaction
@@ -31,7 +31,8 @@ CREATE = """
 CREATE TABLE IF NOT EXISTS {table} (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     namespace text NOT NULL,
-    message text NOT NULL
+    message text NOT NULL,
+    left_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )
 """
 
@@ -72,12 +73,34 @@ SELECT max(id), left(message, %(length)s) AS message FROM {table}
 WHERE namespace = %(namespace)s GROUP BY 2 ORDER BY 1 DESC LIMIT %(number)s
 """
 
+#: Selects what a schema has, by namespace: the number of messages, and the seconds since the
+#: oldest was left; null if the table was made without the column that tells it.
+COUNT = """
+SELECT namespace, count(*),
+    extract(epoch FROM clock_timestamp() - min((to_jsonb(left_one) ->> 'left_at')::timestamptz))
+FROM {table} AS left_one GROUP BY 1 ORDER BY 1
+"""
+
 #: Nobody waits longer than this for another process that delivers, or for a table that is locked.
 LIMITS = "SET LOCAL lock_timeout = '300ms'; SET LOCAL statement_timeout = '10s'"
 
 #: The number of different messages, and the characters of each, beyond which a schema's messages
 #: are too many to be read.
 MOST_MESSAGES, LONGEST_MESSAGE = 1000, 100_000
+
+
+class Waiting(NamedTuple):
+    """The messages of one namespace that lie in a schema's outbox."""
+
+    schema: str
+    namespace: str
+    number: int
+    #: Seconds since the oldest was left; None if it is not known.
+    age: float | None
+    #: The different messages; None if they are too many or too long.
+    messages: Collection[str] | None
+    #: Why the outbox can't be read; '' if it can. Then the rest is not known.
+    problem: str = ''
 
 
 class OutboxDatabase(Protocol):
@@ -102,6 +125,11 @@ class Outbox:
         # the connection that is kept to look for messages
         self._looking: Any = None
         register(self)
+
+    @property
+    def error(self) -> type[Exception]:
+        """The class of the driver's errors."""
+        return self._database.error
 
     def leave(self, connection: Connection, schema: str, namespace: str, message: str) -> None:
         """Leave a message in a schema's outbox, as a part of a transaction.
@@ -189,6 +217,30 @@ class Outbox:
                             self._undeleted[schema, namespace] = rows
                 except Exception as error:
                     failed(schema, error)
+
+    def waiting(self) -> list[Waiting]:
+        """Return what lies in all outboxes that the present role may read, and leave it there.
+
+        :raises Exception: of the driver, if the database can't be asked.
+        """
+        found: list[Waiting] = []
+        with self._own() as cursor:
+            with self._transaction(cursor):
+                rows = cursor.execute(FILLED.format(condition='')).fetchall()
+            for schema in [schema for schema, is_readable, _ in rows if is_readable]:
+                try:
+                    with self._transaction(cursor):
+                        found += self._waiting(cursor, schema)
+                except self._database.error as error:  # it is locked, or no outbox of ours
+                    problem = str(error).partition('\n')[0]
+                    found.append(Waiting(schema, '', 0, None, None, problem))
+        return found
+
+    def _waiting(self, cursor: Any, schema: str) -> Iterator[Waiting]:
+        counted = cursor.execute(COUNT.format(table=table_name(schema)), {}).fetchall()
+        for namespace, number, age in counted:
+            messages = readable(self._rows(cursor, READ, schema, namespace))
+            yield Waiting(schema, namespace, number, None if age is None else float(age), messages)
 
     def close(self) -> None:
         """Close the connection that is kept."""

@@ -37,6 +37,7 @@ from ..errors import ConfigurationError, StoreFull, StoreUnreachable
 from .breaker import Breaker, NotAsked
 from .cluster import Cluster
 from .replies import ABANDONED, Reply, reading_later
+from .sent import SENT
 from .sentinel import sentinel_pool
 from .urls import Address, Kind, parse
 
@@ -116,6 +117,7 @@ class Client(redis.Redis):
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
         is_trial = self.breaker.enter()
+        SENT.tell(command)
         try:
             answer = super().execute_command(*command, **options)  # type: ignore[no-untyped-call]
         except redis.TimeoutError as error:
@@ -167,6 +169,7 @@ class Client(redis.Redis):
             owner.release(abandoned)
         pool = self.connection_pool
         connection: Any = pool.get_connection()
+        SENT.tell(command)
         try:
             connection.send_command(*command)
         except BaseException:
@@ -220,6 +223,8 @@ class NodeClient(Client):
         """Execute a command for keys that are just moving to this node."""
         self.breaker.enter()
         connection: Any = self.connection_pool.get_connection()
+        SENT.tell(('ASKING',))
+        SENT.tell(command)
         try:
             connection.send_command('ASKING')
             connection.read_response()

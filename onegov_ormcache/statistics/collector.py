@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 #: count it, so the others do not, and each hit of that one stands for so many.
 SAMPLING = 64
 
+#: The name of the thread that sends them.
+THREAD = 'onegov_ormcache: statistics'
+
 _COMMITS = field_of('tenant', 'commits')
 _CHANGED = field_of('tenant', 'changed_tags')
 _DOUBTED = field_of('tenant', 'doubted_tags')
@@ -237,8 +240,7 @@ class Statistics:
         finalize(self, self._wake.set).atexit = False
         arguments = ref(self), self._wake, self._interval
         with suppress(RuntimeError):  # no more threads
-            name = 'onegov_ormcache: statistics'
-            Thread(target=_send, args=arguments, name=name, daemon=True).start()
+            Thread(target=_send, args=arguments, name=THREAD, daemon=True).start()
 
 
 def _send(

@@ -247,6 +247,17 @@ class MemoryTagStore:
             store()
             return True
 
+    def schemas(self) -> list[str]:
+        """Return the schemas that were used in this process, sorted."""
+        with self._lock.present:
+            return sorted(self._tenants)
+
+    def doubted_for(self, schema: str) -> dict[str, float]:
+        """Return the seconds since each doubt of a schema began, by writer's id."""
+        with self._lock.present:
+            now = time.monotonic()
+            return {writer: now - at for writer, at in self._tenant(schema).since.items()}
+
     def _tenant(self, schema: str) -> Tenant:
         tenants = self._tenants.setdefault(schema, {})
         identity = self._known.get(schema, '')

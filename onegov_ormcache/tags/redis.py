@@ -86,7 +86,7 @@ class RedisTagStore:
 
     def __init__(self, client: Client, namespace: str, quarantined: bool) -> None:
         self.client = client
-        self._namespace = namespace
+        self.namespace = namespace
         self._quarantined = '1' if quarantined else '0'
         self.scripts = Scripts(client, SCRIPTS)
         self._is_inspected = False
@@ -113,7 +113,7 @@ class RedisTagStore:
 
     def check(self, *, insists: bool = False) -> None:
         # a server may answer a PING, and refuse changes or scripts; no such key is ever made
-        name = hash_tag(self._namespace, '') + ':check'
+        name = hash_tag(self.namespace, '') + ':check'
         how = Insistence.ALWAYS if insists else Insistence.NEVER
         with suppress(StoreFull), insisting(how):
             client = self.client.at(name)
@@ -352,12 +352,12 @@ class RedisTagStore:
 
     def _key(self, schema: str, identity: str | None) -> str:
         """Return the key of a tenant's versions; None if this process was told no identity."""
-        key = hash_tag(self._namespace, schema) + ':tags'
+        key = hash_tag(self.namespace, schema) + ':tags'
         return key if identity is None else f'{key}:{identity}'
 
     def _list_key(self, schema: str) -> str:
         """Return the key of a tenant's list of identities."""
-        return hash_tag(self._namespace, schema) + ':identities'
+        return hash_tag(self.namespace, schema) + ':identities'
 
 
 def _milliseconds(seconds: float) -> str:

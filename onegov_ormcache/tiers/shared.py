@@ -22,6 +22,7 @@ from ..redis_client.client import Client, hash_tag
 from .batches import BATCH, ToFill, batches
 from .bounded import BoundedCache
 from .claims import Claim, Crowd, Expected, MemoryClaim, RedisClaim, RedisClaims
+from .listing import Listing, of_memory, of_redis
 from .locks import NamedLocks
 from .process import OVERHEAD, Stamp, StoredValue
 from .regions import MEMORY_BACKEND, REDIS_BACKEND, make_region
@@ -163,6 +164,13 @@ class SharedTier(Protocol):
     def region(self, schema: str) -> CacheRegion:
         """Return a dogpile.cache region of this tenant alone."""
 
+    def listing(self, schema: str, most: int) -> Listing:
+        """Return a list of the tenant's values, without reading them.
+
+        :param most: the most values to list.
+        :raises StoreUnreachable: if the tier can't be reached.
+        """
+
 
 class MemoryTier:
     """The shared tier of the embedded default, in the memory of one process.
@@ -247,6 +255,9 @@ class MemoryTier:
         for claim in claims:
             claim.leave()
 
+    def listing(self, schema: str, most: int) -> Listing:
+        return of_memory(self._values.of(f'{schema}|'), most)
+
     def region(self, schema: str) -> CacheRegion:
         arguments = {
             'cache_dict': self._regions.of(''),
@@ -293,6 +304,11 @@ class RedisTier:
         self._crowd = Crowd()
         # the tenants of which this process has logged that a value can't be read
         self._damaged: LRUCache[str, None] = LRUCache(LOGGED_TENANTS)
+
+    @property
+    def client(self) -> Client:
+        """The client of its Redis."""
+        return self._tags.client
 
     def get(self, schema: str, key: str) -> StoredValue | None:
         return self._look(schema, [self._name(schema, key)], self._ttl)[0]
@@ -353,6 +369,9 @@ class RedisTier:
 
     def leave_many(self, claims: Sequence[Claim]) -> None:
         RedisClaim.leave_many(cast('Sequence[RedisClaim]', claims))
+
+    def listing(self, schema: str, most: int) -> Listing:
+        return of_redis(self.client, self._name(schema, ''), self._kept, most)
 
     def region(self, schema: str) -> CacheRegion:
         name = f'{hash_tag(self._namespace, schema)}:cache:'

@@ -11,6 +11,7 @@ but Redis tells how much is left of the lifetime that it was stored with.
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 import ormsgpack
 
@@ -88,6 +89,45 @@ def pack(key: str, stored: StoredValue, lifetime: float | None) -> bytes | None:
     return b''.join((head(key), rest, stamp, stored.encoded.data))
 
 
+class Head(NamedTuple):
+    """What stands before a value in its bytes."""
+
+    immutable: bool
+    #: Milliseconds of its lifetime; 0: it does not expire.
+    lifetime: int
+    stamp: dict[str, str]
+    #: The number of bytes before the value itself.
+    length: int
+
+
+def read_head(key: str, data: bytes) -> Head | None:
+    """Return what stands before the value of a key.
+
+    :param data: the bytes of the key, or their begin.
+    :return: None if the value is of another version of the format.
+    :raises DamagedValue: if they are no value of this key.
+    """
+    expected = head(key)
+    if not data.startswith(expected):
+        if data[: len(MAGIC)] != MAGIC and data.startswith(MAGIC[:-1]):
+            return None
+        raise DamagedValue('it is the value of another key, or none')
+    at = len(expected)
+    if len(data) < at + _REST.size:
+        raise DamagedValue('it is cut off')
+    immutable, lifetime, length = _REST.unpack_from(data, at)
+    start = at + _REST.size
+    if length > MAX_STAMP or len(data) < start + length:
+        raise DamagedValue('its stamp is cut off, or too large')
+    try:
+        stamp = ormsgpack.unpackb(data[start : start + length])
+    except ValueError as error:
+        raise DamagedValue('its stamp is none') from error
+    if type(stamp) is not dict or set(map(type, stamp.values())) - {str}:
+        raise DamagedValue('its stamp is none')
+    return Head(immutable, lifetime, stamp, start + length)
+
+
 def unpack(
     key: str, data: bytes, left: int, lifetime: float | None, asked: float
 ) -> StoredValue | None:
@@ -103,24 +143,10 @@ def unpack(
         known when it does.
     :raises DamagedValue: if they are no value of this key.
     """
-    expected = head(key)
-    if not data.startswith(expected):
-        if data[: len(MAGIC)] != MAGIC and data.startswith(MAGIC[:-1]):
-            return None
-        raise DamagedValue('it is the value of another key, or none')
-    at = len(expected)
-    if len(data) < at + _REST.size:
-        raise DamagedValue('it is cut off')
-    immutable, stored_for, length = _REST.unpack_from(data, at)
-    start = at + _REST.size
-    if length > MAX_STAMP or len(data) < start + length:
-        raise DamagedValue('its stamp is cut off, or too large')
-    try:
-        stamp = ormsgpack.unpackb(data[start : start + length])
-    except ValueError as error:
-        raise DamagedValue('its stamp is none') from error
-    if type(stamp) is not dict or set(map(type, stamp.values())) - {str}:
-        raise DamagedValue('its stamp is none')
+    found = read_head(key, data)
+    if found is None:
+        return None
+    immutable, stored_for, stamp, start = found
     expires: float | None = None
     if stored_for:
         age = stored_for - left  # if Redis does not know what is left, it is past
@@ -131,4 +157,4 @@ def unpack(
         return None
     if expires is not None and expires <= asked:
         return None
-    return StoredValue(stamp, Encoded(data[start + length :], immutable), expires)
+    return StoredValue(stamp, Encoded(data[start:], immutable), expires)

@@ -7,23 +7,23 @@ does not know the triggers' SQL: :mod:`onegov_ormcache.database.triggers` does.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple, TypeVar
 
+import click
 from sqlalchemy import Connection, MetaData
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from ..database import triggers
+from ..database import triggers as database_triggers
 from ..database.names import INTERNAL
 from ..database.postgres import Postgres
 from ..database.session_manager import SessionManager
 from ..errors import TriggerError
+from .cli_site import DSN
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
+C = TypeVar('C', bound=Callable[..., Any])
 
 #: Exit code of ``status`` if a trigger is missing or outdated.
 INCOMPLETE = 1
@@ -32,85 +32,108 @@ INCOMPLETE = 1
 PUBLIC = 'public'
 
 
-def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command ``triggers`` to the commands of the package."""
-    parser = commands.add_parser(
-        'triggers',
-        help='have the database tell of changes that go around the package',
-        description='Puts triggers on the tables of tenants, which tell an application with '
-        'the setting listen of changes by other programs. PostgreSQL only.',
-    )
-    actions = parser.add_subparsers(required=True, metavar='ACTION')
-    for name, run, about in (
-        ('install', install, 'put triggers on all tables that lack them, or have old ones'),
-        ('status', status, 'say which tables have them; exit code 1 if any lacks one'),
-        ('remove', remove, 'take them off again, with the function that they call'),
-    ):
-        action = actions.add_parser(name, help=about, description=about.capitalize() + '.')
-        action.set_defaults(run=run)
-        action.add_argument(
-            '--dsn', metavar='URL', required=True, help='postgresql+psycopg://...'
-        )
-        which = action.add_mutually_exclusive_group(required=True)
-        which.add_argument(
-            '--schema', metavar='NAME', action='append', help='a tenant; may be repeated'
-        )
-        which.add_argument('--all', action='store_true', help='all tenants of the database')
-        action.add_argument(
-            '--table', metavar='NAME', action='append', help='only this one; may be repeated'
-        )
-        if run is not remove:
-            action.add_argument(
-                '--rows', metavar='TABLE.COLUMN', action='append', default=[],
-                help='tell of changed rows which values they have in this column; may be '
-                'repeated. TABLE alone: tell no rows any more',
-            )  # fmt: skip
+@click.group(no_args_is_help=False)
+def triggers() -> None:
+    """Have the database tell of outside changes.
 
-
-def install(arguments: argparse.Namespace) -> int:
-    """Put triggers on the tables, and print which tables got one.
-
-    :return: the exit code.
-    :raises OrmCacheError: if it can't be done; the message says what to do about it.
+    Puts triggers on the tables of tenants, which tell an application with the setting listen of
+    changes by other programs. PostgreSQL only.
     """
-    with connected(arguments.dsn) as (manager, connection):
-        schemas = checked(arguments, manager, connection)
+
+
+class Which(NamedTuple):
+    """The schemas and tables that a command is about."""
+
+    dsn: str
+    schemas: Sequence[str]
+    #: None: all.
+    tables: Sequence[str] | None
+    #: By table, the columns of which changed rows are told.
+    rows: database_triggers.Rows
+
+
+def which_options(command: C) -> C:
+    """Add the options that say which schemas and tables a command is about."""
+    for option in (
+        click.option('--table', 'tables', metavar='NAME', multiple=True,
+                     help='Only this one; may be repeated.'),
+        click.option('--all', 'every', is_flag=True, help='All tenants of the database.'),
+        click.option('--schema', 'schemas', metavar='NAME', multiple=True,
+                     help='A tenant; may be repeated.'),
+        click.option('--dsn', metavar='URL', required=True, envvar=DSN, show_envvar=True,
+                     help='postgresql+psycopg://...'),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+rows_option = click.option(
+    '--rows', metavar='TABLE.COLUMN', multiple=True,
+    help='Tell of changed rows which values they have in this column; may be repeated. '
+    'TABLE alone: tell no rows any more.',
+)  # fmt: skip
+
+
+def which(
+    dsn: str,
+    schemas: Sequence[str],
+    every: bool,
+    tables: Sequence[str],
+    rows: Sequence[str] = (),
+) -> Which:
+    """Return what the options say.
+
+    :raises UsageError: if they name no schema, or schemas and all.
+    """
+    if bool(schemas) == every:
+        raise click.UsageError(
+            'Name the tenants by --schema, or give --all.', click.get_current_context()
+        )
+    return Which(dsn, () if every else schemas, tables or None, rows_of(rows))
+
+
+@triggers.command()
+@which_options
+@rows_option
+def install(**options: Any) -> int:
+    """Put triggers on all tables that lack them, or have old ones."""
+    asked = which(**options)
+    with connected(asked.dsn) as (manager, connection):
+        schemas = checked(asked, manager, connection)
         for schema in schemas:
             with connection.begin():
-                done = triggers.install(connection, schema, arguments.table, rows(arguments))
+                done = database_triggers.install(connection, schema, asked.tables, asked.rows)
             report(schema, 'installed on', done)
     return 0
 
 
-def status(arguments: argparse.Namespace) -> int:
-    """Print the state of each table's trigger.
-
-    :return: the exit code: 0 if all triggers are there and current, else
-        :data:`INCOMPLETE`.
-    :raises OrmCacheError: if the state can't be found out.
-    """
-    states: dict[str, triggers.State] = {}
-    with connected(arguments.dsn) as (manager, connection), connection.begin():
-        for schema in named(arguments, manager):
-            found = triggers.status(connection, schema, arguments.table, rows(arguments))
+@triggers.command()
+@which_options
+@rows_option
+def status(**options: Any) -> int:
+    """Say which tables have them; exit code 1 if any lacks one."""
+    asked = which(**options)
+    states: dict[str, database_triggers.State] = {}
+    with connected(asked.dsn) as (manager, connection), connection.begin():
+        for schema in named(asked, manager):
+            found = database_triggers.status(connection, schema, asked.tables, asked.rows)
             states.update({f'{schema}.{table}': state for table, state in found.items()})
     width = max(map(len, states), default=0)
     for table, state in states.items():
         print(f'{table:{width}}  {state}')
-    return 0 if set(states.values()) <= {triggers.State.INSTALLED} else INCOMPLETE
+    return 0 if set(states.values()) <= {database_triggers.State.INSTALLED} else INCOMPLETE
 
 
-def remove(arguments: argparse.Namespace) -> int:
-    """Take triggers off the tables, and print which tables had one.
-
-    :return: the exit code.
-    :raises OrmCacheError: if it can't be done; the message says what to do about it.
-    """
-    with connected(arguments.dsn) as (manager, connection):
-        schemas = checked(arguments, manager, connection)
+@triggers.command()
+@which_options
+def remove(**options: Any) -> int:
+    """Take them off again, with the function that they call."""
+    asked = which(**options)
+    with connected(asked.dsn) as (manager, connection):
+        schemas = checked(asked, manager, connection)
         for schema in schemas:
             with connection.begin():
-                done = triggers.remove(connection, schema, arguments.table)
+                done = database_triggers.remove(connection, schema, asked.tables)
             report(schema, 'removed from', done)
     return 0
 
@@ -137,39 +160,37 @@ def connected(dsn: str) -> Iterator[tuple[SessionManager, Connection]]:
         raise TriggerError(f'The connection to the database was lost: {error}') from error
 
 
-def named(arguments: argparse.Namespace, manager: SessionManager) -> Sequence[str]:
-    """Return the schemas that the arguments name, each once.
+def named(asked: Which, manager: SessionManager) -> Sequence[str]:
+    """Return the schemas that a command is about, each once.
 
     :raises InvalidSchemaError: if a tenant can't have one of the names.
     """
-    if arguments.all:
+    if not asked.schemas:
         return manager.list_schemas()
-    for schema in arguments.schema:
+    for schema in asked.schemas:
         if schema != PUBLIC:
             manager.check_schema(schema)
-    return list(dict.fromkeys(arguments.schema))
+    return list(dict.fromkeys(asked.schemas))
 
 
-def rows(arguments: argparse.Namespace) -> triggers.Rows:
-    """Return the columns that the arguments name, by table; a table without a dot has none."""
+def rows_of(names: Sequence[str]) -> database_triggers.Rows:
+    """Return the columns that an option names, by table; a table without a dot has none."""
     found: dict[str, list[str]] = {}
-    for name in getattr(arguments, 'rows', ()):
+    for name in names:
         table, _, column = name.rpartition('.')
         found.setdefault(table or column, []).extend([column] if table else [])
     return found
 
 
-def checked(
-    arguments: argparse.Namespace, manager: SessionManager, connection: Connection
-) -> Sequence[str]:
-    """Return the schemas that the arguments name, after a check of each.
+def checked(asked: Which, manager: SessionManager, connection: Connection) -> Sequence[str]:
+    """Return the schemas that a command is about, after a check of each.
 
     :raises OrmCacheError: if the triggers of one of them can't be changed.
     """
-    schemas = named(arguments, manager)
+    schemas = named(asked, manager)
     with connection.begin():
         for schema in schemas:
-            triggers.check(connection, schema, arguments.table, rows(arguments))
+            database_triggers.check(connection, schema, asked.tables, asked.rows)
     return schemas
 
 

@@ -1,8 +1,7 @@
 """The demo: sends requests to a town hall application, and prints what the cache does.
 
-Each tenant of the application is a country. The demo needs the extra ``demo``, and the
-application in ``fixtures/townhall``, which is part of the repository and not of the
-package. At the end it removes all that it has made, in a temporary folder or on the
+Each tenant of the application, :mod:`.townhall`, is a country. The demo needs the extra ``demo``.
+At the end it removes all that it has made, in a temporary folder or on the
 servers that it was given.
 """
 
@@ -25,14 +24,13 @@ from rich.text import Text
 from waitress.server import create_server
 from webob import Request
 
-from fixtures.townhall import Tenant, load, tenants
-from fixtures.townhall.serving import without_cache
-
 from ..core.recording import CacheEvent, Tier
 from ..errors import OrmCacheError
 from ..tags.snapshot import TABLE_TAG
 from ..web.middleware import OrmCacheMiddleware
 from .demo_backend import PAGE, Backend, temporary
+from .townhall import Tenant, load, tenants
+from .townhall.serving import without_cache
 
 #: ISO codes of the countries that are loaded first: large and small ones in turn.
 FAMILIAR = ('ch', 'jp', 'is', 'us', 'ke')

@@ -19,13 +19,12 @@ from sqlalchemy import MetaData, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import DropSchema
 
-from fixtures.townhall import make_application
-
 from ..database.names import INTERNAL
 from ..database.session_manager import SessionManager
 from ..errors import StoreUnreachable
 from ..redis_client.client import connect
 from ..web.middleware import OrmCacheMiddleware
+from .townhall import make_application
 
 #: The path of the page that the demo shows as one that is cached as a whole.
 PAGE = '/users'
@@ -97,12 +96,15 @@ def temporary(dsn: str | None, redis_url: str | None) -> Iterator[Backend]:
 @contextmanager
 def silent() -> Iterator[None]:
     """Log nothing in the block, whose error says all."""
-    log = logging.getLogger('onegov_ormcache')
-    log.disabled = True
+    log, handler = logging.getLogger('onegov_ormcache'), logging.NullHandler()
+    propagates = log.propagate
+    log.addHandler(handler)
+    log.propagate = False
     try:
         yield
     finally:
-        log.disabled = False
+        log.propagate = propagates
+        log.removeHandler(handler)
 
 
 def remove_schemas(dsn: str, prefix: str) -> None:

@@ -4,11 +4,13 @@ from .answering import response_tween_factory
 from .app import OrmCacheApp
 from .cached_views import cached
 from .middleware import OrmCacheMiddleware
+from .request import OrmCacheRequest
 from .tween import transaction_tween_factory
 
 __all__ = [
     'OrmCacheApp',
     'OrmCacheMiddleware',
+    'OrmCacheRequest',
     'cached',
     'response_tween_factory',
     'transaction_tween_factory',

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from ..core.descriptors import OrmCacheDescriptor, scope_of
 from ..core.marking import TableName
 from ..core.prefetching import prefetch
-from ..core.recording import CacheEvent
+from ..core.recording import LIMIT, RecordedEvents
 from ..core.scope import RequestScope
 from ..core.settings import SECTION
 from ..database.hosts import HostObserver
@@ -27,7 +27,7 @@ from ..tiers.process import Slot
 from .auditing import remember
 from .cache import ROOT_ATTRIBUTE, AppCache, descriptors_of
 from .configuration import ConfiguredApp
-from .host import HostAttribute
+from .host import HostAttribute, host_attribute
 from .mounting import mount_variables
 from .settings import AppSettings
 
@@ -149,12 +149,13 @@ class OrmCacheApp(ConfiguredApp):
             raise OrmCacheError(f'{type(self.root).__qualname__} is not set up')
         return cache
 
-    def recording(self) -> AbstractContextManager[list[CacheEvent]]:
+    def recording(self, limit: int = LIMIT) -> AbstractContextManager[RecordedEvents]:
         """Record what the cache does in all threads while a ``with`` block runs.
 
+        :param limit: the most events that are kept, see :meth:`.OrmCache.recording`.
         :return: a context manager; ``as`` gives the list of the events so far, oldest first.
         """
-        return self.ensure_orm_cache().recording()
+        return self.ensure_orm_cache().recording(limit)
 
     @property
     def orm_cache_descriptors(self) -> Iterator[OrmCacheDescriptor[Any]]:
@@ -318,7 +319,7 @@ class OrmCacheApp(ConfiguredApp):
 
     # attributes that a host class may replace
 
-    @HostAttribute
+    @host_attribute
     def observer(self) -> HostObserver | None:
         """The observer of a host that makes its sessions itself; by default that of its session
         manager, if it is not the package's."""
@@ -333,18 +334,18 @@ class OrmCacheApp(ConfiguredApp):
             )
         return found
 
-    @HostAttribute
+    @host_attribute
     def orm_cache_settings(self) -> Mapping[str, Any]:
         """Settings of this app alone, beside those of its class."""
         return {}
 
-    @HostAttribute
+    @host_attribute
     def mount_variables(self) -> Mapping[str, Any]:
         """The variables by which the values of a mounted app differ from those of others of its
         class, by name; by default those that it is mounted with. Read once per app."""
         return mount_variables(self)
 
-    @HostAttribute
+    @host_attribute
     def session_manager(self) -> SessionManager:
         """The session manager of all tenants; by default made from the settings."""
         root: Any = self.root
@@ -357,7 +358,7 @@ class OrmCacheApp(ConfiguredApp):
             )
         return vars(root)['_own_session_manager']  # type: ignore[no-any-return]
 
-    @HostAttribute
+    @host_attribute
     def schema(self) -> str:
         """The schema of the current scope."""
         return scope_of(self).schema
@@ -367,18 +368,18 @@ class OrmCacheApp(ConfiguredApp):
         """A function that returns the current scope's session: ``app.session()``."""
         return scope_of(self).session
 
-    @HostAttribute
+    @host_attribute
     def cache(self) -> CacheRegion:
         """A dogpile.cache region of the current tenant, for values cached by hand."""
         scope = scope_of(self)
         return scope.cache.shared_tier.region(scope.schema)
 
-    @HostAttribute
+    @host_attribute
     def request_cache(self) -> MutableMapping[Any, Any]:
         """The request tier of the current scope."""
         return scope_of(self).tier
 
-    @HostAttribute
+    @host_attribute
     def schema_cache(self) -> MutableMapping[str, Slot]:
         """The current tenant's part of the process tier."""
         return scope_of(self).process_tier

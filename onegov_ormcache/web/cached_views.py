@@ -12,6 +12,8 @@ from types import MemberDescriptorType
 from typing import Any
 
 import morepath
+from dectate import convert_bool
+from morepath.directive import ViewAction
 from morepath.view import View
 
 from ..core.descriptors import CachedDescriptor
@@ -257,8 +259,15 @@ class TrackedView(View):
 class CachingResponses:
     """Adds the option ``cached`` to the action of a view directive.
 
-    :param cached: True, or the result of :func:`cached`, to cache the view's responses.
+    :param cached: True, or the result of :func:`cached`, to cache the view's responses. The filter
+        ``cached=True`` of a query finds them all.
     """
+
+    filter_convert = {**ViewAction.filter_convert, 'cached': convert_bool}
+    filter_compare = {
+        **ViewAction.filter_compare,
+        'cached': lambda cached, wanted: (cached is not False) == wanted,
+    }
 
     def __init__(
         self, *arguments: Any, cached: bool | ResponseOptions = False, **options: Any

@@ -12,13 +12,24 @@ import keyword
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
-from typing import Any, Literal, NamedTuple, ParamSpec, Protocol
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+)
 
 from dectate import Action, Composite, directive
 from dectate.app import BoundDirectiveMethod, DirectiveMethod
 from dectate.config import Directive
 from morepath.directive import HtmlAction, JsonAction, ViewAction
 
+from ..core.arguments import Many
 from ..core.decorators import is_decorator_of, make_orm_cached
 from ..core.descriptors import CachedDescriptor, OrmCacheDescriptor, RequestCacheDescriptor
 from ..core.expiry import Expires
@@ -27,10 +38,31 @@ from ..core.prefetching import prefetch
 from ..core.properties import location
 from ..core.variants import Vary
 from ..errors import PropertyConflictError, PropertyError
-from .cached_views import CachingResponses
+from .cached_views import CachingResponses, ResponseOptions
 from .listings import PropertyListing
 
+if TYPE_CHECKING:
+    from webob import Response as BaseResponse
+
+    FunctionT = TypeVar('FunctionT', bound=Callable[Concatenate[Any, ...], Any])
+    AttributeT = TypeVar('AttributeT', bound=Callable[[Any], Any])
+
+    class OrmCachedDirectiveCall(Directive):
+        """What type checkers see of ``App.orm_cached(...)``: it leaves the creator as it is."""
+
+        def __call__(self, wrapped: FunctionT) -> FunctionT:  # type: ignore[override]
+            return wrapped
+
+    class RequestCachedDirectiveCall(Directive):
+        """What type checkers see of ``App.request_cached(...)``: its creators take no arguments
+        beside the instance."""
+
+        def __call__(self, wrapped: AttributeT) -> AttributeT:  # type: ignore[override]
+            return wrapped
+
+
 P = ParamSpec('P')
+D = TypeVar('D', bound=Directive)
 
 Target = Literal['app', 'request']
 
@@ -83,7 +115,7 @@ class RequestCachedListing(PropertyListing):
     kind = RequestCacheDescriptor
 
 
-class PropertyDirective(Composite):
+class PropertyDirective(Composite, Generic[D]):
     """The base of the directives ``orm_cached`` and ``request_cached``."""
 
     filter_convert = PropertyListing.filter_convert
@@ -109,21 +141,21 @@ class PropertyDirective(Composite):
         yield action, self.descriptor(obj)
 
 
-class PropertyDirectiveMethod(DirectiveMethod[Any, P]):
+class PropertyDirectiveMethod(DirectiveMethod[Any, P], Generic[P, D]):
     """The class method of a property's directive, which refuses to be used as
     ``@App.orm_cached``, without parentheses.
 
     Dectate would wait for a function to be decorated, and the property would not exist.
     """
 
-    def __get__(self, instance: Any, owner: Any, /) -> BoundPropertyDirective[P]:
+    def __get__(self, instance: Any, owner: Any, /) -> BoundPropertyDirective[P, D]:
         return BoundPropertyDirective(owner, self.__func__)
 
 
-class BoundPropertyDirective(BoundDirectiveMethod[Any, P]):
+class BoundPropertyDirective(BoundDirectiveMethod[Any, P], Generic[P, D]):
     """A :class:`PropertyDirectiveMethod` as an attribute of an app class."""
 
-    def __call__(self, *arguments: P.args, **options: P.kwargs) -> Directive:
+    def __call__(self, *arguments: P.args, **options: P.kwargs) -> D:
         creator: Any = arguments[0] if arguments else None
         if is_decorator_of(creator, sys._getframe(1)):
             raise PropertyError(
@@ -131,17 +163,18 @@ class BoundPropertyDirective(BoundDirectiveMethod[Any, P]):
                 'parentheses; write @App.orm_cached(policy=...), or @App.request_cached()'
             )
         # not by super(): Dectate looks for the caller's file and line at a fixed depth
-        return self.__func__(self.__objclass__, *arguments, **options)
+        made: Any = self.__func__(self.__objclass__, *arguments, **options)
+        return made  # type: ignore[no-any-return]
 
 
 def property_directive(
-    action_factory: Callable[P, PropertyDirective],
-) -> PropertyDirectiveMethod[P]:
+    action_factory: Callable[P, PropertyDirective[D]],
+) -> PropertyDirectiveMethod[P, D]:
     """Return the class method with which an app class declares properties."""
     return PropertyDirectiveMethod(directive(action_factory).__func__)
 
 
-class OrmCachedDirective(PropertyDirective):
+class OrmCachedDirective(PropertyDirective['OrmCachedDirectiveCall']):
     """Declare an orm-cached property.
 
     :param policy: the changes that evict it, see :func:`onegov_ormcache.orm_cached`.
@@ -165,7 +198,7 @@ class OrmCachedDirective(PropertyDirective):
         vary: Vary | None = None,
         frozen: bool = False,
         expires: Expires = None,
-        many: Callable[..., Any] | None = None,
+        many: Many | None = None,
     ) -> None:
         super().__init__(name, target)
         self.policy = policy
@@ -182,7 +215,7 @@ class OrmCachedDirective(PropertyDirective):
         )  # fmt: skip
 
 
-class RequestCachedDirective(PropertyDirective):
+class RequestCachedDirective(PropertyDirective['RequestCachedDirectiveCall']):
     """Declare a request-cached property.
 
     :param name: the property's name; by default the function's.
@@ -264,17 +297,44 @@ def prefetching(view: Callable[..., Any], names: tuple[str, ...]) -> Callable[..
     return prefetched
 
 
-class PrefetchingViewAction(CachingResponses, Prefetching, ViewAction):  # type: ignore[misc]
+class ViewOptions:
+    """What type checkers see of the options of a view directive: those of Morepath, and
+    ``prefetch`` and ``cached``."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            model: type[Any],
+            render: Callable[[Any, Any], BaseResponse] | None = None,
+            template: str | None = None,
+            load: Callable[[Any], Any] | None = None,
+            permission: object | None = None,
+            internal: bool = False,
+            *,
+            prefetch: Sequence[str] = (),
+            cached: bool | ResponseOptions = False,
+            **predicates: Any,
+        ) -> None: ...
+
+
+class PrefetchingViewAction(  # type: ignore[misc]
+    ViewOptions, CachingResponses, Prefetching, ViewAction
+):
     """``App.view`` with the options ``prefetch`` and ``cached``."""
 
     group_class = ViewAction
 
 
-class PrefetchingJsonAction(CachingResponses, Prefetching, JsonAction):  # type: ignore[misc]
+class PrefetchingJsonAction(  # type: ignore[misc]
+    ViewOptions, CachingResponses, Prefetching, JsonAction
+):
     """``App.json`` with the options ``prefetch`` and ``cached``."""
 
 
-class PrefetchingHtmlAction(CachingResponses, Prefetching, HtmlAction):  # type: ignore[misc]
+class PrefetchingHtmlAction(  # type: ignore[misc]
+    ViewOptions, CachingResponses, Prefetching, HtmlAction
+):
     """``App.html`` with the options ``prefetch`` and ``cached``."""
 
 

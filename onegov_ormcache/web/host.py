@@ -6,7 +6,7 @@ This module does not know which attributes these are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, cast, overload
 
 T = TypeVar('T')
 
@@ -36,3 +36,12 @@ class HostAttribute(Generic[T]):
     def is_provided(self, app: object) -> bool:
         """Return whether the app, or its class, replaces the default."""
         return self._name in vars(app) or getattr(type(app), self._name) is not self
+
+
+def host_attribute(default: Callable[[Any], T]) -> T:
+    """Declare a :class:`HostAttribute`; for type checkers, an attribute like any other.
+
+    So they allow a subclass to set it, on the class or on instances. They take a value that is a
+    function for a method, which is why such an attribute is declared by the class itself.
+    """
+    return cast('T', HostAttribute(default))

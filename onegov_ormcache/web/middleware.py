@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from sqlalchemy.exc import OperationalError
 from webob.exc import HTTPNotFound
@@ -29,10 +29,19 @@ AWAY: tuple[type[Exception], ...] = (*UNREACHABLE, OperationalError)
 
 log = logging.getLogger(__name__)
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    AppT = TypeVar('AppT', bound=OrmCacheApp, default=OrmCacheApp, covariant=True)
+else:
+    from typing import TypeVar
+
+    AppT = TypeVar('AppT', bound=OrmCacheApp, covariant=True)
+
 SchemaOfRequest = Callable[[dict[str, Any]], 'str | None']
 
 
-class OrmCacheMiddleware:
+class OrmCacheMiddleware(Generic[AppT]):
     """The WSGI application: a root app in which each request has a scope of its own.
 
     The program makes it, once for a root app, and gives it to a WSGI server. It sets the
@@ -51,10 +60,10 @@ class OrmCacheMiddleware:
     :raises OrmCacheError: see :meth:`OrmCacheApp.setup_orm_cache`.
     """
 
-    def __init__(self, app: OrmCacheApp, schema: str | SchemaOfRequest | None = None) -> None:
+    def __init__(self, app: AppT, schema: str | SchemaOfRequest | None = None) -> None:
         if not isinstance(app, OrmCacheApp):
             raise ConfigurationError(f'{app!r} is no OrmCacheApp')
-        self.app = app
+        self.app: AppT = app
         self._schema = schema
         cache = app.ensure_orm_cache()
         self._is_timed = cache.settings.server_timing

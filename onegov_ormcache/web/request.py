@@ -6,16 +6,26 @@ It does not know how their values are read.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_origin
 
 import morepath
 
 from ..core.prefetching import prefetch
 from .cache import AppCache, nearest_for_request
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
 
-class OrmCacheRequest(morepath.Request):
-    """A request with the cached properties of the app that answers it.
+    AppT = TypeVar('AppT', bound=morepath.App, default=morepath.App, covariant=True)
+else:
+    from typing import TypeVar
+
+    AppT = TypeVar('AppT', bound=morepath.App, covariant=True)
+
+
+class OrmCacheRequest(morepath.Request[AppT]):
+    """A request with the cached properties of the app that answers it. For type checkers,
+    ``OrmCacheRequest[App]`` is one whose ``app`` is an ``App``.
 
     Morepath makes it from the root app's request class, also when a mounted app answers it.
     It then has the mounted app's properties too, which come before the root app's.
@@ -62,7 +72,8 @@ def own_request_class(app_class: type[morepath.App]) -> type[Any]:
 
     Apps may share the declared class, so properties must not be installed on it.
     """
-    declared: Any = app_class.request_class
+    named: Any = app_class.request_class
+    declared: Any = get_origin(named) or named  # OrmCacheRequest, of OrmCacheRequest[App]
     base = vars(declared).get('orm_cache_base', declared)
     bases = (base,) if issubclass(base, OrmCacheRequest) else (base, OrmCacheRequest)
     namespace = {

@@ -14,8 +14,10 @@ from sqlalchemy.exc import IntegrityError
 
 import onegov_ormcache
 from onegov_ormcache import OrmCache
+from onegov_ormcache.core.recording import CacheEvent
 from onegov_ormcache.core.settings import OrmCacheSettings, SettingsValues
 from onegov_ormcache.errors import (
+    ConfigurationError,
     OrmCacheError,
     PropertyError,
     RetryableConflict,
@@ -225,6 +227,35 @@ def test_recordings_that_overlap(cache: OrmCache, tenant: str, first_ends: bool)
     change('c')
     assert (len(first), len(second)) == ((1, 2) if first_ends else (2, 1))
     assert cache.recorder is None
+
+
+def test_recordings_are_bounded(cache: OrmCache, tenant: str) -> None:
+    """A recording keeps the latest events, says how many older ones it has dropped, and takes
+    nothing away from another one."""
+    names = Names(cache)
+    with cache.recording() as all_events, cache.recording(limit=3) as events:
+        for number in range(4):
+            add(cache, tenant, User(name=f'user-{number}'))
+            with cache.scope(tenant):
+                names.users
+    assert (len(all_events), all_events.dropped) == (8, 0)
+    assert (len(events), events.dropped) == (3, 5)
+    assert events == all_events[-3:]
+    for limit in (0, -1, 2.5, True, None):
+        with pytest.raises(ConfigurationError, match='expected a number of events'):
+            cache.recording(limit).__enter__()  # type: ignore[arg-type]
+    assert cache.recorder is None
+
+
+def test_listening_to_runs(cache: OrmCache, tenant: str) -> None:
+    """Each run of a creator is told of, and is no event of a recording."""
+    names = Names(cache)
+    events: list[CacheEvent] = []
+    with cache.recordings.listening(events.append, 'run'):
+        with cache.scope(tenant), cache.recording() as recorded:
+            names.users, names.users, names.first
+    assert [event.name.rpartition('.')[2] for event in events] == ['users', 'first']
+    assert {event.kind for event in recorded} == {'read'}
 
 
 def test_representations_say_the_state(cache: OrmCache, tenant: str) -> None:

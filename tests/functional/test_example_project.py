@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tests.support.environments import make_environment
+from tests.support.environments import install, make_environment, make_wheel
 from tests.support.newcomer import Newcomer, environment_with, free_port
 from tests.support.servers import RedisServer, drop_schemas
 
@@ -47,15 +45,10 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
         project.parent / 'venv',
         'onegov_ormcache',
         frozenset(extras),
-        ROOT / 'onegov_ormcache',
-        [*others, 'setuptools'],
+        others=[*others, 'setuptools'],
     )
-    options = ['--quiet', '--no-deps', '--no-build-isolation', '--disable-pip-version-check']
-    subprocess.run(
-        [sys.executable, '-m', 'pip', '--python', made, 'install', *options, '-e', project],
-        check=True,
-        timeout=120,
-    )
+    install(made, make_wheel(ROOT, project.parent))
+    install(made, '-e', project)
     return made
 
 
@@ -92,6 +85,26 @@ def test_commands(newcomer: Newcomer) -> None:
    $ noticeboard-create 'no/village' 2>&1
    usage: ...
    noticeboard-create: error: ...no/village...
+   $ NOTICEBOARD_SETTINGS=nothing.yml noticeboard-create bern 2>&1
+   usage: ...
+   noticeboard-create: error: ...nothing.yml...
+   $ NOTICEBOARD_SETTINGS=README.rst noticeboard-query orm_cached 2>&1
+   noticeboard-query: error: ...
+""")
+
+
+def test_no_traceback(newcomer: Newcomer) -> None:
+    """A second process on SQLite, and a village created beside the server, are told why not."""
+    newcomer.follow("""
+.. code-block:: console
+
+   $ noticeboard-create bern
+   bern: 0 notices
+   $ python -m waitress --listen=127.0.0.1:8080 --call noticeboard.run:make_application &
+   Serving on
+   $ noticeboard-create chur 2>&1
+   usage: ...
+   noticeboard-create: error: ...redis_url...
 """)
 
 

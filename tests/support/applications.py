@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from onegov_ormcache import OrmCacheApp
 from onegov_ormcache.core.scope import RequestScope
+from onegov_ormcache.testing import configured
 
 from .backends import Backend
 from .models import Base
@@ -24,12 +25,7 @@ class Applications:
 
     def configure(self, app_class: type[AppT], **settings: Any) -> type[AppT]:
         """Return a subclass with the settings of the back end and those that are given."""
-        names = {'__module__': app_class.__module__, '__qualname__': app_class.__qualname__}
-        configured: Any = type(app_class)(app_class.__name__, (app_class,), names)  # type: ignore[misc]
-        chosen = {'base': Base, **self.backend.settings, **settings}
-        configured.setting_section(section='orm_cache')(lambda: chosen)
-        made: type[AppT] = configured
-        return made
+        return configured(app_class, **{'base': Base, **self.backend.settings, **settings})
 
     def start(self, app_class: type[AppT], **settings: Any) -> AppT:
         """Return a root app of the class, configured and set up."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import venv
 from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distribution
@@ -17,7 +20,7 @@ def make_environment(
     folder: Path,
     package: str,
     extras: frozenset[str],
-    code: Path,
+    code: Path | None = None,
     others: Iterable[str] = (),
 ) -> Path:
     """Make a virtual environment that has what a package's metadata ask for, and no more.
@@ -26,7 +29,8 @@ def make_environment(
 
     :param package: the name of the distribution.
     :param extras: which of its extras the environment has.
-    :param code: the package's folder, linked in the place of an installed copy.
+    :param code: the package's folder, linked in the place of an installed copy; None: the
+        environment is without the package.
     :param others: the names of further distributions that it has, with what these need.
     :return: the environment's interpreter.
     """
@@ -40,7 +44,8 @@ def make_environment(
             link = site_packages / name
             if source.exists() and not link.exists():
                 link.symlink_to(source)
-    (site_packages / code.name).symlink_to(code)
+    if code is not None:
+        (site_packages / code.name).symlink_to(code)
     return folder / 'bin' / 'python'
 
 
@@ -67,3 +72,41 @@ def top_level(found: Distribution) -> set[str]:
     """The files and folders of a distribution in site-packages."""
     names = {file.parts[0] for file in found.files or ()}
     return names - {os.pardir, '__pycache__'}
+
+
+def make_wheel(root: Path, folder: Path) -> Path:
+    """Build the wheel of the package of a checkout, from a copy of what it is made of.
+
+    :param root: the checkout.
+    :param folder: for the copy and the wheel.
+    :return: the wheel.
+    """
+    source = folder / 'source'
+    source.mkdir()
+    for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE'):
+        shutil.copy(root / name, source)
+    ignored = shutil.ignore_patterns('__pycache__')
+    for name in ('onegov_ormcache', 'tests', 'fixtures'):
+        shutil.copytree(root / name, source / name, ignore=ignored)
+    command = [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps']
+    subprocess.run(
+        [*command, '--no-build-isolation', '--wheel-dir', str(folder), str(source)],
+        check=True,
+        timeout=120,
+    )
+    (wheel,) = folder.glob('*.whl')
+    return wheel
+
+
+def install(interpreter: Path, *arguments: str | Path) -> None:
+    """Install something into an environment, without what it depends on; nothing is downloaded.
+
+    :param interpreter: that of the environment.
+    :param arguments: those of ``pip install``.
+    """
+    options = ['--quiet', '--no-deps', '--no-build-isolation', '--disable-pip-version-check']
+    subprocess.run(
+        [sys.executable, '-m', 'pip', '--python', interpreter, 'install', *options, *arguments],
+        check=True,
+        timeout=120,
+    )

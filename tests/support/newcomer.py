@@ -1,8 +1,8 @@
 """Follows a page of the documentation literally, as a newcomer would, in an empty folder.
 
 A code block with a caption is added to the file of that name. The lines of a console block that
-begin with ``$`` are run, and must print what the page shows below them. One that ends with ``&`` is a
-server, which must say on stderr what the page shows; ``kill %1`` ends it.
+begin with ``$`` are run, and must print what the page shows below them. One that ends with ``&``
+is a server, which must say on stderr what the page shows; ``kill %1`` ends it.
 """
 
 from __future__ import annotations
@@ -156,4 +156,5 @@ def environment_with(interpreter: Path) -> dict[str, str]:
     """Return the environment variables of a shell in which a virtual environment is active."""
     kept = {name: os.environ[name] for name in ('HOME', 'LANG', 'TMPDIR') if name in os.environ}
     path = f'{interpreter.parent}{os.pathsep}{os.environ["PATH"]}'
-    return {**kept, 'PATH': path, 'NO_COLOR': '1', 'PYTHONDONTWRITEBYTECODE': '1'}
+    terminal = {'NO_COLOR': '1', 'COLUMNS': '80', 'PYTHONIOENCODING': 'utf-8'}
+    return {**kept, **terminal, 'PATH': path, 'PYTHONDONTWRITEBYTECODE': '1'}

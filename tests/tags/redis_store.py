@@ -29,7 +29,7 @@ def fill(
     ttl: float | None = None,
     lock: tuple[str, str] | None = None,
 ) -> bool:
-    key = key or f'{hash_tag(store._namespace, schema)}:value:any'
+    key = key or f'{hash_tag(store.namespace, schema)}:value:any'
     (is_stored,) = store.fill_many(schema, [(stamp, key, value, ttl, lock)])
     return is_stored
 

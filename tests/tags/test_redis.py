@@ -40,7 +40,7 @@ class TestRedisTagStore(TagStoreConformance):
 
     def fill(self, store: RedisTagStore, schema: str, stamp: Stamp) -> bool:
         """Store a value; return whether it was allowed, and assert that it is there only then."""
-        key = f'{hash_tag(store._namespace, schema)}:value:{id(stamp)}'
+        key = f'{hash_tag(store.namespace, schema)}:value:{id(stamp)}'
         store.client.delete(key)
         allowed = fill(store, stamp, schema, key=key)
         assert (store.client.get(key) == b'value') == allowed

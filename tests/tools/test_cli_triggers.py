@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,22 +23,16 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command in this process; gives its exit code and what it printed."""
-    received = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run_command(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        try:
-            code = main(['triggers', *arguments])
-        except SystemExit as stopped:
-            code = int(str(stopped.code))
+        code = main(['triggers', *arguments])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
-    yield run_command
-    for number, handler in received.items():
-        signal.signal(number, handler)
+    return run_command
 
 
 @pytest.fixture
@@ -313,7 +306,8 @@ def test_wrong_usage(run: Run, arguments: tuple[str, ...]) -> None:
     """Missing or superfluous arguments are answered with the usage."""
     code, out, err = run(*arguments)
     assert (code, out) == (2, '')
-    assert err.startswith('usage: python -m onegov_ormcache triggers')
+    assert err.startswith('Usage: python -m onegov_ormcache triggers')
+    assert 'error: ' in err
 
 
 def test_as_a_program(program: psycopg.Connection[Any], postgres_dsn: str, tenant: str) -> None:

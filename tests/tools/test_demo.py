@@ -217,19 +217,20 @@ def test_wrong_arguments_are_refused(tmp_path: Path, arguments: Sequence[str]) -
     done = run(tmp_path, *arguments)
     assert done.returncode == 2
     assert done.stdout == ''
-    assert done.stderr.startswith('usage: python -m onegov_ormcache demo')
+    assert done.stderr.startswith('Usage: python -m onegov_ormcache demo')
     assert 'Traceback' not in done.stderr
 
 
 @pytest.mark.parametrize(
     ('missing', 'message'),
     [
-        ('rich', 'the demo needs rich: python -m pip install "onegov_ormcache[demo]"'),
-        ('fixtures', 'run it in a checkout of the repository'),
+        ('rich', 'the command line needs rich: python -m pip install "onegov_ormcache[cli]"'),
+        ('click', 'the command line needs click: python -m pip install "onegov_ormcache[cli]"'),
+        ('waitress', 'the demo needs waitress: python -m pip install "onegov_ormcache[demo]"'),
     ],
 )
 def test_what_is_missing_is_told(missing: str, message: str) -> None:
-    """Without the extra, or outside of a checkout, the demo says what to do."""
+    """Without one of the extras, a line says what to install."""
     code = (
         f'import sys; sys.modules[{missing!r}] = None\n'
         'from onegov_ormcache.__main__ import main\n'

@@ -13,7 +13,7 @@ import morepath
 import pytest
 from dectate.tool import ToolError
 
-from onegov_ormcache import OrmCacheApp, orm_cached, request_cached, rows
+from onegov_ormcache import OrmCacheApp, cached, orm_cached, request_cached, rows
 from onegov_ormcache.web.request import OrmCacheRequest
 from tests.functional.plain import configured
 from tests.support.models import Document, Group, User
@@ -208,6 +208,32 @@ def test_a_creator_without_a_file_is_listed() -> None:
     configured(Made).commit()
     ((action, _),) = dectate.Query('orm_cached')(Made)
     assert (action.name, action.code_info.lineno) == ('made', 0)
+
+
+def test_cached_views_are_found() -> None:
+    """`cached=True` finds the views whose responses are cached, by whichever option. Each
+    directive lists the views of all, as Morepath has it."""
+
+    class Site(OrmCacheApp):
+        pass
+
+    @Site.path(path='')
+    class Root:
+        pass
+
+    names = {'plain': False, 'usual': True, 'public': cached(public=True)}
+    for name, option in names.items():
+        Site.html(model=Root, name=name, cached=option)(lambda self, request: '')
+    configured(Site).commit()
+
+    def found_views(directive: str, **filters: str) -> list[str]:
+        actions = [action for action, _ in dectate.query_app(Site, directive, **filters)]
+        return [action.predicates.get('name', '') for action in actions]
+
+    for directive in ('view', 'html', 'json'):
+        assert found_views(directive, cached='True') == ['usual', 'public']
+        assert found_views(directive, cached='False') == ['plain']
+        assert found_views(directive, name='usual') == ['usual']
 
 
 def test_mounted_apps_have_lists_of_their_own() -> None:

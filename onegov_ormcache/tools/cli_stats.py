@@ -1,0 +1,135 @@
+"""The command ``stats``: what was counted, once or again and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import StoreUnreachable
+from ..statistics.results import PropertyStatistics, TenantStatistics
+from .cli_site import json_option, open_site, site_options, tenant_option
+from .inspection.sites import Site, chosen
+from .secrets import without_secrets
+from .showing import Screen, as_json, endings, number, percent, seconds, short, size, table
+
+
+@click.command()
+@site_options
+@tenant_option(several=True)
+@click.option('--watch', is_flag=True, help='Show it again and again, until Ctrl-C.')
+@click.option(
+    '--interval', type=click.FloatRange(0.1, 3600), default=2.0, show_default=True,
+    help='With --watch: seconds between two looks.',
+)  # fmt: skip
+@json_option
+def stats(
+    app: str | None,
+    redis_url: str | None,
+    namespace: str | None,
+    tenant: tuple[str, ...],
+    watch: bool,
+    interval: float,
+    as_json: bool,
+) -> int:
+    """Show what was counted.
+
+    Shows hits by tier, runs of creators, and why values were not stored. The numbers
+    are those of all processes, and lag behind by some seconds.
+    """
+    if watch and as_json:
+        raise click.UsageError('--json prints once: leave out --watch.')
+    screen = Screen()
+    with open_site(app, redis_url, namespace) as site:
+        if watch:
+            _watch(screen, site, tenant, interval)
+            return 0
+        found = counted(site, tenant)
+    if as_json:
+        screen.json({'namespace': site.namespace, 'tenants': [_json(each) for each in found]})
+        return 0
+    for part in _tables(found):
+        screen.show(part)
+    if not found:
+        screen.say(f'Nothing was counted in the namespace {site.namespace} within a week.')
+    return 0
+
+
+def counted(site: Site, named: Collection[str]) -> list[TenantStatistics]:
+    """Return what was counted of the tenants that are named; of all if none is.
+
+    :raises NothingThere: if nothing is known of one of them.
+    :raises StoreUnreachable: if Redis can't be reached.
+    """
+    known = site.statistics.tenants()
+    for name in named:
+        if name not in known:
+            chosen(name, {*known, *site.tenants()}, 'tenant', 'nothing was counted')
+    return [site.statistics.of(name) for name in dict.fromkeys(named or known)]
+
+
+def _watch(screen: Screen, site: Site, named: Collection[str], interval: float) -> None:
+    """Show the numbers until Ctrl-C. While Redis is away, that is shown instead."""
+    counted(site, named)  # a wrong address or tenant is an error at once
+    with Live(console=screen.console, auto_refresh=False) as live:
+        try:
+            while True:
+                shown: Group | Text
+                try:
+                    shown = Group(*_tables(counted(site, named)))
+                except StoreUnreachable as error:
+                    shown = Text(without_secrets(str(error)), 'red')
+                live.update(shown, refresh=True)
+                time.sleep(interval)
+        except KeyboardInterrupt:
+            pass  # the only way to end it
+
+
+def _tables(found: Collection[TenantStatistics]) -> Iterator[Table]:
+    for each in found:
+        names = endings(each.properties)
+        yield table(
+            f'{each.tenant}: {number(each.commits, "commit")}, '
+            f'{number(each.changed_tags, "changed tag")}',
+            (
+                'Property', '>Reads', '>Hits', '>Request', '>Process', '>Shared', '>Runs',
+                '>A run', '>A value', '>Waits', 'Not stored', 'Passed by',
+            ),
+            [
+                _row(names[where], numbers)
+                for where, numbers in sorted(
+                    each.properties.items(), key=lambda item: -item[1].run_seconds
+                )
+            ],
+        )  # fmt: skip
+
+
+def _row(where: str, numbers: PropertyStatistics) -> tuple[str | Text, ...]:
+    rate = numbers.hit_rate
+    colour = 'green' if rate and rate > 0.9 else 'yellow' if rate else 'red'
+    run = numbers.run_seconds / numbers.runs if numbers.runs else None
+    value = numbers.stored_bytes // numbers.stored if numbers.stored else None
+    failed = [f'failed ({numbers.failed_runs})'] if numbers.failed_runs else []
+    return (
+        where, str(numbers.gets), Text(percent(rate), colour),
+        str(numbers.request_hits), str(numbers.process_hits), str(numbers.shared_hits),
+        str(numbers.runs), seconds(run), size(value), str(numbers.waits),
+        short(failed + [f'{why} ({times})' for why, times in sorted(numbers.refused.items())]),
+        short(f'{why} ({times})' for why, times in sorted(numbers.bypasses.items())),
+    )  # fmt: skip
+
+
+def _json(tenant: TenantStatistics) -> object:
+    properties = {
+        where: {
+            **as_json(numbers), 'hits': numbers.hits, 'gets': numbers.gets,
+            'hit_rate': numbers.hit_rate,
+        }
+        for where, numbers in tenant.properties.items()
+    }  # fmt: skip
+    return {**as_json(tenant), 'properties': properties}

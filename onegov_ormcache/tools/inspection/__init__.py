@@ -1,0 +1,1 @@
+"""What people can ask about a cache: facts as dataclasses, for the command line and others."""

@@ -1,0 +1,80 @@
+"""Pages that say why there is no other: no permission, nothing there, a store that is away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from morepath.core import standard_exception_view
+from webob.exc import HTTPError, HTTPForbidden
+
+from ...errors import StoreUnreachable
+from .app import Inspector, as_host
+from .forms import ForgedForm
+from .rendering import render
+from .serving import MEANWHILE
+
+log = logging.getLogger(__name__)
+
+#: What other pages say, by status.
+SENTENCES = {
+    403: ('You may not see this', 'Log in as somebody to whom the application grants it.'),
+    404: ('There is no such page', 'Maybe the tenant or the property has another name.'),
+    405: ('This is not how it goes', 'The address takes forms alone, or none.'),
+}
+
+
+def message(
+    request: Any,
+    status: int,
+    heading: str,
+    sentences: Sequence[str],
+    back: str = '',
+) -> Any:
+    """Return a page of a few sentences.
+
+    :param back: an address that leads on; '' for none.
+    """
+    return render(
+        request, 'message', status, heading=heading, sentences=sentences, back=back
+    )
+
+
+def store_away(request: Any, error: StoreUnreachable) -> Any:
+    """Return the page that says that the store is away."""
+    log.info('The inspector has nothing to show: %s', error)
+    policy = str(request.app.inspected.settings.on_outage)
+    return message(
+        request, 503, 'Redis can not be reached',
+        ['There are no figures, and nothing can be evicted, until it is back.',
+         MEANWHILE.get(policy, ''),
+         'Reload this page to try again.'],
+    )  # fmt: skip
+
+
+@Inspector.view(model=HTTPError)
+def failed(self: HTTPError, request: Any) -> Any:
+    """An error without a page of its own."""
+    heading, sentence = SENTENCES.get(self.code, (str(self.title), ''))
+    own = str(self.detail or '')
+    return message(request, self.code, heading, [each for each in (own or sentence,) if each])
+
+
+@Inspector.view(model=HTTPForbidden)
+def forbidden(self: HTTPForbidden, request: Any) -> Any:
+    """No permission: what the application says then, maybe a way to log in; else a page."""
+    with as_host(request) as host:
+        view: Any = host.get_view.by_predicates(model=type(self)).component
+        if view is not None and view.func is not standard_exception_view:
+            return view(host, self, request)
+    return failed(self, request)
+
+
+@Inspector.view(model=ForgedForm)
+def forged(self: ForgedForm, request: Any) -> Any:
+    """A form from elsewhere, or one that is too old."""
+    return message(
+        request, 403, 'Nothing was changed',
+        [str(self.detail), 'Open the page again, and send the form from there.'],
+    )  # fmt: skip
