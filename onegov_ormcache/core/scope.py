@@ -511,6 +511,8 @@ class RequestScope(TransactionalScope):
         """Roll back uncommitted changes, and close the session. The scope refuses any use then."""
         self.reset()
         self.is_closed = True
+        if self.story is not None:
+            self.story.closed()
         if self.audited and self.cache.auditor is not None:
             self.cache.auditor.recompute(self)
 

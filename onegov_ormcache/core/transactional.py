@@ -24,10 +24,11 @@ from ..errors import (
     StoreUnreachable,
 )
 from ..forks import check
-from ..statistics.fields import Counts
+from ..statistics.fields import Counts, add_counts
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
 from .protocols import ScopeCache, Transaction
+from .story import Story
 from .torn_pages import TornPages
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,9 @@ class TransactionalScope:
     :param cache: the cache whose values the scope reads.
     :param schema: the tenant.
     """
+
+    #: What it has handed over of its counts; None if nobody asks for it.
+    counted: Counts | None = None
 
     def __init__(self, cache: ScopeCache, schema: str) -> None:
         self.cache = cache
@@ -75,6 +79,8 @@ class TransactionalScope:
         self.counts: Counts = defaultdict(int)
         #: How many hits each hit of its request tier stands for; 0: they are not counted.
         self.weight = 0
+        #: What the cache does for it; None if nobody listens.
+        self.story: Story | None = None
         #: The check that all values of a transaction belong to one moment.
         self.torn_pages = TornPages(self)
         self._snapshot: Snapshot | None = None
@@ -85,6 +91,12 @@ class TransactionalScope:
         self._blocked: set[str] | None = set()
         #: True until the snapshot ends, if the cache was disabled meanwhile: nothing is kept then.
         self.is_without_cache = False
+
+    def counted_so_far(self) -> Counts:
+        """Return what it has counted, if :attr:`counted` is set; else since the last snapshot."""
+        counts = dict(self.counted or {})
+        add_counts(counts, self.counts)
+        return counts
 
     # what the request scope adds
 
@@ -172,6 +184,7 @@ class TransactionalScope:
             if self.cache.is_disabled:
                 self._do_without_cache()
             self.weight = self.cache.statistics.weight()
+            self.story = self.cache.stories.begin(self.schema, self._snapshot, self.story)
         return self._snapshot
 
     def cache_disabled(self) -> None:
@@ -488,6 +501,8 @@ class TransactionalScope:
     def _end_snapshot(self) -> None:
         """End the snapshot, and with it the orm-cached values of the request tier."""
         if self.counts:
+            if self.counted is not None:
+                add_counts(self.counted, self.counts)
             self.cache.statistics.take(self.schema, self.counts)
         if self._snapshot is None:
             return
