@@ -167,6 +167,7 @@ class Auditor:
             finally:
                 with self._lock.present:
                     self._present.discard(key)
+            log.debug('%s of %s: audited: %s', hit.call.prop.where, scope.schema, verdict)
             counts: Counts = {hit.call.prop.counted.audited(verdict): 1}
             self._cache.statistics.take(scope.schema, counts)
 

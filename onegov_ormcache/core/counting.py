@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ..statistics.results import LastRun
 from .properties import Property
 from .protocols import ComputingScope
+from .story import of_property
 
 
 @dataclass
@@ -29,7 +30,8 @@ def counted_run(scope: ComputingScope, prop: Property) -> Iterator[TimedRun]:
     timed, counts, counted = TimedRun(), scope.counts, prop.counted
     begun = time.perf_counter()
     try:
-        yield timed
+        with of_property(scope.story, 'creator', prop.where):
+            yield timed
     except BaseException:
         counts[counted.failed_runs] += 1
         raise

@@ -43,6 +43,7 @@ from .recording import LIMIT, CacheEvent, RecordedEvents, Recordings
 from .recovery import Recovery
 from .registry import Registry
 from .settings import OrmCacheSettings
+from .story import Stories
 from .versions import Versions
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,8 @@ class CacheParts:
             None if tags.single_process else settings.statistics_interval,
         )
         self.versions.told = self.statistics.told
+        #: Makes the stories of scopes, for a log and for traces.
+        self.stories = Stories()
         #: Tells what the cache does, to whoever listens.
         self.recordings = Recordings()
         self._pid = os.getpid()

@@ -21,6 +21,7 @@ from weakref import finalize, ref
 from ..errors import StoreUnreachable
 from ..forks import OwnLock, check, register
 from .fields import (
+    COMMITS,
     MAX_FIELDS,
     Counts,
     Delta,
@@ -32,7 +33,7 @@ from .fields import (
     text_of_run,
 )
 from .results import Commit, LastRun, Slot, TenantStatistics
-from .stores import COMMITS, MAX_TENANTS, StatisticsStore
+from .stores import ALL_TENANTS, MAX_TENANTS, StatisticsStore
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class Statistics:
         self._interval = interval
         self._lock, self._sending = OwnLock(), OwnLock()
         self._pending: dict[str, Delta] = {}
+        # what is sent now, or could not be sent
+        self._unsent: dict[str, Delta] = {}
         self._snapshots = count(1)
         #: See :data:`SAMPLING`; 1: each scope counts the hits of its request tier.
         self.sampling = SAMPLING
@@ -156,23 +159,16 @@ class Statistics:
         with self._sending.present:
             with self._lock.present:
                 deltas, self._pending = self._pending, {}
-            try:
-                self._store.add(deltas)
-            finally:
-                for tenant, (counts, texts, commits) in deltas.items():
-                    self._take_back(tenant, counts, texts, commits)
+            for tenant, delta in deltas.items():
+                self._unsent_of(tenant).add(delta)
+                add_counts(self._unsent_of(ALL_TENANTS).counts, delta.counts)
+            self._store.add(self._unsent)
 
-    def _take_back(
-        self, tenant: str, counts: Counts, texts: dict[str, str], commits: list[str]
-    ) -> None:
-        """Keep what could not be sent, for the next time."""
-        self.take(tenant, counts)
-        with self._lock.present:
-            delta = self._delta(tenant)
-            for field, text in texts.items():
-                delta.texts.setdefault(field, text)
-            delta.commits[:0] = commits
-            del delta.commits[:-COMMITS]
+    def _unsent_of(self, tenant: str) -> Delta:
+        """Return what is sent of a tenant now. The caller sends."""
+        if tenant not in self._unsent and len(self._unsent) > MAX_TENANTS:  # nobody takes it
+            self._unsent.pop(next(name for name in self._unsent if name != ALL_TENANTS))
+        return self._unsent.setdefault(tenant, Delta.empty())
 
     def send(self) -> None:
         """Send what this process has counted, if that is possible now; log what goes wrong."""
@@ -187,7 +183,7 @@ class Statistics:
         """End the thread, and send the rest."""
         self._is_closed = True
         self._wake.set()
-        if self._pending:
+        if self._pending or self._unsent:
             self.send()
 
     # reading
@@ -209,6 +205,14 @@ class Statistics:
         fields, commits = self._store.fields(tenant)
         return tenant_statistics(tenant, fields, commits)
 
+    def total(self) -> TenantStatistics:
+        """Return the sums over all tenants, without runs and commits. They go on counting when the
+        numbers of a tenant expire.
+
+        :raises StoreUnreachable: if the store can't be reached.
+        """
+        return self.of(ALL_TENANTS)
+
     def history(self, tenant: str) -> list[Slot]:
         """Return the numbers of a tenant by the hour: the last 24 hours that have any, the oldest
         first.
@@ -224,7 +228,7 @@ class Statistics:
 
     def after_fork(self) -> None:
         """Count anew in a child: what the parent has counted, the parent sends."""
-        self._pending = {}
+        self._pending, self._unsent = {}, {}
         self._has_thread = False
         self._wake = Event()
 

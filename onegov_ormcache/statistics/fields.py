@@ -28,6 +28,9 @@ MAX_TAGS = 50
 #: The most fields of a tenant. The numbers of others are only counted as dropped.
 MAX_FIELDS = 20_000
 
+#: The number of commits that are kept of a tenant.
+COMMITS = 100
+
 #: The field that counts what had no room.
 DROPPED = f'tenant{SEPARATOR}dropped{SEPARATOR}'
 
@@ -122,6 +125,15 @@ class Delta(NamedTuple):
     def empty(cls) -> Delta:
         """Return one without anything."""
         return cls({}, {}, [])
+
+    def add(self, later: Delta) -> None:
+        """Add what was counted later, as far as there is room."""
+        add_counts(self.counts, later.counts)
+        for field, text in later.texts.items():
+            if field in self.texts or len(self.texts) < MAX_FIELDS:
+                self.texts[field] = text
+        self.commits.extend(later.commits)
+        del self.commits[:-COMMITS]
 
 
 def text_of_run(run: LastRun) -> str:

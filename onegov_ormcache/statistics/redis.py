@@ -16,8 +16,8 @@ from typing import Any
 import ormsgpack
 
 from ..redis_client.client import Client, hash_tag
-from .fields import DROPPED, MAX_FIELDS, Delta, by_hour
-from .stores import COMMITS, HOUR, HOURS, LIFETIME
+from .fields import COMMITS, DROPPED, MAX_FIELDS, Delta, by_hour
+from .stores import ALL_TENANTS, HOUR, HOURS, LIFETIME
 
 #: The most fields that one command adds, so that none stops the server for long.
 BATCH = 500
@@ -42,8 +42,8 @@ class RedisStatistics:
         self._script = client.register_script((files(__package__) / 'lua/add.lua').read_text())
 
     def add(self, deltas: dict[str, Delta]) -> None:
-        if deltas:
-            self._list(list(deltas))
+        if named := [name for name in deltas if name != ALL_TENANTS]:
+            self._list(named)
         while deltas:
             tenant, delta = deltas.popitem()
             try:

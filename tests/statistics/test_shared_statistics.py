@@ -67,6 +67,38 @@ def test_numbers_of_processes_are_added(client: Client) -> None:
     assert last == LastRun(at=1.0, seconds=0.5, size=10, tags=('table:users',))
 
 
+def test_sums_over_all_tenants(client: Client, own_redis: RedisServer) -> None:
+    """There are sums over all tenants, which go on counting when the numbers of a tenant are gone,
+    and count nothing twice if it could not be sent at once."""
+    process = of_process(client)
+    process.take('main', {HITS: 2})
+    process.take('other', {HITS: 3})
+    process.committed('other', ['table:users'], ['table:users'])
+    assert process.total().properties[USERS].process_hits == 5
+    assert process.total().tags['table:users'].changes == process.total().commits == 1
+    assert process.tenants() == ['main', 'other']
+    client.delete('{town:main}:statistics')
+    assert hits(process) == 0
+    own_redis.kill()
+    for _ in range(3):
+        process.take('main', {HITS: 1})
+        with pytest.raises(StoreUnreachable):
+            process.flush()
+    own_redis.start()
+    until(lambda: tried(process), 30)
+    assert hits(process) == 3
+    assert process.total().properties[USERS].process_hits == 3  # the server has forgotten the rest
+
+
+def tried(process: Statistics) -> bool:
+    """Return whether a process could send its numbers."""
+    try:
+        process.flush()
+    except StoreUnreachable:
+        return False
+    return True
+
+
 def test_other_namespaces_have_other_numbers(client: Client) -> None:
     """Applications that share a Redis do not see one another's numbers."""
     of_process(client).take('main', {HITS: 2})
