@@ -89,6 +89,8 @@ class TransactionalScope:
         self._has_looked_again = False
         # the tags whose values this transaction must read from the database; None: all tags
         self._blocked: set[str] | None = set()
+        #: True until the snapshot ends, if the cache was disabled meanwhile: nothing is kept then.
+        self.is_without_cache = False
 
     def counted_so_far(self) -> Counts:
         """Return what it has counted, if :attr:`counted` is set; else since the last snapshot."""
@@ -180,15 +182,10 @@ class TransactionalScope:
             about_to(Step.SNAPSHOT)
             self._snapshot = self.cache.snapshot(self.schema)
             if self.cache.is_disabled:
-                self._blocked = None
+                self._do_without_cache()
             self.weight = self.cache.statistics.weight()
             self.story = self.cache.stories.begin(self.schema, self._snapshot, self.story)
         return self._snapshot
-
-    @property
-    def is_without_cache(self) -> bool:
-        """True while the cache is disabled, and this scope has taken notice of it."""
-        return self._blocked is None and self.cache.is_disabled
 
     def cache_disabled(self) -> None:
         """Read all values from the database until the snapshot ends.
@@ -196,8 +193,12 @@ class TransactionalScope:
         Also after the cache is enabled again: the snapshot may be older than what was read.
         """
         if self._snapshot is not None:
-            self._blocked = None
+            self._do_without_cache()
         self.drop_all()
+
+    def _do_without_cache(self) -> None:
+        self._blocked = None
+        self.is_without_cache = True
 
     def store_lost(self) -> None:
         """Treat the tag store as unreachable until the snapshot ends.
@@ -509,6 +510,7 @@ class TransactionalScope:
             path.hold({**self.computed, **self.returned})
         self._snapshot = None
         self._blocked = set()
+        self.is_without_cache = False
         self.returned = {}
         self.computed = {}
         self.torn_pages.snapshot_ended()

@@ -6,6 +6,7 @@ are compared then.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -27,8 +28,8 @@ from .targets import cache_of
 #: The most characters of a command or statement in a message.
 SHOWN = 300
 
-#: The end of the keys of statistics on Redis.
-STATISTICS = ':statistics'
+#: The keys of statistics on Redis.
+STATISTICS = re.compile(r'\{[^{}]*\}:statistics(:|$)')
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def redis_ops(expected: int) -> Iterator[list[str]]:
 def _is_of_statistics(command: Command) -> bool:
     if threading.current_thread().name == THREAD:
         return True
-    return any(_text(argument).endswith(STATISTICS) for argument in command)
+    return any(STATISTICS.match(_text(argument)) for argument in command)
 
 
 def _text(argument: Any) -> str:

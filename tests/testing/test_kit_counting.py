@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import redis
 from sqlalchemy import text
+from webtest import TestApp as Client
 
-from onegov_ormcache import OrmCache
+from onegov_ormcache import OrmCache, OrmCacheMiddleware
 from onegov_ormcache.errors import ConfigurationError, PropertyError
 from onegov_ormcache.testing import (
     creator_runs,
@@ -106,10 +107,11 @@ def test_commands_of_a_warm_request(app: Site, tenant: str, backend: Backend) ->
 
 
 def test_commands_of_others_do_not_count(
-    on_servers: Applications, redis_url: str, namespace: str
+    on_servers: Applications, redis_url: str, namespace: str, tenant: str
 ) -> None:
     """The application's own client, and the statistics, are left out."""
     app = on_servers.start(Site, statistics_interval=None)
+    change(app, tenant, User(name='Ada'))
     with redis.Redis.from_url(redis_url) as client, redis_ops(0):
         client.get(namespace)
         app.orm_cache.statistics.flush()
@@ -148,6 +150,18 @@ def test_runs_by_name(app: Site, tenant: str) -> None:
     with app.request_scope(tenant):
         app.groups
     assert runs['groups'] == 0
+
+
+def test_runs_of_a_cached_view(applications: Applications, tenant: str) -> None:
+    """The run of a view counts by the names of the view and its model."""
+    app = applications.start(Site)
+    client = Client(OrmCacheMiddleware(app, schema=tenant))
+    client.get('/?add=Ada')
+    client.get('/?add=Bob')
+    with creator_runs(app) as runs:
+        for _ in range(2):
+            assert client.get('/').json == ['Ada', 'Bob']
+    assert runs[f'view({Site.__module__}.Root)'] == 1
 
 
 def test_a_mistyped_property_has_no_runs(app: Site) -> None:

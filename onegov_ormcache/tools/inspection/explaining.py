@@ -24,6 +24,9 @@ class Eviction:
     at: float
     #: The changed tags that its values have.
     tags: tuple[str, ...]
+    #: True if it was no commit of the application: a trigger or an outbox told of it, or all was
+    #: given up.
+    is_outside: bool
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _last(tags: Collection[str], commits: Collection[Commit]) -> Eviction | None
     own = {whole_tag(tag) or tag for tag in tags}.union(tags, (CODE_TAG,))
     for commit in sorted(commits, key=lambda commit: -commit.at):
         if concerned := sorted(own.intersection(commit.tags)):
-            return Eviction(commit.at, tuple(concerned))
+            return Eviction(commit.at, tuple(concerned), commit.is_outside)
     return None
 
 

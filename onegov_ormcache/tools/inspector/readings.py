@@ -24,8 +24,8 @@ from ..inspection.sites import Site
 from ..inspection.tags import TenantTags, tags_of
 from .models import Tenant, TenantProperty
 
-#: The most tenants of one page, as each costs some commands.
-MOST_TENANTS = 100
+#: The most tenants of one page, as each costs about thirty commands.
+MOST_TENANTS = 50
 
 #: The most tags of one page.
 MOST_TAGS = 500

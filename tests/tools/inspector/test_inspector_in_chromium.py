@@ -32,7 +32,7 @@ PAGES = {
     'no tenant found': '/cache/?find=nowhere',
     'busy tenant': '/cache/tenants/{busy}',
     'idle tenant': '/cache/tenants/{idle}',
-    'evicted': '/cache/tenants/{busy}?done=evicted',
+    'evicted': '/cache/tenants/{busy}?done=evict',
     'property': '/cache/tenants/{busy}/property?name=' + PROPERTY,
     'idle property': '/cache/tenants/{idle}/property?name=' + PROPERTY,
     'tags': '/cache/tenants/{busy}/tags',
@@ -184,7 +184,7 @@ def test_keyboard_reaches_everything(town: TownInBrowser) -> None:
         assert page.locator(':focus').inner_text() == 'Evict and compute now'
         page.keyboard.press('Shift+Tab')
         page.keyboard.press('Enter')
-        page.wait_for_url('**done=evicted')
+        page.wait_for_url('**done=evict')
         assert 'Evicted' in page.get_by_role('status').inner_text()
 
 
@@ -193,11 +193,11 @@ def test_forms_work_without_javascript(town: TownInBrowser) -> None:
     with town.opened(PAGES['busy tenant'], java_script_enabled=False) as page:
         page.get_by_role('checkbox').check()
         page.get_by_role('button', name='Evict everything').click()
-        page.wait_for_url('**done=evicted')
+        page.wait_for_url('**done=evict')
         assert page.get_by_role('status').is_visible()
         page.get_by_role('link', name='departments').first.click()
         page.get_by_role('button', name='Evict and compute now').click()
-        page.wait_for_url('**done=refreshed')
+        page.wait_for_url('**done=refresh')
         assert page.get_by_role('status').is_visible()
 
 
