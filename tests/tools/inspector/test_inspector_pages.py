@@ -122,6 +122,20 @@ def test_changes_are_told(site: Granting, tenant: str) -> None:
     assert re.fullmatch(r'\d{4}-\d\d-\d\dT[\d:]{8}Z', tags.html.tbody.time['datetime'])
 
 
+def test_changed_rows_are_told(site: Granting, tenant: str) -> None:
+    """A property that depends on rows is evicted by those of any number, and so it is told."""
+    Visitor(site, tenant).client.get('/read')
+    Visitor(site, tenant).client.post('/', {'name': 'Bea'})
+    admin = Visitor(site, tenant, 'admin')
+    with committed(site, tenant):
+        site.evict('user_name', 1)
+    page = admin.property('user_name')
+    commits = page.html.find(id='evictions').find_parent('table').tbody.find_all('tr')
+    assert [each.td.text for each in commits][:2] == ['by hand', 'rows:users.id:int']
+    assert int(cells(page, 'tags', 'rows:users.id:int')[0]) >= 2
+    assert 'user_name' in cells(admin.of(tenant, '/tags'), 'tags', 'rows:users.id:int')[-1]
+
+
 def test_doubt_is_told(
     site: Granting, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
