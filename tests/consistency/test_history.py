@@ -6,7 +6,6 @@ import pytest
 
 from tests.consistency.history import LEVELS, Plan, run
 
-
 #: Seconds of a run, and of another one on a machine that was too busy for the first.
 SECONDS = 12, 60
 

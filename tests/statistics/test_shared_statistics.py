@@ -196,6 +196,7 @@ def test_damaged_numbers(client: Client, damage: str) -> None:
             client.delete(each)
             client.set(each, 'text')
         client.set(f'{key}:commits', 'text')
+        assert process.history('main') == []
     elif damage == 'no numbers':
         client.hset(key, mapping={HITS: 'many', field_of('tenant', 'commits'): b'\xff'})
     elif damage == 'not finite':
