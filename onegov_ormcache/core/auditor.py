@@ -181,6 +181,7 @@ class Auditor:
             if scope.blocks(hit.stamp.keys()) or not self._holds(scope.snapshot(), hit.stamp):
                 return Verdict.UNTOLD
             scope.store_lost()  # from now on, each value is computed
+            scope.story = None  # and not because the store is away
             with scope.run(hit.call):
                 value = hit.call.create()
                 encoded = self._cache.serializer.encode(value, hit.call.prop.name)

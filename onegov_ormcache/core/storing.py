@@ -123,7 +123,8 @@ class Computed:
         run = LastRun(time(), self._seconds, size, tuple(sorted(self._tags)), why)
         count_computed(self._scope, self.lookup.prop, run, self._refused)
         if self._scope.story is not None:
-            self._scope.story.computed(self.lookup.prop.where, size, self._tags, why)
+            where = self.lookup.prop.where
+            self._scope.story.computed(where, size, self._tags, self._refused, why)
 
     def entry(self) -> TierEntry:
         """Return the entry of the request tier."""

@@ -41,19 +41,12 @@ SPANS = {
 }
 
 
-class Span(Protocol):
-    """A block that is traced."""
-
-    def set(self, name: str, value: Attribute) -> None:
-        """Set an attribute, while the block runs."""
-
-
 class Tracer(Protocol):
     """Makes spans, by whichever library."""
 
     def span(
         self, name: str, attributes: Mapping[str, Attribute]
-    ) -> AbstractContextManager[Span]:
+    ) -> AbstractContextManager[object]:
         """Return a context manager that traces a block; an error of the block passes."""
 
     def event(self, name: str, attributes: Mapping[str, Attribute]) -> None:
@@ -122,20 +115,29 @@ class Story:
         """Tell that a read could not use the cache."""
         self.line(f'{where}: the cache is passed by: {reason}')
         if self._tracer is not None:
-            self._tracer.event('ormcache.bypass', {'ormcache.property': where, 'reason': reason})
+            self._tracer.event(
+                'ormcache.bypass', {'ormcache.property': where, 'ormcache.reason': reason}
+            )
 
     def claimed(self, where: str) -> None:
         """Tell that a value was missing, and is computed for all that wait for it."""
         self.line(f'{where}: no tier has it; computing it for all')
 
-    def computed(self, where: str, size: int, tags: Collection[str], refused: str) -> None:
+    def computed(
+        self, where: str, size: int, tags: Collection[str], refused: str, why: str
+    ) -> None:
         """Tell what has become of a value that was computed.
 
         :param size: its bytes.
-        :param refused: why it was not stored; '' if it was.
+        :param refused: why it was not stored, in a word or two; '' if it was stored.
+        :param why: the same for people. It may have names that a visitor has chosen.
         """
-        verdict = f'not stored: {refused}' if refused else 'stored'
+        verdict = f'not stored: {why}' if refused else 'stored'
         self.line(f'{where}: {verdict}; {size:,} bytes, {named(tags)}')
+        if self._tracer is not None:
+            told: dict[str, Attribute]
+            told = {'ormcache.property': where, 'ormcache.size': size, 'ormcache.reason': refused}
+            self._tracer.event('ormcache.not_stored' if refused else 'ormcache.stored', told)
 
     def committed(self, tags: Collection[str]) -> None:
         """Tell that a transaction was committed that has changed tags."""
@@ -153,18 +155,20 @@ class Story:
         self.line(f'closed after {took:.1f} ms; hits: {hits}; misses: {misses}')
 
     @contextmanager
-    def span(self, kind: str, subject: str, attributes: Mapping[str, Attribute]) -> Iterator[Span]:
+    def span(
+        self, kind: str, subject: str, name: str, attributes: Mapping[str, Attribute]
+    ) -> Iterator[None]:
         """Tell of a block: how long it has taken.
 
         :param kind: one of :data:`SPANS`.
-        :param subject: the property, or the tags.
+        :param subject: the property, or the tags, for the log.
+        :param name: of the span.
         """
         begun = perf_counter()
         told = {'ormcache.tenant': self.schema, **attributes}
-        spans = NO_SPAN if self._tracer is None else self._tracer.span(f'ormcache.{kind}', told)
-        with spans as span:
+        with NO_SPAN if self._tracer is None else self._tracer.span(name, told):
             try:
-                yield span
+                yield
             except BaseException as error:
                 self.line(f'{subject}: {type(error).__name__} in {kind}')
                 raise
@@ -172,34 +176,29 @@ class Story:
         self.line(f'{subject}: {text}')
 
 
-class _NoSpan:
-    """Stands for a span that nobody traces."""
-
-    def set(self, name: str, value: Attribute) -> None:
-        pass
-
-
 #: A context manager for a block that nobody traces.
-NO_SPAN: AbstractContextManager[Span] = nullcontext(_NoSpan())
+NO_SPAN: AbstractContextManager[object] = nullcontext()
 
 
 def of_property(
     story: Story | None, kind: str, where: str
-) -> AbstractContextManager[Span]:
+) -> AbstractContextManager[object]:
     """Return a context manager for a block about a property, which does nothing without a
     story."""
     if story is None:
         return NO_SPAN
-    return story.span(kind, where, {'ormcache.property': where})
+    attributes = {'ormcache.property': where, 'code.function.name': where}
+    return story.span(kind, where, f'ormcache.{kind} {where}', attributes)
 
 
 def of_tags(
     story: Story | None, kind: str, tags: Collection[str]
-) -> AbstractContextManager[Span]:
+) -> AbstractContextManager[object]:
     """Return a context manager for a block about tags, which does nothing without a story."""
     if story is None:
         return NO_SPAN
-    return story.span(kind, named(tags), {'ormcache.tags': len(tags)})
+    attributes = {'ormcache.tags': len(tags)}
+    return story.span(kind, named(tags), f'ormcache.{kind}', attributes)
 
 
 def named(tags: Collection[str]) -> str:

@@ -68,6 +68,8 @@ class Statistics:
         self._pending: dict[str, Delta] = {}
         # what is sent now, or could not be sent
         self._unsent: dict[str, Delta] = {}
+        # what this process has counted since its begin, over all tenants
+        self._own: Counts = {}
         self._snapshots = count(1)
         #: See :data:`SAMPLING`; 1: each scope counts the hits of its request tier.
         self.sampling = SAMPLING
@@ -157,12 +159,17 @@ class Statistics:
         """
         check()
         with self._sending.present:
-            with self._lock.present:
-                deltas, self._pending = self._pending, {}
-            for tenant, delta in deltas.items():
-                self._unsent_of(tenant).add(delta)
-                add_counts(self._unsent_of(ALL_TENANTS).counts, delta.counts)
+            self._gather()
             self._store.add(self._unsent)
+
+    def _gather(self) -> None:
+        """Get what was counted ready to be sent. The caller sends, or keeps others from it."""
+        with self._lock.present:
+            deltas, self._pending = self._pending, {}
+        for tenant, delta in deltas.items():
+            self._unsent_of(tenant).add(delta)
+            for sums in self._unsent_of(ALL_TENANTS).counts, self._own:
+                add_counts(sums, delta.counts)
 
     def _unsent_of(self, tenant: str) -> Delta:
         """Return what is sent of a tenant now. The caller sends."""
@@ -213,6 +220,14 @@ class Statistics:
         """
         return self.of(ALL_TENANTS)
 
+    def own(self) -> TenantStatistics:
+        """Return the sums over all tenants of what this process has counted since its begin,
+        without runs and commits. Needs no store."""
+        check()
+        with self._sending.present:
+            self._gather()
+            return tenant_statistics(ALL_TENANTS, self._own, ())
+
     def history(self, tenant: str) -> list[Slot]:
         """Return the numbers of a tenant by the hour: the last 24 hours that have any, the oldest
         first.
@@ -228,7 +243,7 @@ class Statistics:
 
     def after_fork(self) -> None:
         """Count anew in a child: what the parent has counted, the parent sends."""
-        self._pending, self._unsent = {}, {}
+        self._pending, self._unsent, self._own = {}, {}, {}
         self._has_thread = False
         self._wake = Event()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
 from typing import Any, NamedTuple
 
 from .results import (
@@ -215,22 +216,31 @@ def slot_properties(fields: Mapping[str, Any]) -> dict[str, SlotCounts]:
 def _number(value: Any, convert: Callable[[float], Any] = float) -> Any:
     """Return a number; 0 for what is none, which another program has written."""
     try:
-        return convert(float(value))
+        return convert(_finite(value))
     except (ValueError, TypeError, OverflowError):
         return convert(0)
+
+
+def _finite(value: Any) -> float:
+    """Return a number, and raise ValueError for an infinite one and for NaN."""
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError(value)
+    return number
 
 
 def _last_run(text: Any) -> LastRun | None:
     try:
         at, seconds, size, tags, why = json.loads(text)
-        return LastRun(float(at), float(seconds), int(size), tuple(map(str, tags)), str(why))
-    except (ValueError, TypeError):
+        numbers = _finite(at), _finite(seconds), int(_finite(size))
+        return LastRun(*numbers, tuple(map(str, tags)), str(why))
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
 
 
 def _commit(text: Any) -> list[Commit]:
     try:
         at, tags, is_outside = json.loads(text)
-        return [Commit(float(at), tuple(map(str, tags)), bool(is_outside))]
-    except (ValueError, TypeError):
+        return [Commit(_finite(at), tuple(map(str, tags)), bool(is_outside))]
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return []

@@ -1,9 +1,7 @@
 """The statistics of a cache as metrics for Prometheus.
 
-The names are those of Micrometer's binder for caches (``CacheMeterBinder``, and that of Caffeine),
-so that dashboards made for these work: a property is a cache, the namespace its manager. The
-numbers of all processes come from the tag store, so each process that is scraped tells the same; a
-few are of the process alone, and say so.
+The numbers of all processes come from the tag store, so each process that is scraped tells the
+same; a few are of the process alone, and say so.
 
 While the store is away, a scrape has only these. A counter of this process instead of the sum
 would be smaller, which Prometheus takes for a restart; one that is missing does no harm.
@@ -11,14 +9,22 @@ would be smaller, which Prometheus takes for a restart; one that is missing does
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..core.cache import OrmCache
-from ..errors import ConfigurationError, MissingExtraError, StoreUnreachable
-from ..statistics.results import PropertyStatistics, TenantStatistics
-from ..tags.snapshot import PROPERTY_TAG, ROWS_TAG, whole_tag
+from ..errors import MissingExtraError, StoreUnreachable
+from ..statistics.results import TenantStatistics
+from .measures import (
+    DEFINITIONS,
+    HasCache,
+    Kind,
+    Measure,
+    cache_of,
+    of_process,
+    of_tenant,
+    require_cache,
+)
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -29,11 +35,12 @@ if TYPE_CHECKING:
 CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
 
 
-class HasCache(Protocol):
-    """A root app."""
-
-    def ensure_orm_cache(self) -> OrmCache:
-        """Return its cache."""
+#: The classes of prometheus-client, by kind.
+FAMILIES = {
+    Kind.COUNTER: 'CounterMetricFamily',
+    Kind.GAUGE: 'GaugeMetricFamily',
+    Kind.TIME: 'SummaryMetricFamily',
+}
 
 
 def metrics(*caches: OrmCache | HasCache, by_tenant: bool = False) -> bytes:
@@ -68,8 +75,7 @@ class CacheCollector:
 
     def __init__(self, *caches: OrmCache | HasCache, by_tenant: bool = False) -> None:
         for each in caches:
-            if not isinstance(each, OrmCache) and not hasattr(each, 'ensure_orm_cache'):
-                raise ConfigurationError(f'{each!r} is no OrmCache, and no root app that has one')
+            require_cache(each)
         _client()
         self._caches = caches
         self._by_tenant = by_tenant
@@ -82,7 +88,7 @@ class CacheCollector:
         """Yield the metrics. A store that is away is one of them, and no error."""
         families = Families(self._by_tenant)
         for each in self._caches:
-            families.add(each if isinstance(each, OrmCache) else each.ensure_orm_cache())
+            families.add(cache_of(each))
         yield from families.all()
 
 
@@ -116,146 +122,30 @@ class Families:
         return list(self._families.values())
 
     def _of_process(self, cache: OrmCache, is_up: bool) -> None:
-        """Add what is of this process."""
-        self._gauge(
-            'cache_up', 'Whether Redis answers this process: 1, or 0.', float(is_up)
-        )
-        tier, process_tier = {'tier': 'process'}, cache.process_tier
-        self._gauge(
-            'cache_size', 'Values in the process tier of this process.',
-            len(process_tier.held()), **tier,
-        )  # fmt: skip
-        self._gauge(
-            'cache_size_bytes', 'Bytes that they take.', process_tier.bytes_held, **tier
-        )
+        self._measure(Measure('up', is_up, {}))
+        for measure in of_process(cache):
+            self._measure(measure)
 
     def _of_tenant(self, found: TenantStatistics) -> None:
-        """Add the numbers of a tenant, or those of all."""
         tenant = {'tenant': found.tenant} if self._by_tenant else {}
-        for where, counted in found.properties.items():
-            self._of_property(counted, {'cache': where, **tenant})
-        evictions: Counter[str] = Counter()
-        for tag, counted_tag in found.tags.items():
-            evictions[_label(tag)] += counted_tag.changes
-        for tag, number in evictions.items():
-            self._count(
-                'cache_evictions', 'Changes of a tag, which evict the values that depend on it.',
-                number, tag=tag, **tenant,
-            )  # fmt: skip
-        self._count(
-            'cache_commits', 'Commits that have changed tags.', found.commits, **tenant
-        )
-        self._count(
-            'cache_changed_tags', 'Tags that commits have changed.', found.changed_tags, **tenant
-        )
-        self._count(
-            'cache_doubted_tags', 'Tags that were put in doubt before.', found.doubted_tags,
-            **tenant,
-        )  # fmt: skip
-        self._count(
-            'cache_dropped_counts', 'Counts that had no room.', found.dropped, **tenant
-        )
-        audited = sum_of_audits(found)
-        if audited.audits:
-            self._gauge(
-                'cache_disagreement_bound',
-                'The rate of hits that are not what the database gives is below this (95 %).',
-                audited.disagreement_bound, **tenant,
-            )  # fmt: skip
+        for measure in of_tenant(found):
+            self._measure(measure._replace(labels={**measure.labels, **tenant}))
 
-    def _of_property(self, counted: PropertyStatistics, labels: dict[str, str]) -> None:
-        reads = {
-            'request': counted.request_hits,
-            'process': counted.process_hits,
-            'shared': counted.shared_hits,
-            'creator': counted.misses,
-        }
-        for tier, number in reads.items():
-            result = 'miss' if tier == 'creator' else 'hit'
-            self._count(
-                'cache_gets', 'Reads of a property, by the tier that has answered.', number,
-                result=result, tier=tier, **labels,
-            )  # fmt: skip
-        self._count('cache_puts', 'Values that were stored.', counted.stored, **labels)
-        self._count(
-            'cache_put_bytes', 'Bytes of the values that were stored.', counted.stored_bytes,
-            **labels,
-        )  # fmt: skip
-        loads = {'success': counted.runs - counted.failed_runs, 'failure': counted.failed_runs}
-        for result, number in loads.items():
-            self._count(
-                'cache_load', 'Runs of the creator.', number, result=result, **labels
-            )
-        self._summary(
-            'cache_load_duration_seconds', 'Time of the runs of the creator.', counted.runs,
-            counted.run_seconds, **labels,
-        )  # fmt: skip
-        self._summary(
-            'cache_wait_duration_seconds', "Time of waiting for another caller's run.",
-            counted.waits, counted.wait_seconds, **labels,
-        )  # fmt: skip
-        for reason, number in counted.refused.items():
-            self._count(
-                'cache_refused', 'Values that were not stored.', number, reason=reason, **labels
-            )
-        for reason, number in counted.bypasses.items():
-            self._count(
-                'cache_bypasses', 'Reads that could not use the cache.', number, reason=reason,
-                **labels,
-            )  # fmt: skip
-        for verdict, number in counted.audits.items():
-            self._count(
-                'cache_audits', 'Hits that were compared with the database.', number,
-                verdict=verdict, **labels,
-            )  # fmt: skip
-
-    def _gauge(self, name: str, text: str, number: float, **labels: str) -> None:
-        self._family('GaugeMetricFamily', name, text, labels).add_metric(
-            self._values(labels), number
-        )
-
-    def _count(self, name: str, text: str, number: float, **labels: str) -> None:
-        self._family('CounterMetricFamily', name, text, labels).add_metric(
-            self._values(labels), number
-        )
-
-    def _summary(
-        self, name: str, text: str, number: int, seconds: float, **labels: str
-    ) -> None:
-        self._family('SummaryMetricFamily', name, text, labels).add_metric(
-            self._values(labels), number, seconds
-        )
-
-    def _family(self, kind: str, name: str, text: str, labels: dict[str, str]) -> Any:
-        """Return the family of a name; make it when it first has a number."""
-        found = self._families.get(name)
+    def _measure(self, measure: Measure) -> None:
+        """Add a number to the family of its name, which is made with the first one."""
+        labels = {'cache_manager': self._manager, **measure.labels}
+        found = self._families.get(measure.name)
         if found is None:
-            names = ['cache_manager', *labels]
-            found = getattr(self._core, kind)(name, text, labels=names)
-            self._families[name] = found
-        return found
-
-    def _values(self, labels: dict[str, str]) -> list[str]:
-        return [self._manager, *labels.values()]
-
-
-def sum_of_audits(found: TenantStatistics) -> PropertyStatistics:
-    """Return the audits of all properties of a tenant as those of one."""
-    audits: Counter[str] = Counter()
-    for counted in found.properties.values():
-        audits.update(counted.audits)
-    return PropertyStatistics(audits=audits)
-
-
-def _label(tag: str) -> str:
-    """Return the label of a tag: without bucket and release, of which there are many."""
-    whole = whole_tag(tag) or tag
-    if whole.startswith(PROPERTY_TAG + ROWS_TAG):
-        return whole.removeprefix(PROPERTY_TAG)
-    if whole.startswith(PROPERTY_TAG):
-        return PROPERTY_TAG + whole.rpartition(':')[2]
-    return whole
-
+            kind, text = DEFINITIONS[measure.name]
+            name = 'cache_' + measure.name.replace('.', '_')
+            name += '_seconds' if kind is Kind.TIME else ''
+            found = getattr(self._core, FAMILIES[kind])(name, text, labels=list(labels))
+            self._families[measure.name] = found
+        values = list(labels.values())
+        if DEFINITIONS[measure.name].kind is Kind.TIME:
+            found.add_metric(values, measure.number, measure.seconds)
+        else:
+            found.add_metric(values, measure.number)
 
 def _client() -> Any:
     """Return prometheus-client.

@@ -184,7 +184,7 @@ def test_much_is_sent_in_several_commands(
     assert (found.commits, len(found.last_commits)) == (1, 1)
 
 
-@pytest.mark.parametrize('damage', ['another type', 'no numbers', 'no texts'])
+@pytest.mark.parametrize('damage', ['another type', 'no numbers', 'not finite', 'no texts'])
 def test_damaged_numbers(client: Client, damage: str) -> None:
     """Keys that another program has changed are replaced or left out, and nothing fails."""
     process = of_process(client)
@@ -198,6 +198,14 @@ def test_damaged_numbers(client: Client, damage: str) -> None:
         client.set(f'{key}:commits', 'text')
     elif damage == 'no numbers':
         client.hset(key, mapping={HITS: 'many', field_of('tenant', 'commits'): b'\xff'})
+    elif damage == 'not finite':
+        run = field_of('property', 'last_run', USERS)
+        misses = field_of('property', 'misses', USERS)
+        endless = '[Infinity, 0, Infinity, [], ""]'
+        client.hset(key, mapping={HITS: 'nan', misses: 'inf', run: endless})
+        client.lpush(f'{key}:commits', '[NaN, [], false]')
+        assert process.of('main').properties[USERS].misses == 0
+        assert process.of('main').last_commits == ()
     else:
         run = field_of('property', 'last_run', USERS)
         client.hset(key, mapping={run: '{', b'\xff\x1f': 'x', 'property': 'y'})

@@ -103,6 +103,12 @@ def test_control_characters(cli: Run, used: Town, tenant: str) -> None:
         if 'red' in each['key']
     )
     assert '\\x1b[31m' in cli('values', '--app', APP, '--decode', key).out
+    # a key that another program has made, which is not the repr of anything
+    stored = used.orm_cache.shared_tier.get(tenant, key)
+    assert stored is not None
+    assert used.orm_cache.shared_tier.fill(tenant, 'other\x1b[2J\u202e\n', stored)
+    assert 'other\\x1b[2J\\u202e\\n' in cli('values', '--app', APP).out
+    assert 'no value' in cli('values', '--app', APP, '--decode', 'x\x1b[2J').err
 
 
 def test_stats(cli: Run, used: Town, tenant: str, redis_options: tuple[str, ...]) -> None:

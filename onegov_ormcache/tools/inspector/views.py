@@ -220,7 +220,7 @@ def view_tags(self: Tags, request: Any) -> Any:
     require(request, self.tenant)
     readings = Readings(request.app.inspected)
     found = readings.tags(self.tenant)
-    read = readings.tenant(self.tenant)
+    read = readings.sums(self.tenant)
     doubts = in_doubt(readings, self.tenant)
     counted = read.statistics.tags
     shown = tag_readings(

@@ -75,6 +75,16 @@ def test_reasons_are_told(site: Granting, tenant: str) -> None:
     assert cells(page, 'reasons', 'tainted')[-1] == '1'
 
 
+def test_policy_is_told(site: Granting, tenant: str) -> None:
+    """The page of a property says what its policy means, and by what its values differ."""
+    page = Visitor(site, tenant, 'admin').property('user_name').html.main.text
+    assert 'rows(User.id)' in page
+    assert 'rows whose users.id its arguments name' in page
+    assert 'argument id' in page
+    assert 'tests.support.site_with_inspector, line' in page
+    assert '/' not in page.partition('Its creator is in')[2].partition('.\n')[0]
+
+
 def test_pages_stand_apart(site: Granting, tenant: str) -> None:
     """Cached responses are shown by their views, with figures like those of properties."""
     visitor = Visitor(site, tenant)
