@@ -95,7 +95,9 @@ def run(given: list[str]) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.UsageError as error:
-        usage = f'{error.ctx.get_usage()}\n' if error.ctx is not None else ''
+        usage = ''
+        if error.ctx is not None:
+            usage = f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n"
         message = SECRET.sub('... (the rest is not shown)', error.format_message())
         print(f'{usage}error: {printable(message)}', file=sys.stderr)
     except (OrmCacheError, click.ClickException, SQLAlchemyError, redis.RedisError) as error:
