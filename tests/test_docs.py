@@ -75,6 +75,16 @@ def test_extra_for_the_documentation_has_all_others() -> None:
     assert all_others.extras == extras
 
 
+def test_every_extra_is_explained() -> None:
+    """The quickstart's table has each extra once, in setup.cfg's order, and what it is for."""
+    parsed = ConfigParser()
+    parsed.read(ROOT / 'setup.cfg', encoding='utf-8')
+    tables = tree(DOCS / 'quickstart.rst').findall(nodes.table)
+    (table,) = (each for each in tables if 'extras-table' in each['names'])
+    assert [name for name, _ in cells(table)] == list(parsed['options.extras_require'])
+    assert all(meaning for _, meaning in cells(table))
+
+
 def test_what_an_extra_lacks_is_missing() -> None:
     """A module that the extra does not install can't be imported in the build."""
     command = [sys.executable, '-m', 'tests.support.only_extra', 'docs', 'hypothesis']
