@@ -103,6 +103,17 @@ def test_every_module_has_its_place() -> None:
     assert sorted(listed) == sorted(modules)
 
 
+def test_changes_begin_in_files_that_there_are() -> None:
+    """The table 'Where a change belongs' names files and folders of the package or repository."""
+    (table,) = tree(DOCS / 'contributing.rst').findall(nodes.table)
+    texts = [literal.astext() for literal in table.findall(nodes.literal)]
+    paths = [text for text in texts if re.fullmatch(r'\w+([/.]\w+)+', text)]
+    places = ROOT, ROOT / 'onegov_ormcache', ROOT / 'tests' / 'tools' / 'inspector'
+    missing = [path for path in paths if not any((place / path).exists() for place in places)]
+    assert len(paths) > 50
+    assert missing == []
+
+
 def test_every_error_is_in_the_reference(built: Path) -> None:
     """The page of errors has an entry for each class, and each has a docstring."""
     html = (built / 'errors.html').read_text(encoding='utf-8')
