@@ -85,6 +85,17 @@ def test_every_extra_is_explained() -> None:
     assert all(meaning for _, meaning in cells(table))
 
 
+@pytest.mark.parametrize('page', [*PAGES, ROOT / 'README.md'], ids=lambda page: page.stem)
+def test_extras_to_install_exist(page: Path) -> None:
+    """Whatever a page tells to install has extras that there are."""
+    parsed = ConfigParser()
+    parsed.read(ROOT / 'setup.cfg', encoding='utf-8')
+    told = re.findall(r'onegov_ormcache\[([\w,]*)\]', page.read_text(encoding='utf-8'))
+    named = {extra for each in told for extra in each.split(',')}
+    assert named <= set(parsed['options.extras_require'])
+    assert named or page.stem not in ('README', 'command_line', 'inspector', 'quickstart')
+
+
 def test_what_an_extra_lacks_is_missing() -> None:
     """A module that the extra does not install can't be imported in the build."""
     command = [sys.executable, '-m', 'tests.support.only_extra', 'docs', 'hypothesis']
