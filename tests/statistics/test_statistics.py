@@ -206,3 +206,26 @@ def test_tenants_are_listed(cache: OrmCache, tenant: str) -> None:
     assert tenant not in cache.statistics.tenants()
     add(cache, tenant, User(name='Ada'))
     assert tenant in cache.statistics.tenants()
+
+
+def test_an_interrupt_while_numbers_are_handed_over(
+    cache: OrmCache, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scope whose thread is interrupted then, by a timeout of gevent for example, uses nothing
+    of the snapshot that has ended."""
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):  # the second time without a quarantine
+        with cache.scope(tenant):
+            assert Names(cache).users == ()
+    with cache.scope(tenant) as scope:
+        assert Names(cache).users == ()
+        assert scope.opened_session is None
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(cache.statistics, 'take', interrupt)
+            scope.commit()
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(add, cache, tenant, User(name='Ada')).result()
+        assert Names(cache).users == (('Ada',),)
