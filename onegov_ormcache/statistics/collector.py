@@ -32,7 +32,7 @@ from .fields import (
     text_of_run,
 )
 from .results import Commit, LastRun, Slot, TenantStatistics
-from .stores import COMMITS, MAX_TENANTS, StatisticsStore
+from .stores import COMMITS, HOUR, MAX_TENANTS, MemoryStatistics, StatisticsStore
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,9 @@ class Statistics:
         self._interval = interval
         self._lock, self._sending = OwnLock(), OwnLock()
         self._pending: dict[str, Delta] = {}
+        # nothing is sent to a store in memory until somebody reads, which may be hours later
+        self._memory = store if isinstance(store, MemoryStatistics) else None
+        self._hour = _present_hour()
         self._snapshots = count(1)
         #: See :data:`SAMPLING`; 1: each scope counts the hits of its request tier.
         self.sampling = SAMPLING
@@ -89,6 +92,7 @@ class Statistics:
     def take(self, tenant: str, counts: Counts) -> None:
         """Take over what a scope has counted, and empty it."""
         check()
+        self._end_hour()
         with self._lock.present:
             add_counts(self._delta(tenant).counts, counts)
         counts.clear()
@@ -153,6 +157,7 @@ class Statistics:
         :raises StoreUnreachable: if the store can't be reached. What was not sent is sent later.
         """
         check()
+        self._end_hour()
         with self._sending.present:
             with self._lock.present:
                 deltas, self._pending = self._pending, {}
@@ -161,6 +166,15 @@ class Statistics:
             finally:
                 for tenant, (counts, texts, commits) in deltas.items():
                     self._take_back(tenant, counts, texts, commits)
+
+    def _end_hour(self) -> None:
+        """Add to a store in memory what was counted in an hour that is over."""
+        if self._memory is None or self._hour == _present_hour():
+            return
+        with self._lock.present:
+            deltas, self._pending = self._pending, {}
+            ended, self._hour = self._hour, _present_hour()
+        self._memory.add(deltas, ended)
 
     def _take_back(
         self, tenant: str, counts: Counts, texts: dict[str, str], commits: list[str]
@@ -237,6 +251,10 @@ class Statistics:
         arguments = ref(self), self._wake, self._interval
         with suppress(RuntimeError):  # no more threads
             Thread(target=_send, args=arguments, name=THREAD, daemon=True).start()
+
+
+def _present_hour() -> int:
+    return int(time.time() // HOUR)
 
 
 def _send(

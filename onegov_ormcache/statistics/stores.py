@@ -62,7 +62,12 @@ class MemoryStatistics:
         self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
         self._lock = OwnLock()
 
-    def add(self, deltas: dict[str, Delta]) -> None:
+    def add(self, deltas: dict[str, Delta], hour: int | None = None) -> None:
+        """See :meth:`StatisticsStore.add`.
+
+        :param hour: in which it was counted, in hours since 1970; None: the present one.
+        """
+        hour = int(time.time() // HOUR) if hour is None else hour
         with self._lock.present:
             while deltas:
                 name, delta = deltas.popitem()
@@ -70,7 +75,6 @@ class MemoryStatistics:
                 self._tenants.move_to_end(name)
                 if len(self._tenants) > MAX_TENANTS:
                     self._tenants.popitem(last=False)
-                hour = int(time.time() // HOUR)
                 add_counts(tenant.fields, delta.counts)
                 add_counts(tenant.slots.setdefault(hour, {}), by_hour(delta.counts))
                 for field, text in delta.texts.items():

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -124,6 +125,20 @@ def test_numbers_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         process.take(f't{number}', {HITS: 1})
     assert len(process.tenants()) <= 2
+
+
+def test_hours_of_a_process_that_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that keeps its numbers in memory counts each one for its own hour, also if they
+    are read hours later."""
+    process, now = Statistics(MemoryStatistics(), None), time.time() // HOUR * HOUR + HOUR
+    for number in range(3):
+        monkeypatch.setattr(time, 'time', lambda at=now + number * HOUR: at)
+        process.take('main', {HITS: number + 1})
+    monkeypatch.setattr(time, 'time', lambda: now + 4 * HOUR)
+    slots = process.history('main')
+    assert [slot.properties[USERS].hits for slot in slots] == [1, 2, 3]
+    assert [slot.start - now for slot in slots] == [0, HOUR, 2 * HOUR]
+    assert hits(process) == 6
 
 
 def test_hours_of_a_clock_that_was_set_back() -> None:
