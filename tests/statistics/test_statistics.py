@@ -8,6 +8,7 @@ from threading import Event
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from onegov_ormcache import OrmCache, orm_cached
 from onegov_ormcache.statistics.results import PropertyStatistics, TenantStatistics
@@ -96,6 +97,22 @@ def test_commits_are_counted(cache: OrmCache, tenant: str) -> None:
     assert found.tags['table:users'].changes == 2
     assert found.tags['table:users'].last_change == pytest.approx(found.last_commits[0].at, abs=1)
     assert ['table:users' in commit.tags for commit in found.last_commits] == [True, True]
+
+
+def test_commits_that_change_no_row(cache: OrmCache, tenant: str) -> None:
+    """A commit whose statements have matched no row evicts nothing on PostgreSQL, and is neither
+    counted nor recorded then."""
+    add(cache, tenant, User(name='Ada'))
+    before, version = cache.statistics.of(tenant), cache.snapshot(tenant).version('table:users')
+    with cache.scope(tenant) as scope, cache.recording() as events:
+        scope.session().execute(update(User).where(User.name == 'nobody').values(name='Bob'))
+        scope.commit()
+    has_evicted = cache.snapshot(tenant).version('table:users') != version
+    assert has_evicted == cache.tags.single_process
+    found = cache.statistics.of(tenant)
+    assert found.commits == before.commits + has_evicted
+    assert found.tags['table:users'].changes == before.tags['table:users'].changes + has_evicted
+    assert len(events) == has_evicted
 
 
 def test_changes_that_are_no_commits_of_this_process(cache: OrmCache, tenant: str) -> None:
