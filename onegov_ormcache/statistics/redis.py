@@ -6,18 +6,24 @@ adds is added by one script, so that no reader sees a part of it.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
 import ormsgpack
+from redis.exceptions import NoPermissionError, ResponseError
 
 from ..redis_client.client import Client, hash_tag
 from .fields import DROPPED, MAX_FIELDS, Delta, by_hour
 from .stores import COMMITS, HOUR, HOURS, LIFETIME
+
+log = logging.getLogger(__name__)
+
+T = TypeVar('T')
 
 #: The most fields that one command adds, so that none stops the server for long.
 BATCH = 500
@@ -40,6 +46,7 @@ class RedisStatistics:
         self._client = client
         self._namespace = namespace
         self._script = client.register_script((files(__package__) / 'lua/add.lua').read_text())
+        self._is_refused = False
 
     def add(self, deltas: dict[str, Delta]) -> None:
         if deltas:
@@ -56,24 +63,24 @@ class RedisStatistics:
     def tenants(self) -> list[str]:
         key = self._list_key()
         client = self._client.at(key)
-        found = client.ask(lambda: client.zrange(key, 0, -1))
+        found = self._ask(client, lambda: client.zrange(key, 0, -1))
         return sorted(_text(name) for name in found)
 
     def fields(self, tenant: str) -> tuple[Mapping[str, Any], Sequence[str]]:
         key = self._key(tenant)
         client = self._client.at(key)
-        fields = client.ask(lambda: client.hgetall(key))
-        commits = client.ask(lambda: client.lrange(f'{key}:commits', 0, COMMITS - 1))
+        fields = self._ask(client, lambda: client.hgetall(key))
+        commits = self._ask(client, lambda: client.lrange(f'{key}:commits', 0, COMMITS - 1))
         return _decoded(fields), [_text(commit) for commit in commits]
 
     def slots(self, tenant: str) -> list[tuple[float, Mapping[str, Any]]]:
         key = self._key(tenant)
         client = self._client.at(key)
-        (seconds, _) = client.ask(client.time)
+        (seconds, _) = self._ask(client, client.time)
         hour = int(seconds) // HOUR
         found: list[tuple[float, Mapping[str, Any]]] = []
         for each in range(hour - HOURS + 1, hour + 1):
-            fields = client.ask(partial(client.hgetall, f'{key}:{each}'))
+            fields = self._ask(client, partial(client.hgetall, f'{key}:{each}'))
             if fields:
                 found.append((float(each * HOUR), _decoded(fields)))
         return found
@@ -92,7 +99,7 @@ class RedisStatistics:
             )
             limits = LIFETIME, HOUR, HOUR * (HOURS + 1), MAX_FIELDS, COMMITS, DROPPED
             client = self._client.at(key)
-            client.ask(partial(self._script, [key], [packed, *limits], client))
+            self._ask(client, partial(self._script, [key], [packed, *limits], client))
             for field in some:
                 del counts[field]
             for field in told:
@@ -106,9 +113,26 @@ class RedisStatistics:
         client = self._client.at(key)
         for first in range(0, len(tenants), BATCH):
             some = dict.fromkeys(tenants[first : first + BATCH], now)
-            client.ask(partial(client.zadd, key, some))
-        client.ask(lambda: client.zremrangebyscore(key, '-inf', now - LIFETIME))
-        client.ask(lambda: client.zremrangebyrank(key, 0, -MAX_LISTED - 1))
+            self._ask(client, partial(client.zadd, key, some))
+        self._ask(client, lambda: client.zremrangebyscore(key, '-inf', now - LIFETIME))
+        self._ask(client, lambda: client.zremrangebyrank(key, 0, -MAX_LISTED - 1))
+
+    def _ask(self, client: Client, question: Callable[[], T]) -> T:
+        """Return the answer of Redis, as :meth:`.Client.ask` does.
+
+        A Redis that grants what the cache needs, and not what the numbers need, is not lost.
+        """
+
+        def allowed() -> T:
+            try:
+                return question()
+            except NoPermissionError as error:
+                if not self._is_refused:
+                    self._is_refused = True
+                    log.warning('Redis does not let us keep statistics: %s', error)
+                raise ResponseError(str(error)) from None
+
+        return client.ask(allowed)
 
     def _key(self, tenant: str) -> str:
         return hash_tag(self._namespace, tenant) + KEY

@@ -97,6 +97,25 @@ def test_all_keys_expire(client: Client) -> None:
     assert min(lifetimes.values()) <= HOUR * (stores.HOURS + 1)
 
 
+@pytest.mark.parametrize('command', ['zadd', 'evalsha', 'hgetall'])
+def test_a_server_that_refuses_to_keep_numbers(
+    client: Client, own_redis: RedisServer, command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A Redis that does not permit what the numbers need is not lost for the cache; the log
+    says so once."""
+    process = of_process(client)
+    process.take('main', {HITS: 2})
+    with closing(own_redis.client()) as plain:
+        plain.execute_command('ACL', 'SETUSER', 'default', f'-{command}')
+        for _ in range(2):
+            with pytest.raises(StoreUnreachable, match=f"{command}' command"):
+                process.of('main')
+        assert not client.breaker.is_open
+        plain.execute_command('ACL', 'SETUSER', 'default', f'+{command}')
+    assert hits(process) >= 2
+    assert caplog.text.count('does not let us keep statistics') == 1
+
+
 def test_numbers_are_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenant with more names than there is room for loses numbers, and this is counted."""
     monkeypatch.setattr(redis, 'MAX_FIELDS', 10)
