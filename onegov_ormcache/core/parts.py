@@ -54,6 +54,8 @@ class CacheParts:
     settings: OrmCacheSettings
     #: Tells of the transactions and knows the tables.
     observer: Observer
+    #: Tells what the cache does, to whoever listens.
+    recordings: Recordings
 
     def _make_parts(self) -> None:
         database = self.observer.database
@@ -91,8 +93,6 @@ class CacheParts:
             None if tags.single_process else settings.statistics_interval,
         )
         self.versions.told = self.statistics.told
-        #: Tells what the cache does, to whoever listens.
-        self.recordings = Recordings()
         self._pid = os.getpid()
         self._is_reached = False
         # when the database could not be reached, and why
@@ -335,7 +335,8 @@ class CacheParts:
     def recording(self, limit: int = LIMIT) -> AbstractContextManager[RecordedEvents]:
         """Record what the cache does in all threads while a ``with`` block runs.
 
-        Blocks may overlap. Each has a list of its own.
+        Blocks may overlap. Each has a list of its own. Not seen is what a scope of another thread
+        reads again in a transaction in which it has read the same before the block.
 
         :param limit: the most events that are kept. The oldest are dropped, and counted in the
             list's attribute ``dropped``.

@@ -229,6 +229,10 @@ class RequestScope(TransactionalScope):
                 kinds = types[0] if len(types) == 1 else types
                 self.hits.setdefault(what, {})[arguments] = (value, variant, role, kinds)
 
+    def forget_hits(self) -> None:
+        """Look into the request tier at the next read of each value, so that it is seen."""
+        self.tier.hits.clear()
+
     def commit(self) -> None:
         """Commit the session. Without a session, end the snapshot as a commit would."""
         if self.opened_session is not None:
