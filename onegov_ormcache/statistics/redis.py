@@ -18,6 +18,7 @@ import ormsgpack
 from redis.exceptions import NoPermissionError, ResponseError
 
 from ..redis_client.client import Client, hash_tag
+from ..redis_client.sent import OF_STATISTICS
 from .fields import DROPPED, MAX_FIELDS, Delta, by_hour
 from .stores import COMMITS, HOUR, HOURS, LIFETIME
 
@@ -132,7 +133,11 @@ class RedisStatistics:
                     log.warning('Redis does not let us keep statistics: %s', error)
                 raise ResponseError(str(error)) from None
 
-        return client.ask(allowed)
+        token = OF_STATISTICS.set(True)
+        try:
+            return client.ask(allowed)
+        finally:
+            OF_STATISTICS.reset(token)
 
     def _key(self, tenant: str) -> str:
         return hash_tag(self._namespace, tenant) + KEY

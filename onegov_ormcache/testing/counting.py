@@ -20,15 +20,11 @@ from ..core.descriptors import cached_descriptors
 from ..core.recording import CacheEvent
 from ..database.names import INTERNAL_OPTION
 from ..errors import PropertyError
-from ..redis_client.sent import SENT, Command
-from ..statistics.collector import THREAD
+from ..redis_client.sent import OF_STATISTICS, SENT, Command
 from .targets import cache_of
 
 #: The most characters of a command or statement in a message.
 SHOWN = 300
-
-#: The end of the keys of statistics on Redis.
-STATISTICS = ':statistics'
 
 
 @contextmanager
@@ -77,18 +73,12 @@ def redis_ops(expected: int) -> Iterator[list[str]]:
     commands: list[str] = []
 
     def sending(command: Command) -> None:
-        if not _is_of_statistics(command):
+        if not OF_STATISTICS.get():
             commands.append(' '.join(map(_text, command)))
 
     with SENT.listening(sending):
         yield commands
     _compare('Redis commands', expected, commands)
-
-
-def _is_of_statistics(command: Command) -> bool:
-    if threading.current_thread().name == THREAD:
-        return True
-    return any(_text(argument).endswith(STATISTICS) for argument in command)
 
 
 def _text(argument: Any) -> str:

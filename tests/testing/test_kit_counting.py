@@ -106,13 +106,17 @@ def test_commands_of_a_warm_request(app: Site, tenant: str, backend: Backend) ->
 
 
 def test_commands_of_others_do_not_count(
-    on_servers: Applications, redis_url: str, namespace: str
+    on_servers: Applications, tenant: str, redis_url: str, namespace: str
 ) -> None:
-    """The application's own client, and the statistics, are left out."""
+    """The application's own client, and all that sends or reads statistics, are left out."""
     app = on_servers.start(Site, statistics_interval=None)
+    change(app, tenant, User(name='Ada'))
+    statistics = app.orm_cache.statistics
     with redis.Redis.from_url(redis_url) as client, redis_ops(0):
         client.get(namespace)
-        app.orm_cache.statistics.flush()
+        assert tenant in statistics.tenants()
+        assert statistics.of(tenant).commits == 1
+        statistics.history(tenant)
 
 
 def test_counters_nest_and_count_all_threads(app: Site, tenant: str) -> None:
