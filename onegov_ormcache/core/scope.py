@@ -524,10 +524,12 @@ class CurrentScopes:
     """The current scopes of this thread, as a fork finds them."""
 
     def after_fork(self) -> None:
-        """Let the current scopes refuse a child's next read, also of what they have read."""
+        """Let the current scopes refuse a child's next read, also of what they have read; what
+        they have counted, the parent hands over."""
         scope: RequestScope | None = current_scope.get()
         while scope is not None:
             scope.hits.clear()
+            scope.counts.clear()
             scope = scope.outer
 
 

@@ -15,6 +15,7 @@ from onegov_ormcache.statistics.results import PropertyStatistics, TenantStatist
 from onegov_ormcache.steps import Step
 from tests.core.plain_objects import Names, add
 from tests.support.backends import Backend
+from tests.support.forking import FORKS, in_child
 from tests.support.models import Base, User
 
 USERS = 'tests.core.plain_objects.Names.users'
@@ -162,6 +163,28 @@ def test_values_by_argument(cache: OrmCache, tenant: str) -> None:
         assert Odd(cache).name(3) == '3'
     counted = of(cache, tenant, 'name')
     assert (counted.misses, counted.runs, counted.stored) == (3, 3, 3)
+
+
+@pytest.mark.parametrize('fork', FORKS)
+def test_a_fork_in_a_scope(cache: OrmCache, tenant: str, fork: str) -> None:
+    """What a scope had counted before a fork is counted once, by the parent."""
+    if cache.tags.single_process:
+        pytest.skip('A child can not use the embedded default')
+
+    def child() -> None:
+        with cache.scope(tenant):
+            Names(cache).groups
+        scope.close()
+        cache.statistics.flush()
+
+    with cache.scope(tenant) as scope:
+        Names(cache).users
+        scope.commit()
+        Names(cache).users
+        in_child(FORKS[fork], child)
+    found = cache.statistics.of(tenant).properties
+    assert (found[USERS].misses, found[USERS].process_hits + found[USERS].misses) == (1, 2)
+    assert of(cache, tenant, 'groups').misses == 1
 
 
 def test_own_changes_pass_the_cache_by(cache: OrmCache, tenant: str) -> None:
