@@ -21,11 +21,11 @@ from weakref import finalize, ref
 from ..errors import StoreUnreachable
 from ..forks import OwnLock, check, register
 from .fields import (
-    MAX_FIELDS,
     Counts,
     Delta,
     add_counts,
     field_of,
+    has_room,
     slot_properties,
     tenant_statistics,
     text_of_commit,
@@ -135,7 +135,7 @@ class Statistics:
 
     def _tell(self, tenant: str, field: str, text: str) -> None:
         texts = self._delta(tenant).texts
-        if field in texts or len(texts) < MAX_FIELDS:
+        if has_room(texts, field):
             texts[field] = text
 
     def _delta(self, tenant: str) -> Delta:

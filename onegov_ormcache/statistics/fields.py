@@ -28,6 +28,9 @@ MAX_TAGS = 50
 #: The most fields of a tenant. The numbers of others are only counted as dropped.
 MAX_FIELDS = 20_000
 
+#: The begin of the fields of tags, which may be many: they get no room in the last half.
+TAG = f'tag{SEPARATOR}'
+
 #: The field that counts what had no room.
 DROPPED = f'tenant{SEPARATOR}dropped{SEPARATOR}'
 
@@ -98,13 +101,19 @@ class PropertyFields:
         return field_of('property', f'audits:{verdict}', self._where)
 
 
+def has_room(fields: Mapping[str, Any], field: str) -> bool:
+    """Return whether a field may be added to others."""
+    most = MAX_FIELDS // 2 if field.startswith(TAG) else MAX_FIELDS
+    return field in fields or len(fields) < most
+
+
 def add_counts(fields: dict[str, Any], counts: Mapping[str, float]) -> None:
     """Add counts to others, as far as there is room."""
     for field, number in counts.items():
         try:
             fields[field] += number  # most often it is there, and this is done for each request
         except KeyError:
-            if len(fields) >= MAX_FIELDS and field != DROPPED:
+            if field != DROPPED and not has_room(fields, field):
                 field, number = DROPPED, 1
             fields[field] = fields.get(field, 0) + number
 

@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from ..redis_client.client import Client, hash_tag
 from ..redis_client.sent import OF_STATISTICS
-from .fields import DROPPED, MAX_FIELDS, Delta, by_hour
+from .fields import DROPPED, MAX_FIELDS, TAG, Delta, by_hour
 from .stores import COMMITS, HOUR, HOURS, LIFETIME
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class RedisStatistics:
             packed = ormsgpack.packb(
                 (_flat(some), _flat(by_hour(some)), list(chain(*told.items())), latest)
             )
-            limits = LIFETIME, HOUR, HOUR * (HOURS + 1), MAX_FIELDS, COMMITS, DROPPED
+            limits = LIFETIME, HOUR, HOUR * (HOURS + 1), MAX_FIELDS, COMMITS, DROPPED, TAG
             client = self._client.at(key)
             self._ask(client, partial(self._script, [key], [packed, *limits], client))
             for field in some:

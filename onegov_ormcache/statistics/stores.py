@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..forks import OwnLock
-from .fields import MAX_FIELDS, Delta, add_counts, by_hour
+from .fields import Delta, add_counts, by_hour, has_room
 
 #: Seconds of a slot.
 HOUR = 3600
@@ -78,7 +78,7 @@ class MemoryStatistics:
                 add_counts(tenant.fields, delta.counts)
                 add_counts(tenant.slots.setdefault(hour, {}), by_hour(delta.counts))
                 for field, text in delta.texts.items():
-                    if field in tenant.fields or len(tenant.fields) < MAX_FIELDS:
+                    if has_room(tenant.fields, field):
                         tenant.fields[field] = text
                 tenant.commits.extendleft(delta.commits)
                 # also those of a clock that was set back

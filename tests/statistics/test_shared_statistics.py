@@ -131,6 +131,26 @@ def test_numbers_are_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) ->
     assert len(process.of('main').last_commits) == stores.COMMITS
 
 
+@pytest.mark.parametrize('is_shared', [True, False])
+def test_tags_leave_room_for_properties(
+    client: Client, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+) -> None:
+    """A tenant whose tags are more than there is room for has the numbers of all properties, also
+    of those that came later."""
+    for module in (redis, fields):
+        monkeypatch.setattr(module, 'MAX_FIELDS', 20)
+    process = of_process(client) if is_shared else Statistics(MemoryStatistics(), None)
+    for number in range(40):
+        process.committed('main', [f'rows:books.id/{number}'], ())
+    process.flush()
+    process.take('main', {HITS: 2})
+    process.ran('main', USERS, LastRun(at=1.0, seconds=0.5, size=10))
+    found = process.of('main')
+    assert found.properties[USERS].process_hits == 2
+    assert found.properties[USERS].last_run is not None
+    assert 0 < len(found.tags) <= 10 < found.commits == 40
+
+
 def test_numbers_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same holds for the numbers of a process, before and after they are sent."""
     monkeypatch.setattr(fields, 'MAX_FIELDS', 10)
