@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -41,13 +42,17 @@ def db_queries(expected: int) -> Iterator[list[str]]:
     """
     __tracebackhide__ = True
     statements: list[str] = []
+    seen: WeakSet[Any] = WeakSet()
 
     def executing(
         connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
     ) -> None:
-        options = {} if context is None else context.execution_options
-        if not options.get(INTERNAL_OPTION):
-            statements.append(statement)
+        if context is not None:
+            # SQLAlchemy tells of each batch of rows, and on SQLite of each row
+            if context in seen or context.execution_options.get(INTERNAL_OPTION):
+                return
+            seen.add(context)
+        statements.append(statement)
 
     event.listen(Engine, 'before_cursor_execute', executing)
     try:

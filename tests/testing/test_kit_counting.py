@@ -52,6 +52,14 @@ def test_statements_of_the_application_count(app: Site, tenant: str) -> None:
             scope.commit()
 
 
+def test_statements_of_many_rows(app: Site, tenant: str) -> None:
+    """One call of `execute` is one statement, also if SQLAlchemy sends its rows in batches."""
+    with app.request_scope(tenant) as scope, db_queries(2):
+        scope.session().add_all([Group(name=f'{number}') for number in range(2500)])
+        scope.session().flush()
+        scope.session().execute(text('SELECT 1'))
+
+
 def test_a_new_tenant_has_only_its_tables(
     applications: Applications, make_tenant: Callable[[str], str]
 ) -> None:
