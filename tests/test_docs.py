@@ -15,6 +15,7 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
+from configparser import ConfigParser
 from contextlib import closing, contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -35,6 +36,7 @@ from onegov_ormcache.web.directives import (
     RequestCachedDirective,
 )
 from onegov_ormcache.web.settings import AppSettings
+from tests.support.only_extra import declared
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / 'docs'
@@ -43,9 +45,11 @@ PAGES = sorted(DOCS.glob('*.rst'))
 
 @pytest.fixture(scope='module')
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the documentation as HTML, built with warnings as errors."""
+    """The folder with the documentation as HTML, built with warnings as errors, and with nothing
+    that the extra for it does not install."""
     folder = tmp_path_factory.mktemp('docs')
-    command = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html']
+    command = [sys.executable, '-m', 'tests.support.only_extra', 'docs']
+    command += ['sphinx', '-W', '--keep-going', '-q', '-b', 'html']
     done = subprocess.run(
         [*command, '-d', str(folder / 'doctrees'), str(DOCS), str(folder / 'html')],
         capture_output=True,
@@ -59,6 +63,24 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_builds_without_warnings(built: Path) -> None:
     """Sphinx builds every page, and warns of nothing."""
     assert {page.stem for page in PAGES} <= {page.stem for page in built.glob('*.html')}
+
+
+def test_extra_for_the_documentation_has_all_others() -> None:
+    """The reference imports each module, so it needs what any of them needs, apart from tools that
+    work on the package."""
+    (all_others,) = (each for each in declared('docs') if each.name == 'onegov_ormcache')
+    parsed = ConfigParser()
+    parsed.read(ROOT / 'setup.cfg', encoding='utf-8')
+    extras = set(parsed['options.extras_require']) - {'test', 'lint', 'bench', 'docs'}
+    assert all_others.extras == extras
+
+
+def test_what_an_extra_lacks_is_missing() -> None:
+    """A module that the extra does not install can't be imported in the build."""
+    command = [sys.executable, '-m', 'tests.support.only_extra', 'docs', 'hypothesis']
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode
+    assert "No module named 'hypothesis'" in done.stderr
 
 
 def test_every_module_has_its_place() -> None:
@@ -175,6 +197,25 @@ def test_decorators_have_the_options_of_directives() -> None:
     for decorator in 'orm_cached', 'request_cached':
         options = set(parameters(getattr(onegov_ormcache, decorator))) - {'creator'}
         assert options == set(OPTIONS[decorator]) - {'name', 'target'}
+
+
+def test_changelog_is_kept() -> None:
+    """Each release of the changelog has a version and a date, and sections of known names, in one
+    order; the newest release is that of the package."""
+    text = (ROOT / 'CHANGES.md').read_text(encoding='utf-8')
+    first, *releases = re.findall(r'^## (.*)$', text, re.MULTILINE)
+    assert first == 'Unreleased'
+    assert all(re.fullmatch(r'\d+\.\d+\.\d+ - \d{4}-\d\d-\d\d', each) for each in releases)
+    parsed = ConfigParser()
+    parsed.read(ROOT / 'setup.cfg', encoding='utf-8')
+    assert releases[0].split()[0] == parsed['metadata']['version']
+    order = [
+        'Before you upgrade', 'Added', 'Changed', 'Deprecated', 'Removed', 'Fixed', 'Security',
+    ]  # fmt: skip
+    for release in re.split(r'^## ', text, flags=re.MULTILINE)[1:]:
+        sections = re.findall(r'^### (.*)$', release, re.MULTILINE)
+        assert sections
+        assert sections == [each for each in order if each in sections]
 
 
 #: Pages that list names, and explain none of them by what it is good for.

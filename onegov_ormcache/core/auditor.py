@@ -170,6 +170,7 @@ class Auditor:
             finally:
                 with self._lock.present:
                     self._present.discard(key)
+            log.debug('%s of %s: audited: %s', hit.call.prop.where, scope.schema, verdict)
             counts: Counts = {hit.call.prop.counted.audited(verdict): 1}
             self._cache.statistics.take(scope.schema, counts)
 
@@ -183,6 +184,7 @@ class Auditor:
             if scope.blocks(hit.stamp.keys()) or not self._holds(scope.snapshot(), hit.stamp):
                 return Verdict.UNTOLD
             scope.store_lost()  # from now on, each value is computed
+            scope.story = None  # and not because the store is away
             with scope.run(hit.call):
                 value = hit.call.create()
                 encoded = self._cache.serializer.encode(value, hit.call.prop.name)

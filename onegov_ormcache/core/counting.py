@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ..statistics.results import LastRun
 from .properties import Property
 from .protocols import ComputingScope
+from .story import of_property
 
 
 @dataclass
@@ -31,7 +32,8 @@ def counted_run(scope: ComputingScope, prop: Property) -> Iterator[TimedRun]:
     """
     timed, begun = TimedRun(), time.perf_counter()
     try:
-        yield timed
+        with of_property(scope.story, 'creator', prop.where):
+            yield timed
     except Exception:
         _count_run(scope, prop, timed, begun)
         scope.counts[prop.counted.failed_runs] += 1

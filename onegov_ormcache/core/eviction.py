@@ -38,6 +38,7 @@ from .policies import table_tags
 from .protocols import WritingScope
 from .recording import CacheEvent
 from .rows import RowPolicy
+from .story import of_tags
 from .write_skews import Required, WriteSkewCheck
 
 log = logging.getLogger(__name__)
@@ -359,7 +360,8 @@ class WritePath:
         if not self._has_written(self._inquiry):
             return
         try:
-            self._doubt(self._inquiry)
+            with of_tags(self._scope.story, 'doubt', self.tags):
+                self._doubt(self._inquiry)
         except StoreUnreachable:
             if self._cache.settings.on_outage == 'refuse':
                 raise
@@ -495,10 +497,13 @@ class WritePath:
         evicted = self._evicted()
         if recorder is not None and evicted.get(schema):
             recorder(CacheEvent.commit(schema, evicted[schema]))
+        if self._scope.story is not None and evicted.get(schema):
+            self._scope.story.committed(evicted[schema])
         if self._doubts.tags is not None:
             about_to(Step.PUBLISH)
             try:
-                self._doubts.publish()
+                with of_tags(self._scope.story, 'publish', self._doubts.tags):
+                    self._doubts.publish()
             except StoreUnreachable:
                 # the doubt stays, and the next reader that meets it settles it
                 log.warning('%s: committed, but the tag store is lost', schema)
@@ -533,6 +538,8 @@ class WritePath:
         return dict(places)
 
     def rolled_back(self) -> None:
+        if self.tags and self._scope.story is not None:
+            self._scope.story.rolled_back(self.tags)
         if self._doubts.are_sent:
             about_to(Step.END_DOUBT)
             try:

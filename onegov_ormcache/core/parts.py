@@ -43,6 +43,7 @@ from .recording import LIMIT, CacheEvent, RecordedEvents, Recordings
 from .recovery import Recovery
 from .registry import Registry
 from .settings import OrmCacheSettings
+from .story import Stories
 from .versions import Versions
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ class CacheParts:
             None if tags.single_process else settings.statistics_interval,
         )
         self.versions.told = self.statistics.told
+        #: Makes the stories of scopes, for a log and for traces.
+        self.stories = Stories()
         self._pid = os.getpid()
         self._is_reached = False
         # when the database could not be reached, and why

@@ -36,6 +36,7 @@ from .recovery import Recovery
 from .rows import RowPolicies, RowPolicy
 from .runs import Run
 from .settings import OrmCacheSettings
+from .story import Stories, Story
 
 # parts of a cache
 
@@ -178,6 +179,10 @@ class ScopeCache(ReadingCache, WritingCache, Protocol):
     """The part of a cache that a request scope uses, and a descriptor that has found one."""
 
     @property
+    def stories(self) -> Stories:
+        """Makes the stories of scopes."""
+
+    @property
     def session_manager(self) -> SessionManager:
         """The maker of the scopes' sessions.
 
@@ -294,6 +299,8 @@ class LookupScope(Protocol):
     returned: dict[str, str]
     #: What it has counted since it last handed that over.
     counts: Counts
+    #: What the cache does for it; None if nobody listens.
+    story: Story | None
     #: False if what it computes is no part of the cache's work.
     is_counted: bool
     #: How many hits each hit of the request tier stands for; 0: they are not counted.
@@ -492,6 +499,8 @@ class WritingScope(Protocol):
     snapshot_number: int
     returned: dict[str, str]
     computed: dict[str, str]
+    #: What the cache does for it; None if nobody listens.
+    story: Story | None
 
     @property
     def is_in_one_transaction(self) -> bool:

@@ -21,6 +21,7 @@ from .properties import Call
 from .protocols import ComputingScope, ReadingScope
 from .recording import CacheEvent, Tier
 from .storing import Computed, judge, store
+from .story import of_property
 
 
 def read(scope: ReadingScope, call: Call) -> Any:
@@ -63,6 +64,8 @@ def told(scope: ReadingScope, call: Call, entry: TierEntry, tier: Tier) -> Any:
     """Record and count that a value was read, and return it; see :func:`returned`."""
     if tier != 'request':
         scope.counts[call.prop.counted.reads[tier]] += 1
+        if scope.story is not None:
+            scope.story.read(call.prop.where, tier)
     elif scope.weight:
         scope.counts[call.prop.counted.reads[tier]] += scope.weight
     if scope.cache.recorder is not None:
@@ -205,6 +208,8 @@ class Reading(Lookup):
     def _passed_by(self, reason: str) -> None:
         """Count that the cache was passed by."""
         self.scope.counts[self.prop.counted.bypassed(reason)] += 1
+        if self.scope.story is not None:
+            self.scope.story.passed_by(self.prop.where, reason)
 
     def found_alone(self) -> TierEntry:
         """Return the value that :meth:`begin` has found without a claim; else compute it."""
@@ -217,13 +222,14 @@ class Reading(Lookup):
         """
         about_to(Step.WAIT)
         counts, begun = self.scope.counts, perf_counter()
-        if claim.is_taken:
-            claim.wait_for_others(self.scope.is_in_transaction)
-            claim.leave()
-            found = None
-        else:
-            claim.wait_in_process(self.scope.is_in_transaction)
-            found = self.in_process()
+        with of_property(self.scope.story, 'wait', self.prop.where):
+            if claim.is_taken:
+                claim.wait_for_others(self.scope.is_in_transaction)
+                claim.leave()
+                found = None
+            else:
+                claim.wait_in_process(self.scope.is_in_transaction)
+                found = self.in_process()
         counts[self.prop.counted.waits] += 1
         counts[self.prop.counted.wait_seconds] += perf_counter() - begun
         return found or self.in_shared() or self.compute()
@@ -238,6 +244,8 @@ class Reading(Lookup):
         if is_blocked or scope.snapshot().quarantine is not None or not claim.is_held:
             return False
         self.claim = claim
+        if scope.story is not None:
+            scope.story.claimed(self.prop.where)
         return True
 
     def compute(self) -> TierEntry:

@@ -220,8 +220,7 @@ class RequestScope(TransactionalScope):
         :param role: the role of the instance's identity; None if the descriptor has no
             variants.
         """
-        is_seen = self.runs or self.weight or self.cache.recorder is not None
-        if not (is_seen or self.is_without_cache):
+        if not (self.runs or self.weight or self.is_without_cache) and self.cache.recorder is None:
             what, arguments, types = read
             if arguments is None:
                 self.hits[what] = (instance, value, variant, role)
@@ -277,8 +276,8 @@ class RequestScope(TransactionalScope):
 
         Of a property with arguments, the latest :data:`MAX_VALUES` values are kept. An orm-cached
         value is dropped when one of its tags changes or the snapshot ends; a request-cached one
-        (its ``encoded`` is None) stays until the scope ends. While the cache is disabled, no
-        orm-cached value is kept.
+        (its ``encoded`` is None) stays until the scope ends. A scope that does without the cache
+        keeps no orm-cached value.
         """
         if self.is_without_cache and entry.encoded is not None:
             return
@@ -516,6 +515,8 @@ class RequestScope(TransactionalScope):
         """Roll back uncommitted changes, and close the session. The scope refuses any use then."""
         self.reset()
         self.is_closed = True
+        if self.story is not None:
+            self.story.closed()
         if self.audited and self.cache.auditor is not None:
             self.cache.auditor.recompute(self)
 

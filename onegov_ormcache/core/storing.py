@@ -122,6 +122,9 @@ class Computed:
         size = len(self._encoded.data)
         run = LastRun(time(), self._seconds, size, tuple(sorted(self._tags)), why)
         count_computed(self._scope, self.lookup.prop, run, self._refused)
+        if self._scope.story is not None:
+            where = self.lookup.prop.where
+            self._scope.story.computed(where, size, self._tags, self._refused, why)
 
     def entry(self) -> TierEntry:
         """Return the entry of the request tier."""

@@ -24,10 +24,11 @@ from ..errors import (
     StoreUnreachable,
 )
 from ..forks import check
-from ..statistics.fields import Counts
+from ..statistics.fields import Counts, add_counts
 from ..steps import Step, about_to
 from ..tags.snapshot import CATALOG_TAG, CODE_TAG, UNREACHABLE, Snapshot
 from .protocols import ScopeCache, Transaction
+from .story import Story
 from .torn_pages import TornPages
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,9 @@ class TransactionalScope:
     :param cache: the cache whose values the scope reads.
     :param schema: the tenant.
     """
+
+    #: What it has handed over of its counts; None if nobody asks for it.
+    counted: Counts | None = None
 
     def __init__(self, cache: ScopeCache, schema: str) -> None:
         self.cache = cache
@@ -75,6 +79,8 @@ class TransactionalScope:
         self.counts: Counts = defaultdict(int)
         #: How many hits each hit of its request tier stands for; 0: they are not counted.
         self.weight = 0
+        #: What the cache does for it; None if nobody listens.
+        self.story: Story | None = None
         #: The check that all values of a transaction belong to one moment.
         self.torn_pages = TornPages(self)
         self._snapshot: Snapshot | None = None
@@ -83,6 +89,14 @@ class TransactionalScope:
         self._has_looked_again = False
         # the tags whose values this transaction must read from the database; None: all tags
         self._blocked: set[str] | None = set()
+        #: True until the snapshot ends, if the cache was disabled meanwhile: nothing is kept then.
+        self.is_without_cache = False
+
+    def counted_so_far(self) -> Counts:
+        """Return what it has counted, if :attr:`counted` is set; else since the last snapshot."""
+        counts = dict(self.counted or {})
+        add_counts(counts, self.counts)
+        return counts
 
     # what the request scope adds
 
@@ -168,14 +182,10 @@ class TransactionalScope:
             about_to(Step.SNAPSHOT)
             self._snapshot = self.cache.snapshot(self.schema)
             if self.cache.is_disabled:
-                self._blocked = None
+                self._do_without_cache()
             self.weight = self.cache.statistics.weight()
+            self.story = self.cache.stories.begin(self.schema, self._snapshot, self.story)
         return self._snapshot
-
-    @property
-    def is_without_cache(self) -> bool:
-        """True while the cache is disabled, and this scope has taken notice of it."""
-        return self._blocked is None and self.cache.is_disabled
 
     def cache_disabled(self) -> None:
         """Read all values from the database until the snapshot ends.
@@ -183,8 +193,12 @@ class TransactionalScope:
         Also after the cache is enabled again: the snapshot may be older than what was read.
         """
         if self._snapshot is not None:
-            self._blocked = None
+            self._do_without_cache()
         self.drop_all()
+
+    def _do_without_cache(self) -> None:
+        self._blocked = None
+        self.is_without_cache = True
 
     def store_lost(self) -> None:
         """Treat the tag store as unreachable until the snapshot ends.
@@ -491,6 +505,7 @@ class TransactionalScope:
                 path.hold({**self.computed, **self.returned})
             self._snapshot = None
             self._blocked = set()
+            self.is_without_cache = False
             self.returned = {}
             self.computed = {}
             self.torn_pages.snapshot_ended()
@@ -498,6 +513,8 @@ class TransactionalScope:
             self.drop_all()
         # last: an interrupt in it must leave nothing of the snapshot
         if self.counts:
+            if self.counted is not None:
+                add_counts(self.counted, self.counts)
             self.cache.statistics.take(self.schema, self.counts)
 
 

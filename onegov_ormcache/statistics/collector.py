@@ -21,6 +21,7 @@ from weakref import finalize, ref
 from ..errors import StoreUnreachable
 from ..forks import OwnLock, check, register
 from .fields import (
+    COMMITS,
     Counts,
     Delta,
     add_counts,
@@ -32,7 +33,7 @@ from .fields import (
     text_of_run,
 )
 from .results import Commit, LastRun, Slot, TenantStatistics
-from .stores import COMMITS, HOUR, MAX_TENANTS, MemoryStatistics, StatisticsStore
+from .stores import ALL_TENANTS, HOUR, MAX_TENANTS, MemoryStatistics, StatisticsStore
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,10 @@ class Statistics:
         # nothing is sent to a store in memory until somebody reads, which may be hours later
         self._memory = store if isinstance(store, MemoryStatistics) else None
         self._hour = _present_hour()
+        # what is sent now, or could not be sent
+        self._unsent: dict[str, Delta] = {}
+        # what this process has counted since its begin, over all tenants
+        self._own: Counts = {}
         self._snapshots = count(1)
         #: See :data:`SAMPLING`; 1: each scope counts the hits of its request tier.
         self.sampling = SAMPLING
@@ -159,34 +164,32 @@ class Statistics:
         check()
         self._end_hour()
         with self._sending.present:
-            with self._lock.present:
-                deltas, self._pending = self._pending, {}
-            try:
-                self._store.add(deltas)
-            finally:
-                for tenant, (counts, texts, commits) in deltas.items():
-                    self._take_back(tenant, counts, texts, commits)
+            self._gather()
+            self._store.add(self._unsent)
 
     def _end_hour(self) -> None:
         """Add to a store in memory what was counted in an hour that is over."""
         if self._memory is None or self._hour == _present_hour():
             return
+        with self._sending.present:
+            ended, self._hour = self._hour, _present_hour()
+            self._gather()
+            self._memory.add(self._unsent, ended)
+
+    def _gather(self) -> None:
+        """Get what was counted ready to be sent. The caller sends, or keeps others from it."""
         with self._lock.present:
             deltas, self._pending = self._pending, {}
-            ended, self._hour = self._hour, _present_hour()
-        self._memory.add(deltas, ended)
+        for tenant, delta in deltas.items():
+            self._unsent_of(tenant).add(delta)
+            for sums in self._unsent_of(ALL_TENANTS).counts, self._own:
+                add_counts(sums, delta.counts)
 
-    def _take_back(
-        self, tenant: str, counts: Counts, texts: dict[str, str], commits: list[str]
-    ) -> None:
-        """Keep what could not be sent, for the next time."""
-        self.take(tenant, counts)
-        with self._lock.present:
-            delta = self._delta(tenant)
-            for field, text in texts.items():
-                delta.texts.setdefault(field, text)
-            delta.commits[:0] = commits
-            del delta.commits[:-COMMITS]
+    def _unsent_of(self, tenant: str) -> Delta:
+        """Return what is sent of a tenant now. The caller sends."""
+        if tenant not in self._unsent and len(self._unsent) > MAX_TENANTS:  # nobody takes it
+            self._unsent.pop(next(name for name in self._unsent if name != ALL_TENANTS))
+        return self._unsent.setdefault(tenant, Delta.empty())
 
     def send(self) -> None:
         """Send what this process has counted, if that is possible now; log what goes wrong."""
@@ -201,7 +204,7 @@ class Statistics:
         """End the thread, and send the rest."""
         self._is_closed = True
         self._wake.set()
-        if self._pending:
+        if self._pending or self._unsent:
             self.send()
 
     # reading
@@ -223,6 +226,22 @@ class Statistics:
         fields, commits = self._store.fields(tenant)
         return tenant_statistics(tenant, fields, commits)
 
+    def total(self) -> TenantStatistics:
+        """Return the sums over all tenants, without runs and commits. They go on counting when the
+        numbers of a tenant expire.
+
+        :raises StoreUnreachable: if the store can't be reached.
+        """
+        return self.of(ALL_TENANTS)
+
+    def own(self) -> TenantStatistics:
+        """Return the sums over all tenants of what this process has counted since its begin,
+        without runs and commits. Needs no store."""
+        check()
+        with self._sending.present:
+            self._gather()
+            return tenant_statistics(ALL_TENANTS, self._own, ())
+
     def history(self, tenant: str) -> list[Slot]:
         """Return the numbers of a tenant by the hour: the last 24 hours that have any, the oldest
         first.
@@ -238,7 +257,7 @@ class Statistics:
 
     def after_fork(self) -> None:
         """Count anew in a child: what the parent has counted, the parent sends."""
-        self._pending = {}
+        self._pending, self._unsent, self._own = {}, {}, {}
         self._has_thread = False
         self._wake = Event()
 

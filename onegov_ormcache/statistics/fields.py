@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
 from typing import Any, NamedTuple
 
 from .results import (
@@ -30,6 +31,9 @@ MAX_FIELDS = 20_000
 
 #: The begin of the fields of tags, which may be many: they get no room in the last half.
 TAG = f'tag{SEPARATOR}'
+
+#: The number of commits that are kept of a tenant.
+COMMITS = 100
 
 #: The field that counts what had no room.
 DROPPED = f'tenant{SEPARATOR}dropped{SEPARATOR}'
@@ -132,6 +136,15 @@ class Delta(NamedTuple):
         """Return one without anything."""
         return cls({}, {}, [])
 
+    def add(self, later: Delta) -> None:
+        """Add what was counted later, as far as there is room."""
+        add_counts(self.counts, later.counts)
+        for field, text in later.texts.items():
+            if has_room(self.texts, field):
+                self.texts[field] = text
+        self.commits.extend(later.commits)
+        del self.commits[:-COMMITS]
+
 
 def text_of_run(run: LastRun) -> str:
     """Return the text of a run, for :func:`tenant_statistics`."""
@@ -212,22 +225,31 @@ def slot_properties(fields: Mapping[str, Any]) -> dict[str, SlotCounts]:
 def _number(value: Any, convert: Callable[[float], Any] = float) -> Any:
     """Return a number; 0 for what is none, which another program has written."""
     try:
-        return convert(float(value))
+        return convert(_finite(value))
     except (ValueError, TypeError, OverflowError):
         return convert(0)
+
+
+def _finite(value: Any) -> float:
+    """Return a number, and raise ValueError for an infinite one and for NaN."""
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError(value)
+    return number
 
 
 def _last_run(text: Any) -> LastRun | None:
     try:
         at, seconds, size, tags, why = json.loads(text)
-        return LastRun(float(at), float(seconds), int(size), tuple(map(str, tags)), str(why))
-    except (ValueError, TypeError):
+        numbers = _finite(at), _finite(seconds), int(_finite(size))
+        return LastRun(*numbers, tuple(map(str, tags)), str(why))
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
 
 
 def _commit(text: Any) -> list[Commit]:
     try:
         at, tags, is_outside = json.loads(text)
-        return [Commit(float(at), tuple(map(str, tags)), bool(is_outside))]
-    except (ValueError, TypeError):
+        return [Commit(_finite(at), tuple(map(str, tags)), bool(is_outside))]
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return []

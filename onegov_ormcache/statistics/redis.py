@@ -19,8 +19,8 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from ..redis_client.client import Client, hash_tag
 from ..redis_client.sent import OF_STATISTICS
-from .fields import DROPPED, MAX_FIELDS, TAG, Delta, by_hour
-from .stores import COMMITS, HOUR, HOURS, LIFETIME
+from .fields import COMMITS, DROPPED, MAX_FIELDS, TAG, Delta, by_hour
+from .stores import ALL_TENANTS, HOUR, HOURS, LIFETIME
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +46,14 @@ class RedisStatistics:
     def __init__(self, client: Client, namespace: str) -> None:
         self._client = client
         self._namespace = namespace
-        self._script = client.register_script((files(__package__) / 'lua/add.lua').read_text())
+        folder = files(__package__) / 'lua'
+        self._script = client.register_script((folder / 'add.lua').read_text())
+        self._slots = client.register_script((folder / 'slots.lua').read_text())
         self._is_refused = False
 
     def add(self, deltas: dict[str, Delta]) -> None:
-        if deltas:
-            self._list(list(deltas))
+        if named := [name for name in deltas if name != ALL_TENANTS]:
+            self._list(named)
         while deltas:
             tenant, delta = deltas.popitem()
             try:
@@ -77,14 +79,11 @@ class RedisStatistics:
     def slots(self, tenant: str) -> list[tuple[float, Mapping[str, Any]]]:
         key = self._key(tenant)
         client = self._client.at(key)
-        (seconds, _) = self._ask(client, client.time)
-        hour = int(seconds) // HOUR
-        found: list[tuple[float, Mapping[str, Any]]] = []
-        for each in range(hour - HOURS + 1, hour + 1):
-            fields = self._ask(client, partial(client.hgetall, f'{key}:{each}'))
-            if fields:
-                found.append((float(each * HOUR), _decoded(fields)))
-        return found
+        found: Any = self._ask(client, partial(self._slots, [key], [HOUR, HOURS], client))
+        return [
+            (float(hour * HOUR), _decoded(dict(zip(fields[::2], fields[1::2], strict=True))))
+            for hour, fields in zip(found[::2], found[1::2], strict=True)
+        ]
 
     def _add(self, tenant: str, delta: Delta) -> None:
         """Add what was counted for a tenant, in several commands if it is much; take out of it

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..forks import OwnLock
-from .fields import Delta, add_counts, by_hour, has_room
+from .fields import COMMITS, Delta, add_counts, by_hour, has_room
 
 #: Seconds of a slot.
 HOUR = 3600
@@ -16,8 +16,8 @@ HOUR = 3600
 #: The number of hours of which the numbers are kept.
 HOURS = 24
 
-#: The number of commits that are kept of a tenant.
-COMMITS = 100
+#: The name under which the sums over all tenants are kept. No tenant has it.
+ALL_TENANTS = ''
 
 #: Seconds after which the numbers of a tenant are dropped, if nobody adds any.
 LIFETIME = 7 * 24 * 3600
@@ -73,7 +73,7 @@ class MemoryStatistics:
                 name, delta = deltas.popitem()
                 tenant = self._tenants.setdefault(name, _Tenant())
                 self._tenants.move_to_end(name)
-                if len(self._tenants) > MAX_TENANTS:
+                if len(self._tenants) > MAX_TENANTS + 1:
                     self._tenants.popitem(last=False)
                 add_counts(tenant.fields, delta.counts)
                 add_counts(tenant.slots.setdefault(hour, {}), by_hour(delta.counts))
@@ -88,7 +88,7 @@ class MemoryStatistics:
 
     def tenants(self) -> list[str]:
         with self._lock.present:
-            return sorted(self._tenants)
+            return sorted(name for name in self._tenants if name != ALL_TENANTS)
 
     def fields(self, tenant: str) -> tuple[Mapping[str, Any], Sequence[str]]:
         with self._lock.present:

@@ -22,6 +22,7 @@ from .showing import (
     fields,
     number,
     percent,
+    reasons,
     seconds,
     short,
     size,
@@ -111,13 +112,17 @@ def _in_tenant(found: InTenant) -> list[tuple[str, str]]:
         rows[3] = (
             'last run', f'{ago(run.at)}, {seconds(run.seconds)}, {size(run.size)}, {stored}'
         )  # fmt: skip
-        rows.append(('its tags', short(telling(run.tags), 20)))
+        rows.append(('its tags', short(telling(run.tags), 20) or UNKNOWN))
     if found.evicted is not None:
-        rows[4] = 'last evicted', f'{ago(found.evicted.at)}, by {short(found.evicted.tags)}'
+        how = ', told from outside' if found.evicted.is_outside else ''
+        rows[4] = 'last evicted', f'{ago(found.evicted.at)}, by {short(found.evicted.tags)}{how}'
     for name, counts in ('not stored', numbers.refused), ('passed by', numbers.bypasses):
         if counts:
-            ordered = sorted(counts.items(), key=lambda item: -item[1])
-            rows.append((name, short(f'{why} ({times})' for why, times in ordered)))
+            rows.append((name, short(reasons(counts))))
+    if numbers.checks:
+        bound = percent(numbers.disagreement_bound)
+        wrong = f'{numbers.disagreements} not what the database gives (below {bound} of all)'
+        rows.append(('audited', f'{number(numbers.checks, "hit")}, {wrong}'))
     if numbers.failed_runs:
         rows.append(('failed', f'{number(numbers.failed_runs, "run")} raised an error'))
     if found.in_doubt:

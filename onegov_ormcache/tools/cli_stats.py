@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from functools import partial
+from time import sleep
 
 import click
 from rich.console import Group
@@ -15,8 +17,19 @@ from ..errors import StoreUnreachable
 from ..statistics.results import PropertyStatistics, TenantStatistics
 from .cli_site import json_option, open_site, site_options, tenant_option
 from .inspection.sites import Site, chosen
-from .secrets import without_secrets
-from .showing import Screen, as_json, endings, number, percent, seconds, short, size, table
+from .secrets import printable, without_secrets
+from .showing import (
+    Screen,
+    as_json,
+    endings,
+    number,
+    percent,
+    reasons,
+    seconds,
+    short,
+    size,
+    table,
+)
 
 
 @click.command()
@@ -76,18 +89,25 @@ def counted(site: Site, named: Collection[str]) -> list[TenantStatistics]:
 def _watch(screen: Screen, site: Site, named: Collection[str], interval: float) -> None:
     """Show the numbers until Ctrl-C. While Redis is away, that is shown instead."""
     counted(site, named)  # a wrong address or tenant is an error at once
-    with Live(console=screen.console, auto_refresh=False) as live:
+    with ExitStack() as stack:
+        show = screen.console.print
+        if screen.console.is_terminal:
+            live = stack.enter_context(Live(console=screen.console, auto_refresh=False))
+            show = partial(live.update, refresh=True)
         try:
             while True:
-                shown: Group | Text
-                try:
-                    shown = Group(*_tables(counted(site, named)))
-                except StoreUnreachable as error:
-                    shown = Text(without_secrets(str(error)), 'red')
-                live.update(shown, refresh=True)
-                time.sleep(interval)
+                show(_state(site, named))
+                sleep(interval)
         except KeyboardInterrupt:
             pass  # the only way to end it
+
+
+def _state(site: Site, named: Collection[str]) -> Group | Text:
+    """Return the tables, or why they can't be made now."""
+    try:
+        return Group(*_tables(counted(site, named)))
+    except StoreUnreachable as error:
+        return Text(printable(without_secrets(str(error))), 'red')
 
 
 def _tables(found: Collection[TenantStatistics]) -> Iterator[Table]:
@@ -98,7 +118,7 @@ def _tables(found: Collection[TenantStatistics]) -> Iterator[Table]:
             f'{number(each.changed_tags, "changed tag")}',
             (
                 'Property', '>Reads', '>Hits', '>Request', '>Process', '>Shared', '>Runs',
-                '>A run', '>A value', '>Waits', 'Not stored', 'Passed by',
+                '>Run', '>Value', 'Not stored, not used',
             ),
             [
                 _row(names[where], numbers)
@@ -118,9 +138,8 @@ def _row(where: str, numbers: PropertyStatistics) -> tuple[str | Text, ...]:
     return (
         where, str(numbers.gets), Text(percent(rate), colour),
         str(numbers.request_hits), str(numbers.process_hits), str(numbers.shared_hits),
-        str(numbers.runs), seconds(run), size(value), str(numbers.waits),
-        short(failed + [f'{why} ({times})' for why, times in sorted(numbers.refused.items())]),
-        short(f'{why} ({times})' for why, times in sorted(numbers.bypasses.items())),
+        str(numbers.runs), seconds(run), size(value),
+        short([*failed, *reasons(numbers.refused), *reasons(numbers.bypasses)]),
     )  # fmt: skip
 
 

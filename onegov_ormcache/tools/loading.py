@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -51,7 +51,7 @@ class Loaded:
 
 @contextmanager
 def loaded(path: str, *, shared: bool) -> Iterator[Loaded]:
-    """Load an application for the time of a ``with`` block.
+    """Load an application for the time of a ``with`` block, and close its cache then.
 
     :param path: ``module:attribute``: an app class or app, a WSGI application around one, an
         ``OrmCache``, an object that has one, or a function that returns any of these. The module
@@ -62,25 +62,22 @@ def loaded(path: str, *, shared: bool) -> Iterator[Loaded]:
     :raises OrmCacheError: if the application's configuration is wrong, or a server that it needs
         at the start can't be reached.
     """
-    has_made = False
-    try:
-        found = _application(_attribute(path), path)
-        if hasattr(found, 'ensure_orm_cache'):
-            has_made = not found.is_orm_cache_setup
-            cache = _set_up(found, shared)
-        else:
-            cache = found if isinstance(found, OrmCache) else getattr(found, ATTRIBUTE)
-    except SecondProcessError as error:
-        if not shared:
-            raise
-        raise _only_in_memory() from error
-    try:
+    with ExitStack() as stack:
+        try:
+            found = _application(_attribute(path), path)
+            if hasattr(found, 'ensure_orm_cache'):
+                stack.callback(found.close_orm_cache)
+                cache = _set_up(found, shared)
+            else:
+                cache = found if isinstance(found, OrmCache) else getattr(found, ATTRIBUTE)
+                stack.callback(cache.close)
+        except SecondProcessError as error:
+            if not shared:
+                raise
+            raise _only_in_memory() from error
         if shared:
             _refuse_memory(cache.tags.single_process)
         yield Loaded(cache, found)
-    finally:
-        if has_made:
-            found.close_orm_cache()
 
 
 def _set_up(app: Any, shared: bool) -> OrmCache:

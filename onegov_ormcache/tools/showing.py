@@ -39,6 +39,13 @@ DOTS = re.compile(r'\.(?![^(]*\))')
 UNKNOWN = '-'
 
 
+class Quiet(Console):
+    """A console that leaves it to the caller what follows if nobody reads what it prints."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Screen:
     """Where a command prints; made once for each.
 
@@ -49,7 +56,7 @@ class Screen:
         self.stream = stream or sys.stdout
         is_terminal = self.stream.isatty()
         width = None if is_terminal or 'COLUMNS' in os.environ else ENDLESS
-        self.console = Console(file=self.stream, width=width, highlight=False, markup=False)
+        self.console = Quiet(file=self.stream, width=width, highlight=False, markup=False)
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -77,8 +84,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text
     """
     made = Table(title=printable(title) or None, title_justify='left', title_style='bold')
     for column in columns:
-        justify: Any = 'right' if column.startswith('>') else 'left'
-        made.add_column(column.lstrip('>'), justify=justify, overflow='fold')
+        is_number = column.startswith('>')
+        justify: Any = 'right' if is_number else 'left'
+        made.add_column(
+            column.lstrip('>'), justify=justify, overflow='fold', no_wrap=is_number
+        )  # fmt: skip
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
     return made
@@ -152,6 +162,12 @@ def number(count: int, what: str) -> str:
 def percent(part: float | None) -> str:
     """Return a part of 1 as percent."""
     return UNKNOWN if part is None else f'{part * 100:.1f} %'
+
+
+def reasons(counts: Mapping[str, int]) -> list[str]:
+    """Return what was counted for some reasons, the most frequent one first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [f'{why} ({times})' for why, times in ordered]
 
 
 def telling(tags: Iterable[str]) -> list[str]:

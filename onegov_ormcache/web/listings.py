@@ -62,12 +62,19 @@ class PropertyListing(Action):
         pass
 
     @classmethod
-    def after(cls, app_class: type[Any]) -> None:
-        """List the properties of a class whose actions have been performed."""
+    def before(cls, app_class: type[Any]) -> None:
+        """Leave out the listings of base classes: the class itself has what it inherits, but for
+        what it overrides, maybe by the other kind."""
         configurable = app_class.dectate
         group = configurable.get_action_group(cls)
-        # the class has what it inherits, but for what it overrides, maybe by the other kind
         group.extends.clear()
+        group.prepare(configurable)
+
+    @classmethod
+    def after(cls, app_class: type[Any]) -> None:
+        """List the properties of the class. It has them all: other actions were performed."""
+        configurable = app_class.dectate
+        group = configurable.get_action_group(cls)
         directives = {
             action.identifier(app_class): action.directive
             for each in cls.depends

@@ -18,6 +18,7 @@ from webob.exc import HTTPNotFound
 from ..core.scope import RequestScope
 from ..errors import ConfigurationError
 from .app import HOST, OrmCacheApp
+from .server_timing import timed
 from .unavailable import UNREACHABLE, unavailable
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class OrmCacheMiddleware(Generic[AppT]):
         self.app: AppT = app
         self._schema = schema
         cache = app.ensure_orm_cache()
+        self._is_timed = cache.settings.server_timing
         if cache.ambient is not None:
             raise ConfigurationError(
                 f'{app!r} has sessions and transactions of its own, so it needs no middleware; it '
@@ -87,6 +89,8 @@ class OrmCacheMiddleware(Generic[AppT]):
             return unavailable()(environ, start_response)
         if scope is None:
             return HTTPNotFound()(environ, start_response)
+        if self._is_timed:
+            start_response = timed(scope, start_response)
         try:
             with scope.active():
                 body = self.app(environ, start_response)

@@ -40,6 +40,8 @@ class AppSettings(OrmCacheSettings):
     cached_responses: bool | Callable[[Any], bool] = True
     #: The name of this cache in the header ``Cache-Status`` of cached responses; None: no header.
     cache_status: str | None = None
+    #: Tell in the header ``Server-Timing`` what the cache has done for the request.
+    server_timing: bool = False
     #: The names of headers in which cached responses that a CDN may store have their surrogate
     #: keys: one or several of ``'Cache-Tag'``, ``'Surrogate-Key'`` and ``'Cache-Groups'``.
     surrogate_keys: str | Sequence[str] | None = None
@@ -86,6 +88,7 @@ RULES: tuple[Rule, ...] = (
         lambda v: v is None or (isinstance(v, str) and re.fullmatch(TOKEN, v) is not None),
         'a name of letters, digits, "-", "." and "_", or None',
     ),
+    ('server_timing', lambda v: isinstance(v, bool), 'True or False'),
     (
         'surrogate_keys',
         are_headers,

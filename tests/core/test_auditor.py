@@ -237,13 +237,18 @@ def test_values_that_expire(app: App, tenant: str) -> None:
     assert counts(app, 'of_an_hour') == {'untold': 2}
 
 
-def test_not_part_of_the_statistics(app: App, tenant: str) -> None:
-    """The runs of the auditor are no runs, misses or bypasses of the cache."""
+def test_not_part_of_the_statistics(
+    app: App, tenant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The runs of the auditor are no runs, misses or bypasses of the cache, and no part of the
+    story of a request."""
+    caplog.set_level(logging.DEBUG, 'onegov_ormcache')
     value(app, tenant, lambda app: app.of_wrong)
     before = numbers(app, 'of_wrong'), numbers(app, 'wrong')
     value(app, tenant, lambda app: app.of_wrong)
     after = numbers(app, 'of_wrong'), numbers(app, 'wrong')
     assert after[1] == before[1]
+    assert 'outage' not in caplog.text
     assert after[0] == replace(
         before[0], process_hits=before[0].process_hits + 1, audits={'agreed': 1}
     )

@@ -119,10 +119,11 @@ def test_a_scope_that_is_open(town: Town, tenant: str) -> None:
             assert (town.users, town.users) == (2, 2)
         assert runs.total == before + 2
         assert (town.users, town.users) == (2, 2)
-        assert runs.total == before + 3
+        assert runs.total == before + 4
         scope.commit()
-        assert (town.users, town.users) == (2, 2)
-        assert runs.total == before + 3
+        with cache.recording() as events:
+            assert (town.users, town.users) == (2, 2)
+        assert [event.tier for event in events] == ['process', 'request']
 
 
 def test_a_mixture_is_refused(town: Town, tenant: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from onegov_ormcache import OrmCacheApp, orm_cached, request_cached
 from onegov_ormcache.errors import AuditError
+from onegov_ormcache.testing import assert_evicted_by, assert_not_evicted
 from tests.support.applications import Applications, change, committed, value
 from tests.support.counting import Runs
 from tests.support.creators import user_count
@@ -44,10 +45,12 @@ def test_policies_of_all_kinds(
     other = applications.elsewhere(app)
     assert value(app, tenant, lambda app: app.count) == 0
     assert value(other, tenant, lambda app: app.count) == 0
-    change(app, tenant, Document(kind='document', title='unrelated'))
+    with assert_not_evicted(other, 'count', schema=tenant):
+        change(app, tenant, Document(kind='document', title='unrelated'))
     assert value(other, tenant, lambda app: app.count) == 0
     assert runs.count('count') == 1
-    change(app, tenant, User(name='a'))
+    with assert_evicted_by(other, 'count', schema=tenant):
+        change(app, tenant, User(name='a'))
     assert value(other, tenant, lambda app: app.count) == 1
     assert value(app, tenant, lambda app: app.count) == 1
     assert runs.count('count') == 2

@@ -315,7 +315,8 @@ def test_reads_of_a_parallel_query(asked: Asked) -> None:
     """What a parallel query reads is known, because it has no workers while it is watched."""
     for setting in ('min_parallel_table_scan_size', 'parallel_setup_cost', 'parallel_tuple_cost'):
         asked.do(f'SET LOCAL {setting} = 0')
-    asked.do('SET LOCAL debug_parallel_query = on')
+    is_new = asked.driver.info.server_version >= 160_000
+    asked.do(f'SET LOCAL {"debug_parallel_query" if is_new else "force_parallel_mode"} = on')
     asked.do('SELECT count(*) FROM pages')
     assert asked.reads_of('SELECT count(*) FROM pages') == {'pages'}
 

@@ -14,6 +14,7 @@ from webtest import TestApp as Client
 
 from onegov_ormcache import OrmCacheApp, OrmCacheMiddleware, orm_cached
 from onegov_ormcache.errors import VariantError
+from onegov_ormcache.testing import creator_runs
 from tests.support.applications import Applications, change
 from tests.support.creators import user_count
 from tests.support.models import User
@@ -123,17 +124,12 @@ def test_mounts_and_roles(applications: Applications, tenant: str) -> None:
                 assert found[1] == f'a {number} None 0 for {role}'
 
 
-def computed(events: list[Any]) -> int:
-    """Return how many values were computed and not found."""
-    return sum(event.tier == 'creator' for event in events)
-
-
 def test_many_apps_in_one_request(applications: Applications, tenant: str) -> None:
     """One request may use several apps of one class: each has its own values, read or prefetched.
     Two apps of one mount share theirs, also if only one of them was given the default."""
     root = applications.start(County)
-    for runs in 4, 0:
-        with root.request_scope(tenant), root.recording() as events:
+    for expected in 4, 0:
+        with root.request_scope(tenant), creator_runs(root) as runs:
             for name in 'a', 'b':
                 parent: Any = root.child(Town, name=name)
                 first: Any = parent.child(Wiki, number=1, language=None)
@@ -143,7 +139,7 @@ def test_many_apps_in_one_request(applications: Applications, tenant: str) -> No
                     each.prefetch('title')
                 assert first.title == again.title == f'{name} 1 None 0'
                 assert second.title == f'{name} 2 de 0'
-        assert computed(events) == runs
+        assert runs.total == expected
 
 
 def test_prefetch_of_a_mount(on_servers: Applications, tenant: str, redis_ops: Any) -> None:
@@ -279,12 +275,12 @@ def test_own_variables(applications: Applications, tenant: str) -> None:
     outer, inner = mounted_with()
     app = applications.start(outer)
     told: Any = property(lambda self: {'value': self.own.name})
-    with app.request_scope(tenant), app.recording() as events:
+    with app.request_scope(tenant), creator_runs(app) as runs:
         of_class = type(inner(app, None))
         of_class.mount_variables = told
         texts = [inner(app, User(name=name)).text for name in ('a', 'a', 'b')]
         assert texts == ['a 0', 'a 0', 'b 0']
-        assert computed(events) == 2
+        assert runs.total == 2
 
 
 def plain_app() -> type[morepath.App]:

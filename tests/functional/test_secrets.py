@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -232,27 +231,23 @@ def test_a_password_that_the_server_refuses(
 
 
 @pytest.fixture
-def command(quiet: Callable[[], None]) -> Iterator[Callable[..., int]]:
+def command(quiet: Callable[[], None]) -> Callable[..., int]:
     """Runs the command line in this process; gives its exit code, and looks at the output."""
-    received = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: str) -> int:
-        try:
-            code = main(arguments)
-        except SystemExit as stopped:
-            code = int(str(stopped.code))
+        code = main(arguments)
         quiet()
         return code
 
-    yield run
-    for number, handler in received.items():
-        signal.signal(number, handler)
+    return run
 
 
 @pytest.mark.parametrize('url', REDIS_URLS[::5] + REDIS_URLS[-15:])
-def test_redis_url_of_the_demo(url: str, command: Callable[..., int]) -> None:
-    """The demo tells what is wrong, and not the URL."""
+def test_redis_url_of_the_command_line(url: str, command: Callable[..., int]) -> None:
+    """The commands tell what is wrong, and not the URL."""
     assert command('demo', '--tenants', '2', '--redis-url', url) == 2
+    assert command('tags', '--redis-url', url) == 2
+    assert command('evict', '--all', '--yes', '--redis-url', url) == 2
 
 
 @pytest.mark.parametrize('dsn', DSNS)
@@ -260,6 +255,7 @@ def test_dsn_of_the_command_line(dsn: str, command: Callable[..., int]) -> None:
     """The commands tell what is wrong, and not the URL."""
     assert command('triggers', 'status', '--all', '--dsn', dsn) == 2
     assert command('demo', '--tenants', '2', '--dsn', dsn) == 2
+    assert command('outbox', '--dsn', dsn) == 2
 
 
 @pytest.mark.parametrize(
@@ -275,6 +271,10 @@ def test_dsn_of_the_command_line(dsn: str, command: Callable[..., int]) -> None:
         ['triggers', 'status', '--dsn', 'postgresql://u:hush@h/x'],
         ['triggers', 'postgresql://u:hush@h/x', '--all'],
         ['triggers', 'status', '--all', '--dsn=postgresql://u:x@h/x', 'u:hush@h'],
+        ['tags', '--app', 'postgresql://u:hush@h/x'],
+        ['values', '--limit=redis://:hush@h', '--app', 'x:y'],
+        ['explain', '--app', 'redis://:hush@h/0', 'name'],
+        ['evict', 'redis://:hush@h', '--table', 'redis://:hush@h', '--app', 'x:y', '--all'],
     ],
 )
 def test_wrong_arguments(arguments: list[str], command: Callable[..., int]) -> None:

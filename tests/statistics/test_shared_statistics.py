@@ -68,6 +68,38 @@ def test_numbers_of_processes_are_added(client: Client) -> None:
     assert last == LastRun(at=1.0, seconds=0.5, size=10, tags=('table:users',))
 
 
+def test_sums_over_all_tenants(client: Client, own_redis: RedisServer) -> None:
+    """There are sums over all tenants, which go on counting when the numbers of a tenant are gone,
+    and count nothing twice if it could not be sent at once."""
+    process = of_process(client)
+    process.take('main', {HITS: 2})
+    process.take('other', {HITS: 3})
+    process.committed('other', ['table:users'], ['table:users'])
+    assert process.total().properties[USERS].process_hits == 5
+    assert process.total().tags['table:users'].changes == process.total().commits == 1
+    assert process.tenants() == ['main', 'other']
+    client.delete('{town:main}:statistics')
+    assert hits(process) == 0
+    own_redis.kill()
+    for _ in range(3):
+        process.take('main', {HITS: 1})
+        with pytest.raises(StoreUnreachable):
+            process.flush()
+    own_redis.start()
+    until(lambda: tried(process), 30)
+    assert hits(process) == 3
+    assert process.total().properties[USERS].process_hits == 3  # the server has forgotten the rest
+
+
+def tried(process: Statistics) -> bool:
+    """Return whether a process could send its numbers."""
+    try:
+        process.flush()
+    except StoreUnreachable:
+        return False
+    return True
+
+
 def test_other_namespaces_have_other_numbers(client: Client) -> None:
     """Applications that share a Redis do not see one another's numbers."""
     of_process(client).take('main', {HITS: 2})
@@ -206,7 +238,7 @@ def test_much_is_sent_in_several_commands(
     assert (found.commits, len(found.last_commits)) == (1, 1)
 
 
-@pytest.mark.parametrize('damage', ['another type', 'no numbers', 'no texts'])
+@pytest.mark.parametrize('damage', ['another type', 'no numbers', 'not finite', 'no texts'])
 def test_damaged_numbers(client: Client, damage: str) -> None:
     """Keys that another program has changed are replaced or left out, and nothing fails."""
     process = of_process(client)
@@ -218,8 +250,17 @@ def test_damaged_numbers(client: Client, damage: str) -> None:
             client.delete(each)
             client.set(each, 'text')
         client.set(f'{key}:commits', 'text')
+        assert process.history('main') == []
     elif damage == 'no numbers':
         client.hset(key, mapping={HITS: 'many', field_of('tenant', 'commits'): b'\xff'})
+    elif damage == 'not finite':
+        run = field_of('property', 'last_run', USERS)
+        misses = field_of('property', 'misses', USERS)
+        endless = '[Infinity, 0, Infinity, [], ""]'
+        client.hset(key, mapping={HITS: 'nan', misses: 'inf', run: endless})
+        client.lpush(f'{key}:commits', '[NaN, [], false]')
+        assert process.of('main').properties[USERS].misses == 0
+        assert process.of('main').last_commits == ()
     else:
         run = field_of('property', 'last_run', USERS)
         client.hset(key, mapping={run: '{', b'\xff\x1f': 'x', 'property': 'y'})

@@ -2,7 +2,8 @@
 
 A code block with a caption is added to the file of that name. The lines of a console block that
 begin with ``$`` are run, and must print what the page shows below them. One that ends with ``&``
-is a server, which must say on stderr what the page shows; ``kill %1`` ends it.
+is a server, which must say on stderr what the page shows; ``kill %1`` ends it. Where the text says
+to open an address in a browser, a browser opens it, if the test has one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -24,13 +25,17 @@ BLOCK = re.compile(
     re.MULTILINE,
 )
 
+#: The sentence that sends a newcomer to a browser.
+OPEN = re.compile(r'^Open ``(?P<url>http://\S+)`` in a browser', re.MULTILINE)
+
 #: Seconds that a command may take, and a server until it says that it listens.
 PATIENCE = 60
 
 
 class Block(NamedTuple):
-    """A code block of a page."""
+    """A code block of a page, or an address to open."""
 
+    #: ``'browser'`` for an address.
     language: str
     #: The file that the block belongs to; None if it has no caption.
     file: str | None
@@ -38,8 +43,11 @@ class Block(NamedTuple):
 
 
 def blocks(page: str) -> Iterator[Block]:
-    """Yield the code blocks of a page, in their order."""
-    for found in BLOCK.finditer(page):
+    """Yield the code blocks and addresses of a page, in their order."""
+    for found in sorted((*BLOCK.finditer(page), *OPEN.finditer(page)), key=re.Match.start):
+        if found.re is OPEN:
+            yield Block('browser', None, found['url'])
+            continue
         caption = re.search(r'^   :caption: (\S+)$', found['options'], re.MULTILINE)
         lines = [line.removeprefix('   ') for line in found['text'].splitlines()]
         text = '\n'.join(lines).strip('\n') + '\n'
@@ -59,12 +67,20 @@ class Newcomer:
     :param folder: an empty folder.
     :param environment: the environment variables of all commands.
     :param port: takes the place of 8080, which others may use.
+    :param look_at: opens an address in a browser, and says what is wrong with what it shows.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str], port: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        port: int,
+        look_at: Callable[[str], None] | None = None,
+    ) -> None:
         self.folder = folder
         self.environment = environment
         self.port = port
+        self.look_at = look_at
         self.ran: list[str] = []
         self._servers: list[subprocess.Popen[str]] = []
 
@@ -81,6 +97,9 @@ class Newcomer:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open('a', encoding='utf-8') as file:
                     file.write(('\n\n' if file.tell() else '') + text)
+            elif block.language == 'browser':
+                if self.look_at is not None:
+                    self.look_at(text)
             elif block.language == 'console':
                 for command, printed in commands(text):
                     if not re.match(skipped, command):

@@ -191,6 +191,11 @@ class Visitor:
             form[name] = value
         return form.submit(expect_errors=True)
 
+    def send_raw(self, path: str, **options: Any) -> Any:
+        """Send a request of any method and body."""
+        headers = {'Host': f'{self.tenant}.localhost'}
+        return self.client.request(CACHE + path, headers=headers, **options)
+
     def property(self, name: str, tenant: str | None = None, **options: Any) -> Any:
         """Open the page of a property of the site, by its short name."""
         return self.of(tenant or self.tenant, f'/property?name={WHERE}.{name}', **options)

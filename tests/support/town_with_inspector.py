@@ -35,6 +35,10 @@ VIEWS = (
     ('/documents', None), ('/documents', 'admin'), ('/wiki', None),
 )  # fmt: skip
 
+#: The counters that grow with hits, and with misses.
+OF_HITS = 'hits', 'request_hits', 'process_hits', 'shared_hits'
+OF_MISSES = 'misses', 'runs', 'run_seconds', 'stored', 'stored_bytes'
+
 #: A property that many changes evict.
 PROPERTY = f'{Town.__module__}.{Town.__qualname__}.departments'
 
@@ -98,17 +102,27 @@ def age(application: OrmCacheMiddleware, tenants: list[str]) -> None:
         key = hash_tag(cache.settings.namespace, tenant) + KEY
         present = client.hgetall(f'{key}:{hour}') or client.hgetall(f'{key}:{hour - 1}')
         for ago in range(HOURS):
-            day = 0.5 - 0.48 * math.cos((hour - ago - 3) % 24 / 24 * 2 * math.pi)
-            factor = day * (0.4 if ago == 0 else 1) * (1 + 0.25 * math.sin(ago * 2.1))
-            fields = {
-                name: _scaled(float(value), factor, name.decode(), ago)
-                for name, value in present.items()
-            }
+            factors = _factors(hour, ago)
+            fields = {name: _scaled(value, name, *factors) for name, value in present.items()}
             client.hset(f'{key}:{hour - ago}', mapping=fields)
+        factors_of_hours = [_factors(hour, ago) for ago in range(HOURS)]
+        day = [sum(each) for each in zip(*factors_of_hours, strict=True)]
+        sums = {
+            name: _scaled(value, name, *day) for name, value in client.hgetall(key).items()
+            if name.decode().split(SEPARATOR)[1] in (*OF_HITS, *OF_MISSES)
+        }  # fmt: skip
+        client.hset(key, mapping=sums)
 
 
-def _scaled(value: float, factor: float, field: str, ago: int) -> str:
-    counter = field.split(SEPARATOR)[1]
+def _factors(hour: int, ago: int) -> tuple[float, float]:
+    """Return how many times as many hits and misses an hour has as the present one."""
+    day = 0.5 - 0.48 * math.cos((hour - ago - 3) % 24 / 24 * 2 * math.pi)
+    factor = day * (0.4 if ago == 0 else 1) * (1 + 0.25 * math.sin(ago * 2.1))
     # misses come with changes, of which there are few at night, and many in one hour of a release
-    factor = factor if counter == 'hits' else factor * (3 if ago == 7 else 1)
-    return repr(value * factor if counter == 'run_seconds' else round(value * factor))
+    return factor, factor * (3 if ago == 7 else 1)
+
+
+def _scaled(value: bytes, field: bytes, hits: float, misses: float) -> str:
+    counter = field.decode().split(SEPARATOR)[1]
+    scaled = float(value) * (hits if counter in OF_HITS else misses)
+    return repr(scaled if counter == 'run_seconds' else round(scaled))

@@ -302,6 +302,23 @@ def test_a_lost_redis_tells_nothing(
             client.ping()
 
 
+def test_a_commit_of_which_redis_has_not_heard(
+    on_servers: Applications, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a tag is in doubt, the database is asked whether its writer has committed."""
+    app = on_servers.start(Site)
+    for name in 'ab':
+        change(app, tenant, User(name=name))
+
+    def publish(*args: Any) -> None:
+        raise StoreUnreachable
+
+    with assert_evicted_by(app, 'users', schema=tenant), monkeypatch.context() as patch:
+        patch.setattr(type(app.orm_cache.tags), 'publish', publish)
+        change(app, tenant, User(name='c'))
+        assert 'table:users' in app.orm_cache.snapshot(tenant).in_doubt
+
+
 # without Morepath
 
 

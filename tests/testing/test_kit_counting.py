@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import redis
 from sqlalchemy import text
+from webtest import TestApp as Client
 
-from onegov_ormcache import OrmCache
+from onegov_ormcache import OrmCache, OrmCacheMiddleware
 from onegov_ormcache.errors import ConfigurationError, PropertyError
 from onegov_ormcache.testing import (
     creator_runs,
@@ -160,6 +161,18 @@ def test_runs_by_name(app: Site, tenant: str) -> None:
     with app.request_scope(tenant):
         app.groups
     assert runs['groups'] == 0
+
+
+def test_runs_of_a_cached_view(applications: Applications, tenant: str) -> None:
+    """The run of a view counts by the names of the view and its model."""
+    app = applications.start(Site)
+    client = Client(OrmCacheMiddleware(app, schema=tenant))
+    client.get('/?add=Ada')
+    client.get('/?add=Bob')
+    with creator_runs(app) as runs:
+        for _ in range(2):
+            assert client.get('/').json == ['Ada', 'Bob']
+    assert runs[f'view({Site.__module__}.Root)'] == 1
 
 
 def test_a_mistyped_property_has_no_runs(app: Site) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import ForeignKey
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import IteratorResult, Row, RowMapping
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
@@ -23,6 +24,9 @@ from onegov_ormcache.tiers.serializer import VERSION
 
 #: The module by which stored values name the classes below.
 MODULE = __name__
+
+#: The class of bit strings, which SQLAlchemy 2.0 does not have: texts stand for them there.
+BitString: Any = getattr(postgresql, 'BitString', str)
 
 
 class Color(enum.Enum):

@@ -12,11 +12,12 @@ from markupsafe import Markup
 from psycopg.types.multirange import Multirange
 from psycopg.types.range import Int4Range
 from psycopg.types.range import Range as PsycopgRange
-from sqlalchemy.dialects.postgresql import BitString, MultiRange, Range
+from sqlalchemy.dialects.postgresql import MultiRange, Range
 
 from tests.tiers.serializable import (
     ZURICH,
     Bits,
+    BitString,
     Color,
     Level,
     Money,

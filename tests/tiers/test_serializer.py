@@ -22,7 +22,7 @@ from psycopg.types.multirange import Int4Multirange, Multirange
 from psycopg.types.range import DateRange
 from psycopg.types.range import Range as PsycopgRange
 from sqlalchemy import create_engine, text
-from sqlalchemy.dialects.postgresql import BitString, MultiRange, Range
+from sqlalchemy.dialects.postgresql import MultiRange, Range
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import quoted_name
 
@@ -36,6 +36,7 @@ from tests.tiers.serializable import (
     ZURICH,
     Base,
     Bits,
+    BitString,
     Box,
     Color,
     Empty,

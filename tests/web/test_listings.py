@@ -116,6 +116,19 @@ def test_a_second_commit_lists_the_same() -> None:
     assert found(City, 'orm_cached', target='app') == ['members', 'mixed', 'secrets', 'user']
 
 
+def test_listings_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The log of a commit has each directive once for each class, and no listing."""
+    caplog.set_level('DEBUG', logger='morepath.directive')
+    City.commit()
+    names = [record.name.rpartition('.')[2] for record in caplog.records]
+    assert 'setting_section' in names
+    assert not [name for name in names if 'listing' in name]
+    said = [record.message for record in caplog.records if "name='secrets'" in record.message]
+    assert [message.split('.orm_cached(')[0].rpartition('.')[2] for message in said] == [
+        'Town', 'City'
+    ]  # fmt: skip
+
+
 def test_an_app_that_inherits_by_two_ways() -> None:
     """A property of two base classes is listed once."""
 

@@ -44,6 +44,9 @@ class Sums:
     misses: int = 0
     stored: int = 0
     failed: int = 0
+    #: Hits that the auditor has compared with the database, and those that were not what it gives.
+    checks: int = 0
+    disagreements: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     why_not_stored: str = ''
     #: The tags of its last runs, and whether any has changed.
@@ -56,6 +59,8 @@ class Sums:
         self.misses += counted.misses
         self.stored += counted.stored
         self.failed += counted.failed_runs
+        self.checks += counted.checks
+        self.disagreements += counted.disagreements
         self.refused.update(counted.refused)
         if counted.last_run is not None:
             self.why_not_stored = counted.last_run.why_not_stored or self.why_not_stored
@@ -107,7 +112,7 @@ def check_declarations(site: Site) -> Iterator[Finding]:
             )  # fmt: skip
         for message in sorted(prop.logged):
             if 'does not mention' in message or 'does not vary by' in message:
-                yield error(prop.where, message)
+                yield error(prop.where, message.removeprefix(f'{prop.where} '))
 
 
 def check_counted(site: Site) -> Iterator[Finding]:
@@ -121,6 +126,12 @@ def check_counted(site: Site) -> Iterator[Finding]:
         own = sums.get(prop.where)
         if own is None:
             continue
+        if own.disagreements:
+            yield error(
+                prop.where, f'{own.disagreements} of {own.checks} hits that the auditor has '
+                'compared were not what the database gives: its policy or a writer misses a '
+                'change, or its creator depends on more than the database'
+            )  # fmt: skip
         if own.failed and own.failed >= own.misses:
             yield warning(prop.where, f'each of its {own.failed} runs has raised an error')
         elif not own.hits and own.misses >= ENOUGH_READS:
@@ -187,8 +198,10 @@ def audited(site: Site, tenant: str, instance: object) -> list[Finding]:
                 f'its creator raised {type(failure).__name__} in the tenant {tenant!r}: '
                 f'{failure}',
             ))  # fmt: skip
-        found += [warning(prop.where, message) for message in sorted(prop.logged)
-                  if message.startswith(prop.where)]  # fmt: skip
+        found += [
+            warning(prop.where, message.removeprefix(f'{prop.where} '))
+            for message in sorted(prop.logged) if message.startswith(prop.where)
+        ]  # fmt: skip
     return found
 
 

@@ -91,11 +91,11 @@ def _evict(
 
 
 def _tell(site: Site, place: str, tags: Collection[str]) -> None:
-    """Tell whoever keeps values elsewhere, and count it as a commit that has changed these
-    tags."""
+    """Tell whoever keeps values elsewhere, and count it as a change that is no commit."""
     if site.cache is not None:
-        site.cache.versions.tell(place, tags)
-    site.statistics.committed(place, tags, ())
+        site.cache.versions.tell(place, tags)  # counts it, too
+    else:
+        site.statistics.told(place, tags)
     with suppress(StoreUnreachable):
         site.statistics.flush()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ...core.policies import as_written
 from ...core.properties import Property
 from ...statistics.results import Commit, PropertyStatistics
-from ...tags.snapshot import CODE_TAG, VALUE_TAG, whole_tag
+from ...tags.snapshot import CODE_TAG, PROPERTY_TAG, ROWS_TAG, VALUE_TAG, whole_tag
 from .sites import Site
 from .values import values_of
 
@@ -24,6 +24,9 @@ class Eviction:
     at: float
     #: The changed tags that its values have.
     tags: tuple[str, ...]
+    #: True if it was no commit of the application: a trigger or an outbox told of it, or all was
+    #: given up.
+    is_outside: bool
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _last(tags: Collection[str], commits: Collection[Commit]) -> Eviction | None
     own = {whole_tag(tag) or tag for tag in tags}.union(tags, (CODE_TAG,))
     for commit in sorted(commits, key=lambda commit: -commit.at):
         if concerned := sorted(own.intersection(commit.tags)):
-            return Eviction(commit.at, tuple(concerned))
+            return Eviction(commit.at, tuple(concerned), commit.is_outside)
     return None
 
 
@@ -120,7 +123,8 @@ def _meaning(prop: Property) -> str:
     if tables:
         parts.append(f'any change of {", ".join(tables)}')
     for rows, _ in prop.rows:
-        name = rows.tag.rpartition(':')[2]
+        # without the kinds of the columns' values, which stand at its end
+        name = rows.tag.removeprefix(PROPERTY_TAG + ROWS_TAG).rpartition(':')[0]
         parts.append(f'a change of the rows whose {name} its arguments name')
     if prop.functions:
         parts.append('a changed object for which its function returns True')

@@ -6,6 +6,7 @@ who may do so.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ from ...core.scope import RequestScope
 from ...errors import OrmCacheError
 from .app import Inspector
 from .models import Tenant
+
+log = logging.getLogger(__name__)
 
 
 class CreatorFailed(OrmCacheError):
@@ -56,6 +59,7 @@ def refresh(app: Inspector, tenant: Tenant, prop: Property) -> None:
         try:
             getattr(app.root_app, prop.name)
         except Exception as error:
+            log.exception('%s could not be computed anew', prop.where)
             # its message may contain what this visitor must not see
             raise CreatorFailed(type(error).__qualname__) from error
 

@@ -66,6 +66,7 @@ class Chart:
     :param summary: one sentence for those who do not see it.
     :param kinds: what its bars count, from the bottom up.
     :param top: the value at its upper end, as a text.
+    :param is_counted: False if there is nothing to show.
     :param bars: what is drawn.
     :param hours: the same as a table.
     """
@@ -74,6 +75,7 @@ class Chart:
     summary: str
     kinds: Sequence[str]
     top: str
+    is_counted: bool
     bars: Sequence[Bar]
     hours: Sequence[Hour]
 
@@ -137,6 +139,7 @@ def gets_chart(hours: Mapping[int, SlotCounts]) -> Chart:
         f'{hits:,} hits and {misses:,} misses in the last 24 hours.' if hits + misses else NOTHING,
         ('hits', 'misses'),
         f'{top:,.0f}',
+        hits + misses > 0,
         bars(([('hits', s.hits), ('misses', s.misses)] for s in shown.values()), top),
         [Hour(at, (f'{s.hits:,}', f'{s.misses:,}')) for at, s in shown.items()],
     )
@@ -149,10 +152,11 @@ def rate_chart(hours: Mapping[int, SlotCounts]) -> Chart:
     known = [rate for rate in rates.values() if rate is not None]
     return Chart(
         'Hit rate per hour',
-        f'Between {min(known):.0%} and {max(known):.0%}; hours without reads have no bar.'
+        f'From {min(known):.0%} to {max(known):.0%}; an hour without reads has no bar.'
         if known else NOTHING,
         ('hit rate',),
         '100%',
+        bool(known),
         bars(([('hit rate', rate or 0)] for rate in rates.values()), 1),
         [Hour(at, (f'{rate:.1%}' if rate is not None else '-',)) for at, rate in rates.items()],
     )  # fmt: skip
@@ -168,6 +172,7 @@ def cost_chart(hours: Mapping[int, SlotCounts]) -> Chart:
         f'{total:,.2f} seconds in the last 24 hours.' if total else NOTHING,
         ('seconds',),
         f'{top:g} s',
+        total > 0,
         bars(([('seconds', each.run_seconds)] for each in shown.values()), top),
         [Hour(at, (f'{each.run_seconds:.3f}',)) for at, each in shown.items()],
     )

@@ -92,7 +92,7 @@ def check(request: Any, secret: bytes, deed: Deed) -> None:
     """
     if not is_same_origin(request):
         raise ForgedForm('The form was sent from another site.')
-    given = str(request.POST.get(FIELD, ''))
+    given = field(request, FIELD)
     until, _, _ = given.partition('.')
     if not until.isascii() or not until.isdecimal() or len(until) > 12:
         raise ForgedForm('The form has no token, or a damaged one.')
@@ -101,6 +101,17 @@ def check(request: Any, secret: bytes, deed: Deed) -> None:
         raise ForgedForm('The form has the token of another page, visitor or server.')
     if int(until) < time.time():
         raise ForgedForm('The form was shown too long ago.')
+
+
+def field(request: Any, name: str) -> str:
+    """Return what was filled into a field of a form; '' if there is none.
+
+    :raises ForgedForm: if the body is no form.
+    """
+    try:
+        return str(request.POST.get(name, ''))
+    except Exception as error:  # the parser raises many kinds for a damaged body
+        raise ForgedForm('The form is damaged.') from error
 
 
 def is_same_origin(request: Any) -> bool:

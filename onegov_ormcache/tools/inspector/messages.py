@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from morepath.core import standard_exception_view
-from webob.exc import HTTPError, HTTPForbidden
+from webob.exc import HTTPBadRequest, HTTPError, HTTPForbidden
 
 from ...errors import StoreUnreachable
 from .app import Inspector, as_host
@@ -19,8 +19,10 @@ log = logging.getLogger(__name__)
 
 #: What other pages say, by status.
 SENTENCES = {
+    400: ('The address is wrong', 'Follow the links of the pages.'),
     403: ('You may not see this', 'Log in as somebody to whom the application grants it.'),
     404: ('There is no such page', 'Maybe the tenant or the property has another name.'),
+    503: ('This can not be shown now', 'Reload this page to try again.'),
     405: ('This is not how it goes', 'The address takes forms alone, or none.'),
 }
 
@@ -39,6 +41,15 @@ def message(
     return render(
         request, 'message', status, heading=heading, sentences=sentences, back=back
     )
+
+
+def database_away(request: Any, error: Exception) -> Any:
+    """Return the page that says that the database is away."""
+    log.info('The inspector has nothing to show: %s', error)
+    return message(
+        request, 503, 'The database can not be reached',
+        ['It must say first whether there is such a tenant. Reload this page to try again.'],
+    )  # fmt: skip
 
 
 def store_away(request: Any, error: StoreUnreachable) -> Any:
@@ -78,3 +89,10 @@ def forged(self: ForgedForm, request: Any) -> Any:
         request, 403, 'Nothing was changed',
         [str(self.detail), 'Open the page again, and send the form from there.'],
     )  # fmt: skip
+
+
+@Inspector.view(model=UnicodeDecodeError)
+def undecodable(self: UnicodeDecodeError, request: Any) -> Any:
+    """An address whose query is no UTF-8."""
+    log.info('%s: %s', request.path_qs, self)
+    return failed(HTTPBadRequest(), request)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...core.cache import OrmCache
 from ...core.properties import Property
@@ -24,8 +24,8 @@ from ..inspection.sites import Site
 from ..inspection.tags import TenantTags, tags_of
 from .models import Tenant, TenantProperty
 
-#: The most tenants of one page, as each costs some commands.
-MOST_TENANTS = 100
+#: The most tenants of one page, as each costs about thirty commands.
+MOST_TENANTS = 50
 
 #: The most tags of one page.
 MOST_TAGS = 500
@@ -76,7 +76,7 @@ class TenantReading:
 
     tenant: Tenant
     statistics: TenantStatistics
-    history: Sequence[Slot]
+    history: Sequence[Slot] = ()
 
     @property
     def total(self) -> Total:
@@ -235,9 +235,12 @@ class Readings:
         return self.cache.statistics.tenants()
 
     def tenant(self, tenant: Tenant) -> TenantReading:
-        """Return what was counted of a tenant."""
-        counted = self.cache.statistics
-        return TenantReading(tenant, counted.of(tenant.name), counted.history(tenant.name))
+        """Return what was counted of a tenant, with its last hours."""
+        return replace(self.sums(tenant), history=self.cache.statistics.history(tenant.name))
+
+    def sums(self, tenant: Tenant) -> TenantReading:
+        """Return what was counted of a tenant, without its hours, which take most of the time."""
+        return TenantReading(tenant, self.cache.statistics.of(tenant.name))
 
     def tags(self, tenant: Tenant) -> TenantTags | None:
         """Return what the tag store has of a tenant; None if it has nothing."""

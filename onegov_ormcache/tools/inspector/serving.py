@@ -53,7 +53,7 @@ def notices(cache: OrmCache) -> list[Notice]:
     try:
         cache.tags.check()
     except StoreUnreachable as error:
-        return [Notice('bad', 'Redis can not be reached', f'{error}. {meanwhile}')]
+        return [Notice('bad', 'Redis can not be reached', f'{error} {meanwhile}')]
     if cache.recovery is not None and not cache.recovery.is_current:
         return [Notice(
             'bad', 'An outage may not be over yet',

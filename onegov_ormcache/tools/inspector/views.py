@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
 from webob.exc import HTTPNotFound
 
 from ...errors import DatabaseUnreachable, OrmCacheError, RetryableConflict, StoreUnreachable
@@ -15,8 +16,8 @@ from .actions import CreatorFailed, evict, evict_all, refresh, why_no_refresh
 from .app import Inspector
 from .charts import charts, gets_chart
 from .explaining import answers, reasons
-from .forms import check, secret_of
-from .messages import message, store_away
+from .forms import check, field, secret_of
+from .messages import database_away, message, store_away
 from .models import (
     AllTenants,
     ChangeCache,
@@ -45,8 +46,8 @@ View = Callable[[Any, Any], Any]
 
 #: What a page says after its form was sent, by the text in its address.
 DONE = {
-    'evicted': 'Evicted. The next read of each value computes it anew.',
-    'refreshed': 'Evicted, and computed anew.',
+    'evict': 'Evicted. The next read of each value computes it anew.',
+    'refresh': 'Evicted, and computed anew.',
 }
 
 #: The most commits of one page.
@@ -54,7 +55,7 @@ MOST_COMMITS = 8
 
 
 def reading(view: View) -> View:
-    """Show a page that says so if the store can't be reached."""
+    """Show a page that says so if a server can't be reached."""
 
     @wraps(view)
     def read(self: Any, request: Any) -> Any:
@@ -62,6 +63,8 @@ def reading(view: View) -> View:
             return view(self, request)
         except StoreUnreachable as error:
             return store_away(request, error)
+        except (DatabaseUnreachable, OperationalError) as error:
+            return database_away(request, error)
 
     return read
 
@@ -217,7 +220,7 @@ def view_tags(self: Tags, request: Any) -> Any:
     require(request, self.tenant)
     readings = Readings(request.app.inspected)
     found = readings.tags(self.tenant)
-    read = readings.tenant(self.tenant)
+    read = readings.sums(self.tenant)
     doubts = in_doubt(readings, self.tenant)
     counted = read.statistics.tags
     shown = tag_readings(
@@ -264,14 +267,16 @@ def evict_tenant(self: Tenant, request: Any) -> Any:
     """Evict all values of a tenant."""
     require(request, self)
     check(request, secret_of(request.app.inspected), ('evict', self.name))
-    if request.POST.get('sure') != 'yes':
+    if field(request, 'sure') != 'yes':
         return message(
             request, 400, 'Nothing was evicted',
             ['Tick the box beside the button, so that this does not happen by accident.'],
             back=link(request, self),
         )  # fmt: skip
-    evict_all(request.app, self)
-    return see_other(link(request, self) + '?done=evicted')
+    back = link(request, self)
+    return done(request, lambda: evict_all(request.app, self), back) or see_other(
+        f'{back}?done=evict'
+    )
 
 
 @Inspector.view(model=TenantProperty, name='evict', request_method='POST', permission=ChangeCache)
@@ -300,13 +305,23 @@ def changed(model: TenantProperty, request: Any, deed: str) -> Any:
     if prop is None:
         raise HTTPNotFound(f'{model.tenant.name} has no property {model.name!r}.')
     back = link(request, model)
+    if deed == 'evict':
+        act = partial(evict, app, model.tenant, prop)
+    elif why := why_no_refresh(app, prop):
+        return message(request, 400, 'It can not be computed here', [why], back=back)
+    else:
+        act = partial(refresh, app, model.tenant, prop)
+    return done(request, act, back) or see_other(f'{back}&done={deed}')
+
+
+def done(request: Any, act: Callable[[], None], back: str) -> Any:
+    """Do what a form asks for.
+
+    :param back: the page that the form is on.
+    :return: None if it was done; else a page that says what went wrong.
+    """
     try:
-        if deed == 'evict':
-            evict(app, model.tenant, prop)
-        elif why := why_no_refresh(app, prop):
-            return message(request, 400, 'It can not be computed here', [why], back=back)
-        else:
-            refresh(app, model.tenant, prop)
+        act()
     except (StoreUnreachable, RetryableConflict):
         raise  # the one has a page of its own, and the tween tries again after the other
     except CreatorFailed as error:
@@ -317,4 +332,4 @@ def changed(model: TenantProperty, request: Any, deed: str) -> Any:
         )  # fmt: skip
     except OrmCacheError as error:
         return message(request, 409, 'Nothing was evicted', [str(error)], back=back)
-    return see_other(f'{back}&done={"evicted" if deed == "evict" else "refreshed"}')
+    return None

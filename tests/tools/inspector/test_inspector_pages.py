@@ -75,6 +75,16 @@ def test_reasons_are_told(site: Granting, tenant: str) -> None:
     assert cells(page, 'reasons', 'tainted')[-1] == '1'
 
 
+def test_policy_is_told(site: Granting, tenant: str) -> None:
+    """The page of a property says what its policy means, and by what its values differ."""
+    page = Visitor(site, tenant, 'admin').property('user_name').html.main.text
+    assert 'rows(User.id)' in page
+    assert 'rows whose users.id its arguments name' in page
+    assert 'argument id' in page
+    assert 'tests.support.site_with_inspector, line' in page
+    assert '/' not in page.partition('Its creator is in')[2].partition('.\n')[0]
+
+
 def test_pages_stand_apart(site: Granting, tenant: str) -> None:
     """Cached responses are shown by their views, with figures like those of properties."""
     visitor = Visitor(site, tenant)
@@ -110,6 +120,20 @@ def test_changes_are_told(site: Granting, tenant: str) -> None:
     assert 'users' in row[-1]
     assert cells(tags, 'tags', 'table:documents')[-1] == 'failing'
     assert re.fullmatch(r'\d{4}-\d\d-\d\dT[\d:]{8}Z', tags.html.tbody.time['datetime'])
+
+
+def test_changed_rows_are_told(site: Granting, tenant: str) -> None:
+    """A property that depends on rows is evicted by those of any number, and so it is told."""
+    Visitor(site, tenant).client.get('/read')
+    Visitor(site, tenant).client.post('/', {'name': 'Bea'})
+    admin = Visitor(site, tenant, 'admin')
+    with committed(site, tenant):
+        site.evict('user_name', 1)
+    page = admin.property('user_name')
+    commits = page.html.find(id='evictions').find_parent('table').tbody.find_all('tr')
+    assert [each.td.text for each in commits][:2] == ['by hand', 'rows:users.id:int']
+    assert int(cells(page, 'tags', 'rows:users.id:int')[0]) >= 2
+    assert 'user_name' in cells(admin.of(tenant, '/tags'), 'tags', 'rows:users.id:int')[-1]
 
 
 def test_doubt_is_told(

@@ -11,9 +11,18 @@ from webtest import TestApp as Client
 from onegov_ormcache import OrmCacheMiddleware
 from onegov_ormcache.errors import ConfigurationError
 from onegov_ormcache.tools.inspector import Inspector
+from onegov_ormcache.tools.inspector.forms import secret_of, token
 from tests.support.applications import Applications, change
 from tests.support.models import User
-from tests.support.site_with_inspector import CACHE, Bare, Granting, Redirecting, Site, Visitor
+from tests.support.site_with_inspector import (
+    CACHE,
+    WHERE,
+    Bare,
+    Granting,
+    Redirecting,
+    Site,
+    Visitor,
+)
 
 #: All pages and addresses of forms, of the tenant ``{tenant}``.
 PATHS = (
@@ -102,9 +111,16 @@ def test_looking_does_not_include_changing(site: Granting, tenant: str) -> None:
     clerk = Visitor(site, tenant, 'clerk')
     assert not clerk.of(tenant).forms
     assert not clerk.property('users').forms
-    admins = Visitor(site, tenant, 'admin').of(tenant)
-    fields = {'token': admins.forms[0]['token'].value, 'sure': 'yes'}
-    clerk.client.post(f'{CACHE}/tenants/{tenant}/evict', fields, status=403)
+    secret, name = secret_of(site.orm_cache), f'{WHERE}.users'
+    for path, deed in (
+        ('evict', ('evict', tenant)),
+        (f'property/evict?name={name}', ('evict', tenant, name)),
+        (f'property/refresh?name={name}', ('refresh', tenant, name)),
+    ):
+        for role, status in ('clerk', 403), ('admin', 303):
+            fields = {'token': token(secret, f'the-{role}', deed), 'sure': 'yes'}
+            client = Visitor(site, tenant, role).client
+            client.post(f'{CACHE}/tenants/{tenant}/{path}', fields, status=status)
 
 
 @pytest.mark.parametrize('name', ['nowhere', 'UPPER', 'pg_catalog', '%00', 'a%2F..%2Fb', 'x' * 99])
