@@ -22,18 +22,18 @@ from ..errors import StoreUnreachable
 from ..forks import OwnLock, check, register
 from .fields import (
     COMMITS,
-    MAX_FIELDS,
     Counts,
     Delta,
     add_counts,
     field_of,
+    has_room,
     slot_properties,
     tenant_statistics,
     text_of_commit,
     text_of_run,
 )
 from .results import Commit, LastRun, Slot, TenantStatistics
-from .stores import ALL_TENANTS, MAX_TENANTS, StatisticsStore
+from .stores import ALL_TENANTS, HOUR, MAX_TENANTS, MemoryStatistics, StatisticsStore
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,9 @@ class Statistics:
         self._interval = interval
         self._lock, self._sending = OwnLock(), OwnLock()
         self._pending: dict[str, Delta] = {}
+        # nothing is sent to a store in memory until somebody reads, which may be hours later
+        self._memory = store if isinstance(store, MemoryStatistics) else None
+        self._hour = _present_hour()
         # what is sent now, or could not be sent
         self._unsent: dict[str, Delta] = {}
         # what this process has counted since its begin, over all tenants
@@ -94,6 +97,7 @@ class Statistics:
     def take(self, tenant: str, counts: Counts) -> None:
         """Take over what a scope has counted, and empty it."""
         check()
+        self._end_hour()
         with self._lock.present:
             add_counts(self._delta(tenant).counts, counts)
         counts.clear()
@@ -136,7 +140,7 @@ class Statistics:
 
     def _tell(self, tenant: str, field: str, text: str) -> None:
         texts = self._delta(tenant).texts
-        if field in texts or len(texts) < MAX_FIELDS:
+        if has_room(texts, field):
             texts[field] = text
 
     def _delta(self, tenant: str) -> Delta:
@@ -158,9 +162,19 @@ class Statistics:
         :raises StoreUnreachable: if the store can't be reached. What was not sent is sent later.
         """
         check()
+        self._end_hour()
         with self._sending.present:
             self._gather()
             self._store.add(self._unsent)
+
+    def _end_hour(self) -> None:
+        """Add to a store in memory what was counted in an hour that is over."""
+        if self._memory is None or self._hour == _present_hour():
+            return
+        with self._sending.present:
+            ended, self._hour = self._hour, _present_hour()
+            self._gather()
+            self._memory.add(self._unsent, ended)
 
     def _gather(self) -> None:
         """Get what was counted ready to be sent. The caller sends, or keeps others from it."""
@@ -256,6 +270,10 @@ class Statistics:
         arguments = ref(self), self._wake, self._interval
         with suppress(RuntimeError):  # no more threads
             Thread(target=_send, args=arguments, name=THREAD, daemon=True).start()
+
+
+def _present_hour() -> int:
+    return int(time.time() // HOUR)
 
 
 def _send(
