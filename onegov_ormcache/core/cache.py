@@ -166,11 +166,11 @@ class OrmCache(ByHand):
             self.outside.close()
         if self.recovery is not None:
             self.recovery.close()
-        self.statistics.close()
         self.observer.on_schema_created.disconnect(self._schema_created)
         self.registry.disconnect()
         if self.ambient is not None:
             self.ambient.close()
+        self.statistics.close()
         if self._session_manager is not None:
             self._session_manager.dispose()
         else:

@@ -513,7 +513,10 @@ class WritePath:
         self._end()
         # after all that the promise needs: an interrupt in it costs numbers only
         for place, tags in evicted.items():
-            self._cache.statistics.committed(place, tags, doubted if place == schema else tags)
+            own = place == schema
+            shared = self._cache.by_place(place, tags) if own else {}
+            shared.pop(place, None)
+            self._cache.statistics.committed(place, tags, doubted if own else tags, shared)
         if published:
             # last: a receiver may do anything, and take long
             self._cache.published.tell(published)

@@ -92,6 +92,7 @@ class CacheParts:
         self.statistics = Statistics(
             _statistics_store(tags, settings.namespace),
             None if tags.single_process else settings.statistics_interval,
+            self.versions.places('')[1:],
         )
         self.versions.told = self.statistics.told
         #: Makes the stories of scopes, for a log and for traces.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from itertools import count
 from threading import Event, Thread
+from types import MappingProxyType
 from weakref import finalize, ref
 
 from ..errors import StoreUnreachable
@@ -59,11 +60,15 @@ class Statistics:
     :param store: keeps the sums.
     :param interval: seconds between two times that this process sends its numbers; None: only
         :meth:`flush` does.
+    :param shared: the schemas of tables that tenants share.
     """
 
-    def __init__(self, store: StatisticsStore, interval: float | None) -> None:
+    def __init__(
+        self, store: StatisticsStore, interval: float | None, shared: Collection[str] = ()
+    ) -> None:
         self._store = store
         self._interval = interval
+        self._shared = shared
         self._lock, self._sending = OwnLock(), OwnLock()
         self._pending: dict[str, Delta] = {}
         # nothing is sent to a store in memory until somebody reads, which may be hours later
@@ -112,14 +117,21 @@ class Statistics:
             self._tell(tenant, field_of('property', 'last_run', where), text)
 
     def committed(
-        self, tenant: str, changed: Collection[str], doubted: Collection[str]
+        self,
+        tenant: str,
+        changed: Collection[str],
+        doubted: Collection[str],
+        shared: Mapping[str, Collection[str]] = MappingProxyType({}),
     ) -> None:
         """Take notice of a commit that has changed tags.
 
         :param doubted: those that were put in doubt before, of this tenant.
+        :param shared: of the changed tags, those of tables that tenants share, by schema.
         """
-        counts = {_COMMITS: 1, _CHANGED: len(changed), _DOUBTED: len(doubted)}
-        self._changed(tenant, Commit(time.time(), tuple(changed)), counts)
+        counts, at = {_COMMITS: 1, _CHANGED: len(changed), _DOUBTED: len(doubted)}, time.time()
+        self._changed(tenant, Commit(at, tuple(changed)), counts)
+        for schema, tags in shared.items():
+            self._changed(schema, Commit(at, tuple(tags)), {})
 
     def told(self, tenant: str, changed: Collection[str]) -> None:
         """Take notice of tags that were changed, but not by a commit of this process."""
@@ -215,16 +227,22 @@ class Statistics:
         :raises StoreUnreachable: if the store can't be reached.
         """
         self.flush()
-        return self._store.tenants()
+        return [name for name in self._store.tenants() if name not in self._shared]
 
     def of(self, tenant: str) -> TenantStatistics:
         """Return the numbers of a tenant; those of one that is unknown are empty.
+
+        Among its tags and last commits are those of tables that it shares with other tenants,
+        whoever has changed them.
 
         :raises StoreUnreachable: if the store can't be reached.
         """
         self.flush()
         fields, commits = self._store.fields(tenant)
-        return tenant_statistics(tenant, fields, commits)
+        found = tenant_statistics(tenant, fields, commits)
+        for schema in self._shared if tenant != ALL_TENANTS else ():
+            found = found.beside(tenant_statistics(schema, *self._store.fields(schema)))
+        return found
 
     def total(self) -> TenantStatistics:
         """Return the sums over all tenants, without runs and commits. They go on counting when the
