@@ -27,6 +27,7 @@ from . import cli_triggers
 from .cli_checking import check, explain
 from .cli_evicting import evict
 from .cli_looking import outbox, tags, values
+from .cli_site import APP, DSN, REDIS
 from .cli_stats import stats
 from .secrets import printable, without_secrets
 
@@ -35,6 +36,9 @@ FAILED = 2
 
 #: What errors do not show of the arguments: one that may have a password, and all after it.
 SECRET = re.compile(r'\S*(://|[=@]).*', re.DOTALL)
+
+#: What Python puts in the place of bytes that are no text. Neither server takes it.
+NO_TEXT = re.compile('[\ud800-\udfff]')
 
 #: Exit code if Ctrl-C or SIGTERM ended the command.
 INTERRUPTED = 130
@@ -90,6 +94,10 @@ def run(given: list[str]) -> int:
     :return: the exit code.
     """
     try:
+        if any(map(NO_TEXT.search, [*given, *(os.environ.get(n, '') for n in (APP, REDIS, DSN))])):
+            raise click.UsageError(
+                f'An argument, or one of the variables {APP}, {REDIS} and {DSN}, is no UTF-8.'
+            )
         with commands.make_context(program(), given) as context:
             return int(commands.invoke(context) or 0)
     except click.exceptions.Exit as end:

@@ -498,6 +498,31 @@ def test_memory_of_another_process(
 # servers that are away, and output that nobody reads
 
 
+def test_what_is_no_text(cli: Run, used: Town, redis_options: tuple[str, ...]) -> None:
+    """Bytes that are no UTF-8 are one line that says so, wherever they stand; nothing is
+    evicted."""
+    wrong = os.fsdecode(b'hush\xff')
+    for arguments in (
+        ['values', *redis_options, '--decode', wrong],
+        ['stats', '--redis-url', f'redis://:{wrong}@127.0.0.1:1/0'],
+        ['outbox', '--dsn', f'postgresql+psycopg://me:{wrong}@127.0.0.1:1/db'],
+        ['evict', *redis_options, '--all', '--yes', '--table', wrong],
+        ['evict', '--app', APP, '--all', '--yes', 'found', wrong],
+    ):
+        code, out, err = cli(*arguments)
+        assert (code, out) == (2, '')
+        assert 'is no UTF-8' in err
+
+
+def test_variable_that_is_no_text(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So are those of an environment variable."""
+    wrong = os.fsdecode(b'postgresql+psycopg://me:hush\xff@127.0.0.1:1/db')
+    monkeypatch.setenv('ONEGOV_ORMCACHE_DSN', wrong)
+    code, out, err = cli('outbox')
+    assert (code, out) == (2, '')
+    assert 'is no UTF-8' in err
+
+
 def test_a_redis_that_is_away(cli: Run) -> None:
     """A wrong address is one line, for each command that takes it."""
     options = '--redis-url', 'redis://:hush@127.0.0.1:1/0'
