@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from functools import partial
+from math import isnan
 from time import sleep
 
 import click
@@ -57,6 +58,8 @@ def stats(
     """
     if watch and as_json:
         raise click.UsageError('--json prints once: leave out --watch.')
+    if isnan(interval):  # which is in no range, and click lets it pass
+        raise click.UsageError('--interval is no number.')
     screen = Screen()
     with open_site(app, redis_url, namespace) as site:
         if watch:

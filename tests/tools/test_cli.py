@@ -124,6 +124,10 @@ def test_stats(cli: Run, used: Town, tenant: str, redis_options: tuple[str, ...]
         assert names['last_run']['why_not_stored'] == ''
     assert 'did you mean' in cli('stats', '--app', APP, '--tenant', tenant + 'x').err
     assert cli('stats', '--app', APP, '--watch', '--json').code == 2
+    for interval in 'nan', 'inf', '0':
+        code, out, err = cli('stats', '--app', APP, '--watch', '--interval', interval)
+        assert (code, out) == (2, '')
+        assert '--interval' in err
 
 
 def test_watching(used: Town, tenant: str) -> None:
