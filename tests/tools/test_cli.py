@@ -20,7 +20,7 @@ from tests.support.models import User
 from tests.support.outside import outside
 from tests.support.servers import RedisServer
 from tests.support.wires import Wire
-from tests.tools.cli_town import Town
+from tests.tools.cli_town import Town, fresh
 from tests.tools.conftest import APP, Run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -174,6 +174,31 @@ def test_watching_while_redis_is_away(
         code, out, _ = cli('stats', *options, '--watch')
         assert code == 0
         assert 'is the server up' in out
+
+
+def test_watching_when_redis_has_lost_all(
+    cli: Run, environment: Environment, tenant: str, own_redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A tenant that is watched is waited for if Redis starts again without it."""
+    environment(redis_url=own_redis.url)
+    app = fresh()
+    app.setup_orm_cache()
+    value(app, tenant, lambda a: a.names)
+    app.close_orm_cache()
+    steps = iter([lambda: own_redis.restart(keep_data=False)])
+
+    def sleep(seconds: float) -> None:
+        step = next(steps, None)
+        if step is None:
+            raise KeyboardInterrupt
+        step()
+
+    monkeypatch.setattr(cli_stats, 'sleep', sleep)
+    code, out, _ = cli('stats', '--app', APP, '--watch', '--tenant', tenant)
+    assert code == 0
+    assert 'names' in out
+    assert 'nothing was counted' in out or 'there is no tenant' in out
 
 
 def test_explain(cli: Run, used: Town, tenant: str) -> None:
