@@ -102,6 +102,10 @@ def run(given: list[str]) -> int:
             return int(commands.invoke(context) or 0)
     except click.exceptions.Exit as end:
         return end.exit_code
+    except SystemExit as end:
+        # not its own code, which may be 0: the command was not carried out
+        text = printable(without_secrets(f'the application has ended this program: {end}'))
+        print(f'error: {text}', file=sys.stderr)
     except click.UsageError as error:
         usage = f'{error.ctx.get_usage()}\n' if error.ctx is not None else ''
         message = SECRET.sub('... (the rest is not shown)', error.format_message())

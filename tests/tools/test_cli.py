@@ -130,6 +130,17 @@ def test_stats(cli: Run, used: Town, tenant: str, redis_options: tuple[str, ...]
         assert '--interval' in err
 
 
+def test_program_itself_is_no_application(used: Town) -> None:
+    """The module that has no specification, as a script has none, is looked at like any other."""
+    program = 'import sys; from onegov_ormcache.__main__ import main; sys.exit(main())'
+    done = subprocess.run(
+        [sys.executable, '-c', program, 'check', '--app', '__main__:app'],
+        cwd=ROOT, capture_output=True, encoding='utf-8',
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the module '__main__' has no 'app'")
+
+
 def test_watching(used: Town, tenant: str) -> None:
     """Numbers are shown again and again, until Ctrl-C ends it without an error."""
     process = subprocess.Popen(
@@ -494,10 +505,21 @@ def test_what_is_no_application(
 def test_secrets_of_an_application(cli: Run, environment: Environment) -> None:
     """An error of the application that has a password is shown without it; see the fixture."""
     environment()
-    for attribute in 'raises', 'also_raises':
+    for attribute in 'raises', 'also_raises', 'proxy', 'variable':
         code, _, err = cli('tags', '--app', f'tests.tools.secretive:{attribute}')
         assert code == 2
         assert '***' in err
+
+
+@pytest.mark.parametrize('arguments', [['check'], ['tags'], ['check', '--json']])
+def test_application_that_ends_the_program(
+    cli: Run, environment: Environment, arguments: list[str]
+) -> None:
+    """An application that exits does not make a command a success that was not carried out."""
+    environment()
+    code, out, err = cli(*arguments, '--app', 'tests.tools.secretive:Ending')
+    assert (code, out) == (2, '')
+    assert 'the application has ended this program: 0' in err
 
 
 @pytest.mark.parametrize('command', ['stats', 'tags', 'values', 'outbox', 'evict', 'explain'])
