@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :return: the exit code.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if sys.stdout is None:  # it is closed; see the documentation of sys.__stdout__
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), 'w')
     try:
         with prepared():
             code = run(given)
@@ -82,10 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
+    except OSError as error:
         # or the interpreter tries again to write what is left, and tells of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNHEARD
+        if isinstance(error, BrokenPipeError):
+            return UNHEARD
+        print(f'error: {printable(str(error))}; is there room for the output?', file=sys.stderr)
+        return FAILED
 
 
 def run(given: list[str]) -> int:

@@ -621,6 +621,31 @@ def test_broken_pipe(used: Town, command: str) -> None:
     assert 'rror' not in done.stderr
 
 
+@pytest.mark.parametrize('command', [['tags'], ['tags', '--json'], ['check'], ['--help']])
+def test_output_without_room(used: Town, command: list[str]) -> None:
+    """A full disk is one line, and not the exit code of something that was found."""
+    options = [] if command == ['--help'] else ['--app', APP]
+    with Path('/dev/full').open('w') as full:
+        done = subprocess.run(
+            [*COMMAND, *command, *options], cwd=ROOT, stdout=full, stderr=subprocess.PIPE,
+            encoding='utf-8',
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith('error: [Errno 28]')
+    assert 'Traceback' not in done.stderr
+
+
+def test_closed_output(used: Town) -> None:
+    """Where nobody has a standard output, a command works all the same."""
+    program = 'import os, sys; os.close(1); os.execv(sys.executable, sys.argv[1:])'
+    done = subprocess.run(
+        [sys.executable, '-c', program, *COMMAND, 'tags', '--app', APP],
+        cwd=ROOT, stderr=subprocess.PIPE, encoding='utf-8',
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert 'Traceback' not in done.stderr
+
+
 def test_ascii_terminal(used: Town) -> None:
     """A terminal that knows ASCII alone is no error."""
     environment = {**os.environ, 'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C', 'PYTHONUTF8': '0'}
