@@ -295,6 +295,29 @@ def test_evict_asks_first(
     assert valid(cli, tenant) == set()
 
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_question_that_is_interrupted(used: Town, tenant: str, number: signal.Signals) -> None:
+    """Ctrl-C instead of an answer has the exit code of Ctrl-C, and evicts nothing."""
+    process = subprocess.Popen(
+        [*COMMAND, 'evict', '--app', APP, '--all'], cwd=ROOT, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding='utf-8',
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        asked = ''
+        while not asked.endswith('[y/N]: '):
+            character = process.stderr.read(1)
+            assert character
+            asked += character
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, out) == (130, '')
+    assert err.split() == ['interrupted']
+
+
 def test_evict(cli: Run, used: Town, tenant: str, redis_options: tuple[str, ...]) -> None:
     """What was named is evicted, and no more."""
     own = '--app', APP, '--tenant', tenant, '--yes'
