@@ -11,16 +11,23 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session
-from transaction import manager as thread_manager
-from transaction.interfaces import IDataManager, ISynchronizer
-from zope.interface import implementer
-from zope.sqlalchemy import datamanager
 
 from .core.ambient import AmbientScopes
 from .core.cache import OrmCache
 from .database.sessions import RunSession
-from .errors import ConfigurationError
+from .errors import ConfigurationError, MissingExtraError
 from .forks import OwnLock
+
+try:
+    from transaction import manager as thread_manager
+    from transaction.interfaces import IDataManager, ISynchronizer
+    from zope.interface import implementer
+    from zope.sqlalchemy import datamanager
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        f'onegov_ormcache.zope needs {error.name}: '
+        'python -m pip install "onegov_ormcache[zope]"'
+    ) from error
 
 #: The events that zope.sqlalchemy listens to: those whose first argument is the session, and those
 #: whose argument has it as an attribute.

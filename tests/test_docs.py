@@ -75,6 +75,27 @@ def test_extra_for_the_documentation_has_all_others() -> None:
     assert all_others.extras == extras
 
 
+def test_every_extra_is_explained() -> None:
+    """The quickstart's table has each extra once, in setup.cfg's order, and what it is for."""
+    parsed = ConfigParser()
+    parsed.read(ROOT / 'setup.cfg', encoding='utf-8')
+    tables = tree(DOCS / 'quickstart.rst').findall(nodes.table)
+    (table,) = (each for each in tables if 'extras-table' in each['names'])
+    assert [name for name, _ in cells(table)] == list(parsed['options.extras_require'])
+    assert all(meaning for _, meaning in cells(table))
+
+
+@pytest.mark.parametrize('page', [*PAGES, ROOT / 'README.md'], ids=lambda page: page.stem)
+def test_extras_to_install_exist(page: Path) -> None:
+    """Whatever a page tells to install has extras that there are."""
+    parsed = ConfigParser()
+    parsed.read(ROOT / 'setup.cfg', encoding='utf-8')
+    told = re.findall(r'onegov_ormcache\[([\w,]*)\]', page.read_text(encoding='utf-8'))
+    named = {extra for each in told for extra in each.split(',')}
+    assert named <= set(parsed['options.extras_require'])
+    assert named or page.stem not in ('README', 'command_line', 'inspector', 'quickstart')
+
+
 def test_what_an_extra_lacks_is_missing() -> None:
     """A module that the extra does not install can't be imported in the build."""
     command = [sys.executable, '-m', 'tests.support.only_extra', 'docs', 'hypothesis']
@@ -91,6 +112,17 @@ def test_every_module_has_its_place() -> None:
     paths = [path.relative_to(ROOT).with_suffix('') for path in package.rglob('*.py')]
     modules = ['.'.join(path.parts) for path in paths if path.name != '__init__']
     assert sorted(listed) == sorted(modules)
+
+
+def test_changes_begin_in_files_that_there_are() -> None:
+    """The table 'Where a change belongs' names files and folders of the package or repository."""
+    (table,) = tree(DOCS / 'contributing.rst').findall(nodes.table)
+    texts = [literal.astext() for literal in table.findall(nodes.literal)]
+    paths = [text for text in texts if re.fullmatch(r'\w+([/.]\w+)+', text)]
+    places = ROOT, ROOT / 'onegov_ormcache', ROOT / 'tests' / 'tools' / 'inspector'
+    missing = [path for path in paths if not any((place / path).exists() for place in places)]
+    assert len(paths) > 50
+    assert missing == []
 
 
 def test_every_error_is_in_the_reference(built: Path) -> None:

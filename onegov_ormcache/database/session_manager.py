@@ -254,6 +254,11 @@ def _database(dsn: str, options: dict[str, Any]) -> Postgres | SQLite:
             return Postgres(engine)
         if backend == 'sqlite':
             return SQLite(url, options)
-    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+    except ImportError as error:
+        raise DatabaseUnreachable(
+            f'dsn {shown(url)!r}: {error}. The driver is psycopg: write postgresql+psycopg://, '
+            'and python -m pip install "onegov_ormcache[postgres]"'
+        ) from error
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise DatabaseUnreachable(f'dsn {shown(url)!r}: {error}') from error
     raise DatabaseUnreachable(f'dsn: {backend} is not supported; use postgresql or sqlite')

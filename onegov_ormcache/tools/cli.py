@@ -112,7 +112,9 @@ def run(given: list[str]) -> int:
         text = printable(without_secrets(f'the application has ended this program: {end}'))
         print(f'error: {text}', file=sys.stderr)
     except click.UsageError as error:
-        usage = f'{error.ctx.get_usage()}\n' if error.ctx is not None else ''
+        usage = ''
+        if error.ctx is not None:
+            usage = f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n"
         message = SECRET.sub('... (the rest is not shown)', error.format_message())
         print(f'{usage}error: {printable(message)}', file=sys.stderr)
     except (OrmCacheError, click.ClickException, SQLAlchemyError, redis.RedisError) as error:

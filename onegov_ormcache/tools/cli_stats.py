@@ -72,7 +72,7 @@ def stats(
     for part in _tables(found):
         screen.show(part)
     if not found:
-        screen.say(f'Nothing was counted in the namespace {site.namespace} within a week.')
+        screen.say(_nothing(site))
     return 0
 
 
@@ -85,8 +85,16 @@ def counted(site: Site, named: Collection[str]) -> list[TenantStatistics]:
     known = site.statistics.tenants()
     for name in named:
         if name not in known:
-            chosen(name, {*known, *site.tenants()}, 'tenant', 'nothing was counted')
+            chosen(name, {*known, *site.tenants()}, 'tenant', _nothing(site))
     return [site.statistics.of(name) for name in dict.fromkeys(named or known)]
+
+
+def _nothing(site: Site) -> str:
+    """Return what is said if no process has sent any numbers."""
+    return (
+        f'Nothing was counted in the namespace {site.namespace} within a week. A process that '
+        'reads properties tells of it after the seconds of its setting statistics_interval.'
+    )
 
 
 def _watch(screen: Screen, site: Site, named: Collection[str], interval: float) -> None:
@@ -138,11 +146,13 @@ def _row(where: str, numbers: PropertyStatistics) -> tuple[str | Text, ...]:
     run = numbers.run_seconds / numbers.runs if numbers.runs else None
     value = numbers.stored_bytes // numbers.stored if numbers.stored else None
     failed = [f'failed ({numbers.failed_runs})'] if numbers.failed_runs else []
+    # 'doubt' and others are reasons for both
+    passed_by = [f'not used: {each}' for each in reasons(numbers.bypasses)]
     return (
         where, str(numbers.gets), Text(percent(rate), colour),
         str(numbers.request_hits), str(numbers.process_hits), str(numbers.shared_hits),
         str(numbers.runs), seconds(run), size(value),
-        short([*failed, *reasons(numbers.refused), *reasons(numbers.bypasses)]),
+        short([*failed, *reasons(numbers.refused), *passed_by]),
     )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -270,3 +272,18 @@ def test_cache_without_host(servers_backend: Backend) -> None:
         pytest.raises(ConfigurationError, match='observe'),
     ):
         integration.integrate(cache)
+
+
+@pytest.mark.parametrize('package', ['transaction', 'zope.interface', 'zope.sqlalchemy'])
+def test_missing_extra_is_named(package: str) -> None:
+    """Without the packages of the extra, the import says what to install."""
+    program = (
+        f'import sys\nsys.modules[{package!r}] = None\n'
+        'from onegov_ormcache.errors import MissingExtraError\n'
+        'try:\n    import onegov_ormcache.zope\n'
+        'except MissingExtraError as error:\n    print(error)\n'
+    )
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert done.stdout.strip() == (
+        f'onegov_ormcache.zope needs {package}: python -m pip install "onegov_ormcache[zope]"'
+    ), done.stderr

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from onegov_ormcache.statistics.results import PropertyStatistics, TenantStatistics
 from onegov_ormcache.tools import cli_stats
 from onegov_ormcache.tools.inspection import server_checks
+from onegov_ormcache.tools.showing import Screen
 from tests.support.applications import change, value
 from tests.support.models import User
 from tests.support.outside import outside
@@ -139,6 +141,26 @@ def test_program_itself_is_no_application(used: Town) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("error: the module '__main__' has no 'app'")
+
+
+def test_nothing_is_counted_yet(cli: Run, redis_options: tuple[str, ...]) -> None:
+    """Where no process has sent numbers, it is said when they come; for one tenant, too."""
+    code, out, err = cli('stats', *redis_options)
+    assert (code, 'statistics_interval' in out, err) == (0, True, '')
+    code, out, err = cli('stats', *redis_options, '--tenant', 'main')
+    assert (code, out, err.count('\n'), 'statistics_interval' in err) == (2, '', 1, True)
+
+
+def test_reasons_that_mean_two_things(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that was not stored and a read that has passed by the cache are told apart, though
+    their reasons have the same name."""
+    monkeypatch.setenv('COLUMNS', '200')
+    counted = PropertyStatistics(misses=3, refused={'doubt': 2}, bypasses={'doubt': 3})
+    (made,) = cli_stats._tables([TenantStatistics('main', {'town.App.users': counted})])
+    screen = Screen()
+    with screen.console.capture() as capture:
+        screen.show(made)
+    assert ' doubt (2), not used: doubt (3) ' in capture.get()
 
 
 def test_watching(used: Town, tenant: str) -> None:
@@ -709,3 +731,5 @@ def test_version_and_help(cli: Run) -> None:
         code, out, _ = cli(command, '--help')
         assert code == 0
         assert out.startswith('Usage: ')
+    for arguments, command in ((), ''), (('stat',), ''), (('stats', '--no'), ' stats'):
+        assert f"onegov_ormcache{command} --help' for help.\nerror: " in cli(*arguments).err

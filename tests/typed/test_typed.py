@@ -8,8 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
-import venv
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 import sqlalchemy
 
 import onegov_ormcache
+from tests.support.environments import make_environment
 
 FOLDER = Path(__file__).parent
 
@@ -91,7 +90,8 @@ def test_typed_apps_can_be_committed() -> None:
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's project: a program, and an environment with the package and all that it needs."""
+    """A user's project: a program, and an environment with the package, what it needs, and what
+    the page on types tells to install."""
     folder = tmp_path_factory.mktemp('project')
     shutil.copy(FOLDER / 'program.py', folder)
     columns = 'tuple[int, str]' if IS_2_0 else 'int, str'
@@ -109,11 +109,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'exclude': ['.venv'],
     }
     (folder / 'pyrightconfig.json').write_text(json.dumps(config), encoding='utf-8')
-    venv.create(folder / '.venv', with_pip=False)
-    (installed,) = (folder / '.venv').glob('lib/*/site-packages')
-    (installed / 'tests.pth').write_text(sysconfig.get_path('purelib'), encoding='utf-8')
+    (told,) = re.findall(r'^   \$ python -m pip install mypy (.+)$', page, re.MULTILINE)
     package = Path(onegov_ormcache.__file__).parent
-    shutil.copytree(package, installed / package.name)
+    make_environment(
+        folder / '.venv', package.name, frozenset({'morepath'}), package, others=told.split()
+    )
     return folder
 
 

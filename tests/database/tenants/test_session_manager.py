@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_wrong_dsn(wrong: str) -> None:
     """A URL that can not be used is told before anybody connects."""
     with pytest.raises(DatabaseUnreachable, match='dsn'):
         SessionManager(wrong, Base)
+
+
+@pytest.mark.parametrize('driver', ['psycopg', 'psycopg2'])
+def test_driver_that_is_not_installed(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message says what to install, and how the URL begins with the driver that this is."""
+    monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(DatabaseUnreachable) as raised:
+        SessionManager(f'postgresql+{driver}://u:secret@localhost/x', Base)
+    assert 'pip install "onegov_ormcache[postgres]"' in str(raised.value)
+    assert 'write postgresql+psycopg://' in str(raised.value)
+    assert 'secret' not in str(raised.value)
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
