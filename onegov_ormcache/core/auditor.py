@@ -7,7 +7,8 @@ A hit is noted when a view reads it, and recomputed when the scope of the view h
 scope of its own, with another session and another transaction, which is rolled back. So nothing of
 it reaches the view: no error, no lock, no write of the creator, no time before the response is
 sent. The scope of the view has given its connection back then, so a pool without a free connection
-can't stop both.
+can't stop both. An enclosing scope that is in a transaction has not, and may have locks: nothing
+is recomputed then.
 
 A value and its recomputation must be equal if no commit lies between them. A snapshot that is
 taken after the recomputation has ended tells that: the tags of the value still have the versions
@@ -42,7 +43,7 @@ from .descriptors import OrmCacheDescriptor
 from .properties import Call, Property
 from .protocols import AuditedScope, ScopeCache
 from .runs import Run
-from .scope import RequestScope
+from .scope import RequestScope, scopes_around
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +155,8 @@ class Auditor:
         """Recompute the hits of a scope that has closed. Raises no error but those that end the
         thread."""
         hits, scope.audited = scope.audited, ()
+        # for a connection or a lock of this thread's own, which it would wait for in vain
+        must_wait = any(around.transactions for around in scopes_around(self._cache))
         for hit in hits:
             key = scope.schema, hit.call.key
             with self._lock.present:
@@ -161,7 +164,7 @@ class Auditor:
                     continue
                 self._present.add(key)
             try:
-                verdict = self._verdict(scope.schema, hit)
+                verdict = Verdict.UNTOLD if must_wait else self._verdict(scope.schema, hit)
             except Exception as error:
                 verdict = self._failed(hit, error)
             finally:

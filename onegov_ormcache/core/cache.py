@@ -33,6 +33,7 @@ from .descriptors import (
 from .listening import OutsideChanges
 from .prefetching import prefetch
 from .properties import Declaration
+from .recording import Recordings
 from .scope import RequestScope, innermost_scope, scopes_around
 from .settings import SECTION, OrmCacheSettings, SettingsValues
 from .switching import Switch
@@ -100,6 +101,7 @@ class OrmCache(ByHand):
                 f'setting {SECTION}.check_hits needs sessions of the package, and here a host '
                 'makes them: leave it at 0'
             )
+        self.recordings = Recordings(self._own_scopes)
         self._make_parts()
         #: Turned off by tests; see :meth:`disabled`.
         self.switch = Switch(self._own_scopes)
@@ -164,11 +166,11 @@ class OrmCache(ByHand):
             self.outside.close()
         if self.recovery is not None:
             self.recovery.close()
-        self.statistics.close()
         self.observer.on_schema_created.disconnect(self._schema_created)
         self.registry.disconnect()
         if self.ambient is not None:
             self.ambient.close()
+        self.statistics.close()
         if self._session_manager is not None:
             self._session_manager.dispose()
         else:

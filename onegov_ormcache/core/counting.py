@@ -26,19 +26,25 @@ class TimedRun:
 
 @contextmanager
 def counted_run(scope: ComputingScope, prop: Property) -> Iterator[TimedRun]:
-    """Count the block as one run of a property's creator, and measure it."""
-    timed, counts, counted = TimedRun(), scope.counts, prop.counted
-    begun = time.perf_counter()
+    """Count the block as one run of a property's creator, and measure it.
+
+    It is no run if it is interrupted, or ends because the request leads to another view.
+    """
+    timed, begun = TimedRun(), time.perf_counter()
     try:
         with of_property(scope.story, 'creator', prop.where):
             yield timed
-    except BaseException:
-        counts[counted.failed_runs] += 1
+    except Exception:
+        _count_run(scope, prop, timed, begun)
+        scope.counts[prop.counted.failed_runs] += 1
         raise
-    finally:
-        timed.seconds = time.perf_counter() - begun
-        counts[counted.runs] += 1
-        counts[counted.run_seconds] += timed.seconds
+    _count_run(scope, prop, timed, begun)
+
+
+def _count_run(scope: ComputingScope, prop: Property, timed: TimedRun, begun: float) -> None:
+    timed.seconds = time.perf_counter() - begun
+    scope.counts[prop.counted.runs] += 1
+    scope.counts[prop.counted.run_seconds] += timed.seconds
 
 
 def count_computed(scope: ComputingScope, prop: Property, run: LastRun, refused: str) -> None:

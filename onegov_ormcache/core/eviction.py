@@ -494,16 +494,11 @@ class WritePath:
 
     def committed(self) -> None:
         schema, recorder = self._scope.schema, self._cache.recorder
-        if recorder is not None and self.tags:
-            recorder(CacheEvent.commit(schema, self._doubts.tags or self.tags))
-        if self._doubts.tags or self.tags:
-            if self._scope.story is not None:
-                self._scope.story.committed(self._doubts.tags or self.tags)
-            self._cache.statistics.committed(
-                schema, self._doubts.tags or self.tags, self._doubts.tags or ()
-            )
-        for place, tags in self._tags_elsewhere.items():
-            self._cache.statistics.committed(place, tags, tags)
+        evicted = self._evicted()
+        if recorder is not None and evicted.get(schema):
+            recorder(CacheEvent.commit(schema, evicted[schema]))
+        if self._scope.story is not None and evicted.get(schema):
+            self._scope.story.committed(evicted[schema])
         if self._doubts.tags is not None:
             about_to(Step.PUBLISH)
             try:
@@ -514,10 +509,25 @@ class WritePath:
                 log.warning('%s: committed, but the tag store is lost', schema)
         published = self._published() if self._cache.published.has_receivers else None
         self._recover_later()
+        doubted = self._doubts.tags or ()
         self._end()
+        # after all that the promise needs: an interrupt in it costs numbers only
+        for place, tags in evicted.items():
+            own = place == schema
+            shared = self._cache.by_place(place, tags) if own else {}
+            shared.pop(place, None)
+            self._cache.statistics.committed(place, tags, doubted if own else tags, shared)
         if published:
             # last: a receiver may do anything, and take long
             self._cache.published.tell(published)
+
+    def _evicted(self) -> dict[str, Collection[str]]:
+        """Return the tags, by tenant, that the commit evicts; none if its statements have changed
+        no row."""
+        if self._doubts.tags is None and not (self._has_left or self._must_renew):
+            return {}
+        own = self._doubts.tags or self.tags
+        return {**({self._scope.schema: own} if own else {}), **self._tags_elsewhere}
 
     def _published(self) -> dict[str, Collection[str]]:
         """Return the tags, by place, that have new versions or are still in doubt; those that

@@ -55,6 +55,8 @@ class CacheParts:
     settings: OrmCacheSettings
     #: Tells of the transactions and knows the tables.
     observer: Observer
+    #: Tells what the cache does, to whoever listens.
+    recordings: Recordings
 
     def _make_parts(self) -> None:
         database = self.observer.database
@@ -90,12 +92,11 @@ class CacheParts:
         self.statistics = Statistics(
             _statistics_store(tags, settings.namespace),
             None if tags.single_process else settings.statistics_interval,
+            self.versions.places('')[1:],
         )
         self.versions.told = self.statistics.told
         #: Makes the stories of scopes, for a log and for traces.
         self.stories = Stories()
-        #: Tells what the cache does, to whoever listens.
-        self.recordings = Recordings()
         self._pid = os.getpid()
         self._is_reached = False
         # when the database could not be reached, and why
@@ -338,7 +339,8 @@ class CacheParts:
     def recording(self, limit: int = LIMIT) -> AbstractContextManager[RecordedEvents]:
         """Record what the cache does in all threads while a ``with`` block runs.
 
-        Blocks may overlap. Each has a list of its own.
+        Blocks may overlap. Each has a list of its own. Not seen is what a scope of another thread
+        reads again in a transaction in which it has read the same before the block.
 
         :param limit: the most events that are kept. The oldest are dropped, and counted in the
             list's attribute ``dropped``.

@@ -5,9 +5,9 @@ This module does not know who records them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from ..errors import ConfigurationError
 from ..forks import OwnLock
@@ -86,14 +86,24 @@ class Listener(NamedTuple):
     kinds: Collection[Kind]
 
 
+class RecordedScope(Protocol):
+    """The part of a request scope that this module uses."""
+
+    def forget_hits(self) -> None:
+        """Let the next read of each value be seen."""
+
+
 class Recordings:
     """The listeners of a cache at present.
 
     Made by the cache. Blocks that listen may overlap, in one thread or in several, and end in any
     order.
+
+    :param scopes: returns the open scopes of this thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scopes: Callable[[], Iterable[RecordedScope]]) -> None:
+        self._scopes = scopes
         # replaced and never changed, so that `_record` needs no lock
         self._listeners: tuple[Listener, ...] = ()
         self._lock = OwnLock()
@@ -124,6 +134,8 @@ class Recordings:
             self._listeners = (*self._listeners, listener)
             self.recorder = self._record
         try:
+            for scope in self._scopes():
+                scope.forget_hits()
             yield
         finally:
             with self._lock.present:

@@ -228,6 +228,10 @@ class RequestScope(TransactionalScope):
                 kinds = types[0] if len(types) == 1 else types
                 self.hits.setdefault(what, {})[arguments] = (value, variant, role, kinds)
 
+    def forget_hits(self) -> None:
+        """Look into the request tier at the next read of each value, so that it is seen."""
+        self.tier.hits.clear()
+
     def commit(self) -> None:
         """Commit the session. Without a session, end the snapshot as a commit would."""
         if self.opened_session is not None:
@@ -521,10 +525,12 @@ class CurrentScopes:
     """The current scopes of this thread, as a fork finds them."""
 
     def after_fork(self) -> None:
-        """Let the current scopes refuse a child's next read, also of what they have read."""
+        """Let the current scopes refuse a child's next read, also of what they have read; what
+        they have counted, the parent hands over."""
         scope: RequestScope | None = current_scope.get()
         while scope is not None:
             scope.hits.clear()
+            scope.counts.clear()
             scope = scope.outer
 
 

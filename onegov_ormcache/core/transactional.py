@@ -500,22 +500,22 @@ class TransactionalScope:
 
     def _end_snapshot(self) -> None:
         """End the snapshot, and with it the orm-cached values of the request tier."""
+        if self._snapshot is not None:
+            for path in self.transactions:
+                path.hold({**self.computed, **self.returned})
+            self._snapshot = None
+            self._blocked = set()
+            self.is_without_cache = False
+            self.returned = {}
+            self.computed = {}
+            self.torn_pages.snapshot_ended()
+            self.snapshot_number += 1
+            self.drop_all()
+        # last: an interrupt in it must leave nothing of the snapshot
         if self.counts:
             if self.counted is not None:
                 add_counts(self.counted, self.counts)
             self.cache.statistics.take(self.schema, self.counts)
-        if self._snapshot is None:
-            return
-        for path in self.transactions:
-            path.hold({**self.computed, **self.returned})
-        self._snapshot = None
-        self._blocked = set()
-        self.is_without_cache = False
-        self.returned = {}
-        self.computed = {}
-        self.torn_pages.snapshot_ended()
-        self.snapshot_number += 1
-        self.drop_all()
 
 
 def raise_if_lost(error: SQLAlchemyError) -> None:

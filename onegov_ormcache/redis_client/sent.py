@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 
 from ..forks import OwnLock
 
 #: The name of a command, and its arguments.
 Command: TypeAlias = tuple[Any, ...]
+
+
+#: True while commands for the statistics are sent, which are no part of the cache's work.
+OF_STATISTICS: ContextVar[bool] = ContextVar('of_statistics', default=False)
 
 
 class _Listener(NamedTuple):

@@ -16,24 +16,25 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from itertools import count
 from threading import Event, Thread
+from types import MappingProxyType
 from weakref import finalize, ref
 
 from ..errors import StoreUnreachable
 from ..forks import OwnLock, check, register
 from .fields import (
     COMMITS,
-    MAX_FIELDS,
     Counts,
     Delta,
     add_counts,
     field_of,
+    has_room,
     slot_properties,
     tenant_statistics,
     text_of_commit,
     text_of_run,
 )
 from .results import Commit, LastRun, Slot, TenantStatistics
-from .stores import ALL_TENANTS, MAX_TENANTS, StatisticsStore
+from .stores import ALL_TENANTS, HOUR, MAX_TENANTS, MemoryStatistics, StatisticsStore
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +60,20 @@ class Statistics:
     :param store: keeps the sums.
     :param interval: seconds between two times that this process sends its numbers; None: only
         :meth:`flush` does.
+    :param shared: the schemas of tables that tenants share.
     """
 
-    def __init__(self, store: StatisticsStore, interval: float | None) -> None:
+    def __init__(
+        self, store: StatisticsStore, interval: float | None, shared: Collection[str] = ()
+    ) -> None:
         self._store = store
         self._interval = interval
+        self._shared = shared
         self._lock, self._sending = OwnLock(), OwnLock()
         self._pending: dict[str, Delta] = {}
+        # nothing is sent to a store in memory until somebody reads, which may be hours later
+        self._memory = store if isinstance(store, MemoryStatistics) else None
+        self._hour = _present_hour()
         # what is sent now, or could not be sent
         self._unsent: dict[str, Delta] = {}
         # what this process has counted since its begin, over all tenants
@@ -94,6 +102,7 @@ class Statistics:
     def take(self, tenant: str, counts: Counts) -> None:
         """Take over what a scope has counted, and empty it."""
         check()
+        self._end_hour()
         with self._lock.present:
             add_counts(self._delta(tenant).counts, counts)
         counts.clear()
@@ -108,14 +117,21 @@ class Statistics:
             self._tell(tenant, field_of('property', 'last_run', where), text)
 
     def committed(
-        self, tenant: str, changed: Collection[str], doubted: Collection[str]
+        self,
+        tenant: str,
+        changed: Collection[str],
+        doubted: Collection[str],
+        shared: Mapping[str, Collection[str]] = MappingProxyType({}),
     ) -> None:
         """Take notice of a commit that has changed tags.
 
         :param doubted: those that were put in doubt before, of this tenant.
+        :param shared: of the changed tags, those of tables that tenants share, by schema.
         """
-        counts = {_COMMITS: 1, _CHANGED: len(changed), _DOUBTED: len(doubted)}
-        self._changed(tenant, Commit(time.time(), tuple(changed)), counts)
+        counts, at = {_COMMITS: 1, _CHANGED: len(changed), _DOUBTED: len(doubted)}, time.time()
+        self._changed(tenant, Commit(at, tuple(changed)), counts)
+        for schema, tags in shared.items():
+            self._changed(schema, Commit(at, tuple(tags)), {})
 
     def told(self, tenant: str, changed: Collection[str]) -> None:
         """Take notice of tags that were changed, but not by a commit of this process."""
@@ -136,7 +152,7 @@ class Statistics:
 
     def _tell(self, tenant: str, field: str, text: str) -> None:
         texts = self._delta(tenant).texts
-        if field in texts or len(texts) < MAX_FIELDS:
+        if has_room(texts, field):
             texts[field] = text
 
     def _delta(self, tenant: str) -> Delta:
@@ -158,9 +174,19 @@ class Statistics:
         :raises StoreUnreachable: if the store can't be reached. What was not sent is sent later.
         """
         check()
+        self._end_hour()
         with self._sending.present:
             self._gather()
             self._store.add(self._unsent)
+
+    def _end_hour(self) -> None:
+        """Add to a store in memory what was counted in an hour that is over."""
+        if self._memory is None or self._hour == _present_hour():
+            return
+        with self._sending.present:
+            ended, self._hour = self._hour, _present_hour()
+            self._gather()
+            self._memory.add(self._unsent, ended)
 
     def _gather(self) -> None:
         """Get what was counted ready to be sent. The caller sends, or keeps others from it."""
@@ -201,16 +227,22 @@ class Statistics:
         :raises StoreUnreachable: if the store can't be reached.
         """
         self.flush()
-        return self._store.tenants()
+        return [name for name in self._store.tenants() if name not in self._shared]
 
     def of(self, tenant: str) -> TenantStatistics:
         """Return the numbers of a tenant; those of one that is unknown are empty.
+
+        Among its tags and last commits are those of tables that it shares with other tenants,
+        whoever has changed them.
 
         :raises StoreUnreachable: if the store can't be reached.
         """
         self.flush()
         fields, commits = self._store.fields(tenant)
-        return tenant_statistics(tenant, fields, commits)
+        found = tenant_statistics(tenant, fields, commits)
+        for schema in self._shared if tenant != ALL_TENANTS else ():
+            found = found.beside(tenant_statistics(schema, *self._store.fields(schema)))
+        return found
 
     def total(self) -> TenantStatistics:
         """Return the sums over all tenants, without runs and commits. They go on counting when the
@@ -256,6 +288,10 @@ class Statistics:
         arguments = ref(self), self._wake, self._interval
         with suppress(RuntimeError):  # no more threads
             Thread(target=_send, args=arguments, name=THREAD, daemon=True).start()
+
+
+def _present_hour() -> int:
+    return int(time.time() // HOUR)
 
 
 def _send(

@@ -29,6 +29,9 @@ MAX_TAGS = 50
 #: The most fields of a tenant. The numbers of others are only counted as dropped.
 MAX_FIELDS = 20_000
 
+#: The begin of the fields of tags, which may be many: they get no room in the last half.
+TAG = f'tag{SEPARATOR}'
+
 #: The number of commits that are kept of a tenant.
 COMMITS = 100
 
@@ -102,13 +105,19 @@ class PropertyFields:
         return field_of('property', f'audits:{verdict}', self._where)
 
 
+def has_room(fields: Mapping[str, Any], field: str) -> bool:
+    """Return whether a field may be added to others."""
+    most = MAX_FIELDS // 2 if field.startswith(TAG) else MAX_FIELDS
+    return field in fields or len(fields) < most
+
+
 def add_counts(fields: dict[str, Any], counts: Mapping[str, float]) -> None:
     """Add counts to others, as far as there is room."""
     for field, number in counts.items():
         try:
             fields[field] += number  # most often it is there, and this is done for each request
         except KeyError:
-            if len(fields) >= MAX_FIELDS and field != DROPPED:
+            if field != DROPPED and not has_room(fields, field):
                 field, number = DROPPED, 1
             fields[field] = fields.get(field, 0) + number
 
@@ -131,7 +140,7 @@ class Delta(NamedTuple):
         """Add what was counted later, as far as there is room."""
         add_counts(self.counts, later.counts)
         for field, text in later.texts.items():
-            if field in self.texts or len(self.texts) < MAX_FIELDS:
+            if has_room(self.texts, field):
                 self.texts[field] = text
         self.commits.extend(later.commits)
         del self.commits[:-COMMITS]

@@ -6,18 +6,25 @@ adds is added by one script, so that no reader sees a part of it.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
 import ormsgpack
+from redis.exceptions import NoPermissionError, ResponseError
 
 from ..redis_client.client import Client, hash_tag
-from .fields import COMMITS, DROPPED, MAX_FIELDS, Delta, by_hour
+from ..redis_client.sent import OF_STATISTICS
+from .fields import COMMITS, DROPPED, MAX_FIELDS, TAG, Delta, by_hour
 from .stores import ALL_TENANTS, HOUR, HOURS, LIFETIME
+
+log = logging.getLogger(__name__)
+
+T = TypeVar('T')
 
 #: The most fields that one command adds, so that none stops the server for long.
 BATCH = 500
@@ -42,6 +49,7 @@ class RedisStatistics:
         folder = files(__package__) / 'lua'
         self._script = client.register_script((folder / 'add.lua').read_text())
         self._slots = client.register_script((folder / 'slots.lua').read_text())
+        self._is_refused = False
 
     def add(self, deltas: dict[str, Delta]) -> None:
         if named := [name for name in deltas if name != ALL_TENANTS]:
@@ -58,20 +66,20 @@ class RedisStatistics:
     def tenants(self) -> list[str]:
         key = self._list_key()
         client = self._client.at(key)
-        found = client.ask(lambda: client.zrange(key, 0, -1))
+        found = self._ask(client, lambda: client.zrange(key, 0, -1))
         return sorted(_text(name) for name in found)
 
     def fields(self, tenant: str) -> tuple[Mapping[str, Any], Sequence[str]]:
         key = self._key(tenant)
         client = self._client.at(key)
-        fields = client.ask(lambda: client.hgetall(key))
-        commits = client.ask(lambda: client.lrange(f'{key}:commits', 0, COMMITS - 1))
+        fields = self._ask(client, lambda: client.hgetall(key))
+        commits = self._ask(client, lambda: client.lrange(f'{key}:commits', 0, COMMITS - 1))
         return _decoded(fields), [_text(commit) for commit in commits]
 
     def slots(self, tenant: str) -> list[tuple[float, Mapping[str, Any]]]:
         key = self._key(tenant)
         client = self._client.at(key)
-        found: Any = client.ask(partial(self._slots, [key], [HOUR, HOURS], client))
+        found: Any = self._ask(client, partial(self._slots, [key], [HOUR, HOURS], client))
         return [
             (float(hour * HOUR), _decoded(dict(zip(fields[::2], fields[1::2], strict=True))))
             for hour, fields in zip(found[::2], found[1::2], strict=True)
@@ -89,9 +97,9 @@ class RedisStatistics:
             packed = ormsgpack.packb(
                 (_flat(some), _flat(by_hour(some)), list(chain(*told.items())), latest)
             )
-            limits = LIFETIME, HOUR, HOUR * (HOURS + 1), MAX_FIELDS, COMMITS, DROPPED
+            limits = LIFETIME, HOUR, HOUR * (HOURS + 1), MAX_FIELDS, COMMITS, DROPPED, TAG
             client = self._client.at(key)
-            client.ask(partial(self._script, [key], [packed, *limits], client))
+            self._ask(client, partial(self._script, [key], [packed, *limits], client))
             for field in some:
                 del counts[field]
             for field in told:
@@ -105,9 +113,30 @@ class RedisStatistics:
         client = self._client.at(key)
         for first in range(0, len(tenants), BATCH):
             some = dict.fromkeys(tenants[first : first + BATCH], now)
-            client.ask(partial(client.zadd, key, some))
-        client.ask(lambda: client.zremrangebyscore(key, '-inf', now - LIFETIME))
-        client.ask(lambda: client.zremrangebyrank(key, 0, -MAX_LISTED - 1))
+            self._ask(client, partial(client.zadd, key, some))
+        self._ask(client, lambda: client.zremrangebyscore(key, '-inf', now - LIFETIME))
+        self._ask(client, lambda: client.zremrangebyrank(key, 0, -MAX_LISTED - 1))
+
+    def _ask(self, client: Client, question: Callable[[], T]) -> T:
+        """Return the answer of Redis, as :meth:`.Client.ask` does.
+
+        A Redis that grants what the cache needs, and not what the numbers need, is not lost.
+        """
+
+        def allowed() -> T:
+            try:
+                return question()
+            except NoPermissionError as error:
+                if not self._is_refused:
+                    self._is_refused = True
+                    log.warning('Redis does not let us keep statistics: %s', error)
+                raise ResponseError(str(error)) from None
+
+        token = OF_STATISTICS.set(True)
+        try:
+            return client.ask(allowed)
+        finally:
+            OF_STATISTICS.reset(token)
 
     def _key(self, tenant: str) -> str:
         return hash_tag(self._namespace, tenant) + KEY

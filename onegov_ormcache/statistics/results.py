@@ -6,7 +6,7 @@ Plain values, for programs that show them. This module does not know how they we
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .rates import upper_bound
 
@@ -142,6 +142,17 @@ class TenantStatistics:
     last_commits: tuple[Commit, ...] = ()
     #: Counts that had no room, see :data:`.MAX_FIELDS`.
     dropped: int = 0
+
+
+    def beside(self, shared: TenantStatistics) -> TenantStatistics:
+        """Return these numbers with the changes of tables that the tenant shares with others.
+
+        :param shared: those of the schema of these tables, its own commits among them.
+        """
+        own = {commit.at for commit in self.last_commits}
+        others = [commit for commit in shared.last_commits if commit.at not in own]
+        commits = sorted((*self.last_commits, *others), key=lambda commit: -commit.at)
+        return replace(self, tags={**self.tags, **shared.tags}, last_commits=tuple(commits))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..forks import OwnLock
-from .fields import COMMITS, MAX_FIELDS, Delta, add_counts, by_hour
+from .fields import COMMITS, Delta, add_counts, by_hour, has_room
 
 #: Seconds of a slot.
 HOUR = 3600
@@ -62,7 +62,12 @@ class MemoryStatistics:
         self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
         self._lock = OwnLock()
 
-    def add(self, deltas: dict[str, Delta]) -> None:
+    def add(self, deltas: dict[str, Delta], hour: int | None = None) -> None:
+        """See :meth:`StatisticsStore.add`.
+
+        :param hour: in which it was counted, in hours since 1970; None: the present one.
+        """
+        hour = int(time.time() // HOUR) if hour is None else hour
         with self._lock.present:
             while deltas:
                 name, delta = deltas.popitem()
@@ -70,11 +75,10 @@ class MemoryStatistics:
                 self._tenants.move_to_end(name)
                 if len(self._tenants) > MAX_TENANTS + 1:
                     self._tenants.popitem(last=False)
-                hour = int(time.time() // HOUR)
                 add_counts(tenant.fields, delta.counts)
                 add_counts(tenant.slots.setdefault(hour, {}), by_hour(delta.counts))
                 for field, text in delta.texts.items():
-                    if field in tenant.fields or len(tenant.fields) < MAX_FIELDS:
+                    if has_room(tenant.fields, field):
                         tenant.fields[field] = text
                 tenant.commits.extendleft(delta.commits)
                 # also those of a clock that was set back

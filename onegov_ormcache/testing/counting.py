@@ -6,12 +6,12 @@ are compared then.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -21,15 +21,11 @@ from ..core.descriptors import cached_descriptors
 from ..core.recording import CacheEvent
 from ..database.names import INTERNAL_OPTION
 from ..errors import PropertyError
-from ..redis_client.sent import SENT, Command
-from ..statistics.collector import THREAD
+from ..redis_client.sent import OF_STATISTICS, SENT, Command
 from .targets import cache_of
 
 #: The most characters of a command or statement in a message.
 SHOWN = 300
-
-#: The keys of statistics on Redis.
-STATISTICS = re.compile(r'\{[^{}]*\}:statistics(:|$)')
 
 
 @contextmanager
@@ -46,13 +42,17 @@ def db_queries(expected: int) -> Iterator[list[str]]:
     """
     __tracebackhide__ = True
     statements: list[str] = []
+    seen: WeakSet[Any] = WeakSet()
 
     def executing(
         connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
     ) -> None:
-        options = {} if context is None else context.execution_options
-        if not options.get(INTERNAL_OPTION):
-            statements.append(statement)
+        if context is not None:
+            # SQLAlchemy tells of each batch of rows, and on SQLite of each row
+            if context in seen or context.execution_options.get(INTERNAL_OPTION):
+                return
+            seen.add(context)
+        statements.append(statement)
 
     event.listen(Engine, 'before_cursor_execute', executing)
     try:
@@ -78,18 +78,12 @@ def redis_ops(expected: int) -> Iterator[list[str]]:
     commands: list[str] = []
 
     def sending(command: Command) -> None:
-        if not _is_of_statistics(command):
+        if not OF_STATISTICS.get():
             commands.append(' '.join(map(_text, command)))
 
     with SENT.listening(sending):
         yield commands
     _compare('Redis commands', expected, commands)
-
-
-def _is_of_statistics(command: Command) -> bool:
-    if threading.current_thread().name == THREAD:
-        return True
-    return any(STATISTICS.match(_text(argument)) for argument in command)
 
 
 def _text(argument: Any) -> str:

@@ -27,6 +27,7 @@ from . import cli_triggers
 from .cli_checking import check, explain
 from .cli_evicting import evict
 from .cli_looking import outbox, tags, values
+from .cli_site import APP, DSN, REDIS
 from .cli_stats import stats
 from .secrets import printable, without_secrets
 
@@ -35,6 +36,9 @@ FAILED = 2
 
 #: What errors do not show of the arguments: one that may have a password, and all after it.
 SECRET = re.compile(r'\S*(://|[=@]).*', re.DOTALL)
+
+#: What Python puts in the place of bytes that are no text. Neither server takes it.
+NO_TEXT = re.compile('[\ud800-\udfff]')
 
 #: Exit code if Ctrl-C or SIGTERM ended the command.
 INTERRUPTED = 130
@@ -70,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :return: the exit code.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if sys.stdout is None:  # it is closed; see the documentation of sys.__stdout__
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), 'w')
     try:
         with prepared():
             code = run(given)
@@ -78,10 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
+    except OSError as error:
         # or the interpreter tries again to write what is left, and tells of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNHEARD
+        if isinstance(error, BrokenPipeError):
+            return UNHEARD
+        print(f'error: {printable(str(error))}; is there room for the output?', file=sys.stderr)
+        return FAILED
 
 
 def run(given: list[str]) -> int:
@@ -90,10 +99,18 @@ def run(given: list[str]) -> int:
     :return: the exit code.
     """
     try:
+        if any(map(NO_TEXT.search, [*given, *(os.environ.get(n, '') for n in (APP, REDIS, DSN))])):
+            raise click.UsageError(
+                f'An argument, or one of the variables {APP}, {REDIS} and {DSN}, is no UTF-8.'
+            )
         with commands.make_context(program(), given) as context:
             return int(commands.invoke(context) or 0)
     except click.exceptions.Exit as end:
         return end.exit_code
+    except SystemExit as end:
+        # not its own code, which may be 0: the command was not carried out
+        text = printable(without_secrets(f'the application has ended this program: {end}'))
+        print(f'error: {text}', file=sys.stderr)
     except click.UsageError as error:
         usage = ''
         if error.ctx is not None:

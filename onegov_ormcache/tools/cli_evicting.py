@@ -104,8 +104,10 @@ def _ask(
     question = f'Evict {what} of {where} in the namespace {site.namespace}?'
     try:
         confirmed = click.confirm(printable(question), err=True)
-    except click.Abort:
+    except click.Abort as end:
         click.echo(err=True)
+        if isinstance(end.__context__, KeyboardInterrupt):  # click does not tell it from no answer
+            raise end.__context__ from None
         raise NotConfirmed(
             'nothing was evicted: answer y, or give --yes where nobody can'
         ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from functools import partial
+from math import isnan
 from time import sleep
 
 import click
@@ -16,7 +17,7 @@ from rich.text import Text
 from ..errors import StoreUnreachable
 from ..statistics.results import PropertyStatistics, TenantStatistics
 from .cli_site import json_option, open_site, site_options, tenant_option
-from .inspection.sites import Site, chosen
+from .inspection.sites import NothingThere, Site, chosen
 from .secrets import printable, without_secrets
 from .showing import (
     Screen,
@@ -57,6 +58,8 @@ def stats(
     """
     if watch and as_json:
         raise click.UsageError('--json prints once: leave out --watch.')
+    if isnan(interval):  # which is in no range, and click lets it pass
+        raise click.UsageError('--interval is no number.')
     screen = Screen()
     with open_site(app, redis_url, namespace) as site:
         if watch:
@@ -95,7 +98,7 @@ def _nothing(site: Site) -> str:
 
 
 def _watch(screen: Screen, site: Site, named: Collection[str], interval: float) -> None:
-    """Show the numbers until Ctrl-C. While Redis is away, that is shown instead."""
+    """Show the numbers until Ctrl-C. While Redis is away or has none, that is shown instead."""
     counted(site, named)  # a wrong address or tenant is an error at once
     with ExitStack() as stack:
         show = screen.console.print
@@ -114,7 +117,7 @@ def _state(site: Site, named: Collection[str]) -> Group | Text:
     """Return the tables, or why they can't be made now."""
     try:
         return Group(*_tables(counted(site, named)))
-    except StoreUnreachable as error:
+    except (StoreUnreachable, NothingThere) as error:  # a Redis that starts again may be empty
         return Text(printable(without_secrets(str(error))), 'red')
 
 

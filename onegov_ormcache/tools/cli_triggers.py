@@ -22,6 +22,7 @@ from ..database.postgres import Postgres
 from ..database.session_manager import SessionManager
 from ..errors import TriggerError
 from .cli_site import DSN
+from .secrets import printable
 
 C = TypeVar('C', bound=Callable[..., Any])
 
@@ -117,7 +118,9 @@ def status(**options: Any) -> int:
     with connected(asked.dsn) as (manager, connection), connection.begin():
         for schema in named(asked, manager):
             found = database_triggers.status(connection, schema, asked.tables, asked.rows)
-            states.update({f'{schema}.{table}': state for table, state in found.items()})
+            states.update(
+                {printable(f'{schema}.{table}'): state for table, state in found.items()}
+            )
     width = max(map(len, states), default=0)
     for table, state in states.items():
         print(f'{table:{width}}  {state}')
@@ -200,4 +203,5 @@ def report(schema: str, done: str, tables: Sequence[str]) -> None:
     :param done: what was done, as text before the names of the tables.
     :param tables: the tables to which it was done; none if there was nothing to do.
     """
-    print(f'{schema}:', f'{done} {", ".join(tables)}' if tables else 'nothing to do')
+    told = f'{done} {", ".join(tables)}' if tables else 'nothing to do'
+    print(printable(f'{schema}: {told}'))

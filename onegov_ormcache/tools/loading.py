@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -64,7 +63,7 @@ def loaded(path: str, *, shared: bool) -> Iterator[Loaded]:
     """
     with ExitStack() as stack:
         try:
-            found = _application(_attribute(path), path)
+            found = _found(path)
             if hasattr(found, 'ensure_orm_cache'):
                 stack.callback(found.close_orm_cache)
                 cache = _set_up(found, shared)
@@ -139,6 +138,17 @@ def _imported(name: str) -> ModuleType:
         raise NoApplication(f'the module {name!r} can not be imported: {raised}') from error
 
 
+def _found(path: str) -> Any:
+    """Return the app, or whatever has the cache, to which a dotted path leads."""
+    found = _attribute(path)
+    try:
+        return _application(found, path)
+    except OrmCacheError:
+        raise
+    except Exception as error:  # of a proxy, for example, which stands for something in a request
+        raise NoApplication(f'{path} can not be looked at: {_raised(error)}') from error
+
+
 def _application(found: Any, path: str) -> Any:
     """Return the app, or whatever has the cache, that an object is or wraps."""
     if isinstance(found, type):
@@ -191,8 +201,7 @@ def _hint(name: str, holder: object) -> str:
     near = get_close_matches(name, [each for each in dir(holder) if each[:1] != '_'], 1)
     if near:
         return f'; did you mean {near[0]!r}?'
-    module = getattr(holder, '__name__', '')
-    if isinstance(holder, ModuleType) and find_spec(module) and hasattr(holder, '__path__'):
+    if isinstance(holder, ModuleType) and hasattr(holder, '__path__'):
         return '; it is a package: name one of its modules'
     return ''
 

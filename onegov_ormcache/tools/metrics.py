@@ -10,6 +10,7 @@ would be smaller, which Prometheus takes for a restart; one that is missing does
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 from ..core.cache import OrmCache
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 #: The content type of :func:`metrics`.
 CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
 
+
+#: What becomes of the numbers of two caches that have one series, if not their sum.
+TOGETHER = {'up': min, 'disagreement.bound': max}
 
 #: The classes of prometheus-client, by kind.
 FAMILIES = {
@@ -98,28 +102,49 @@ class Families:
     def __init__(self, by_tenant: bool) -> None:
         self._core: Any = _core()
         self._by_tenant = by_tenant
-        self._families: dict[str, Any] = {}
+        self._measures: dict[tuple[str, tuple[tuple[str, str], ...]], Measure] = {}
+        # the namespaces that were read, each with its Redis, or the cache that has all in memory
+        self._read: set[tuple[object, str]] = set()
         # the namespace of the cache that is added now, which is the label `cache_manager`
         self._manager = ''
 
     def add(self, cache: OrmCache) -> None:
         """Add the numbers of a cache; if the store is away, those of this process alone."""
         self._manager, statistics = cache.settings.namespace, cache.statistics
+        read = cache.settings.redis_url or cache, self._manager
         try:
-            if self._by_tenant:
+            if read in self._read:
+                statistics.flush()
+                found = []  # another cache of the process has told them
+            elif self._by_tenant:
                 found = [statistics.of(tenant) for tenant in statistics.tenants()]
             else:
                 found = [statistics.total()]
         except StoreUnreachable:
             self._of_process(cache, is_up=False)
             return
+        self._read.add(read)
         self._of_process(cache, is_up=True)
         for each in found:
             self._of_tenant(each)
 
     def all(self) -> list[Metric]:
         """Return those that have numbers."""
-        return list(self._families.values())
+        families: dict[str, Any] = {}
+        for (_, labels), measure in self._measures.items():
+            kind, text = DEFINITIONS[measure.name]
+            if (found := families.get(measure.name)) is None:
+                name = 'cache_' + measure.name.replace('.', '_')
+                name += '_seconds' if kind is Kind.TIME else ''
+                names = [name for name, _ in labels]
+                found = getattr(self._core, FAMILIES[kind])(name, text, labels=names)
+                families[measure.name] = found
+            values = [value for _, value in labels]
+            if kind is Kind.TIME:
+                found.add_metric(values, measure.number, measure.seconds)
+            else:
+                found.add_metric(values, measure.number)
+        return list(families.values())
 
     def _of_process(self, cache: OrmCache, is_up: bool) -> None:
         self._measure(Measure('up', is_up, {}))
@@ -132,20 +157,16 @@ class Families:
             self._measure(measure._replace(labels={**measure.labels, **tenant}))
 
     def _measure(self, measure: Measure) -> None:
-        """Add a number to the family of its name, which is made with the first one."""
+        """Add a number to those that have its name and labels: Prometheus takes one alone."""
         labels = {'cache_manager': self._manager, **measure.labels}
-        found = self._families.get(measure.name)
-        if found is None:
-            kind, text = DEFINITIONS[measure.name]
-            name = 'cache_' + measure.name.replace('.', '_')
-            name += '_seconds' if kind is Kind.TIME else ''
-            found = getattr(self._core, FAMILIES[kind])(name, text, labels=list(labels))
-            self._families[measure.name] = found
-        values = list(labels.values())
-        if DEFINITIONS[measure.name].kind is Kind.TIME:
-            found.add_metric(values, measure.number, measure.seconds)
-        else:
-            found.add_metric(values, measure.number)
+        series = measure.name, tuple(labels.items())
+        if (known := self._measures.get(series)) is not None:
+            measure = measure._replace(
+                number=TOGETHER.get(measure.name, add)(known.number, measure.number),
+                seconds=known.seconds + measure.seconds,
+            )
+        self._measures[series] = measure
+
 
 def _client() -> Any:
     """Return prometheus-client.

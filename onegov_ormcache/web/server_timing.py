@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 NAME = 'Server-Timing'
 
-#: The headers, in small letters, that tell a shared cache to store a response, whatever they say.
-FOR_SHARED_CACHES = frozenset(
-    {'cdn-cache-control', 'surrogate-control', 'expires', *map(str.lower, SEPARATORS)}
-)
+#: The headers, in small letters, that tell a shared cache to store a response, whatever they say,
+#: unless ``Cache-Control`` forbids it.
+FOR_SHARED_CACHES = frozenset({'expires', *map(str.lower, SEPARATORS)})
+
+#: The ends of those that it follows instead of ``Cache-Control``, see RFC 9213: that may be
+#: meant for browsers alone. A CDN has its own, as in ``Cloudflare-CDN-Cache-Control``.
+TARGETED = ('cdn-cache-control', 'surrogate-control', 'x-accel-expires', 'edge-control')
 
 #: The directives of ``Cache-Control`` that let a shared cache answer others by a response.
 _SHARED = re.compile(r'(?:^|[\s,])(?:public|s-maxage|max-age\s*=\s*"?0*[1-9])', re.IGNORECASE)
@@ -77,6 +80,8 @@ def timing(counts: Mapping[str, float]) -> str:
 def is_for_shared_caches(headers: Sequence[tuple[str, str]]) -> bool:
     """Return whether the headers of a response tell a shared cache, such as a CDN, to answer
     others by it."""
+    if any(name.lower().endswith(TARGETED) for name, _ in headers):
+        return True
     control = ', '.join(value for name, value in headers if name.lower() == 'cache-control')
     if _PRIVATE.search(control):
         return False

@@ -312,6 +312,21 @@ def test_the_only_connection_of_a_pool(make: Callable[..., App], tenant: str) ->
     assert counts(app, 'right') == {'agreed': 2}
 
 
+def test_within_a_transaction(make: Callable[..., App], tenant: str) -> None:
+    """The hits of a scope within another one that is in a transaction are not recomputed: it has
+    the connection, and maybe a lock, for which the recomputation would wait for ever."""
+    app = make(engine_options={'pool_size': 1, 'max_overflow': 0, 'pool_timeout': 1})
+    value(app, tenant, lambda app: app.right)
+    with app.request_scope(tenant) as scope:
+        with app.request_scope(tenant):
+            assert app.right == NAMES
+        assert counts(app, 'right') == {'agreed': 1}
+        scope.session().connection()
+        with app.request_scope(tenant):
+            assert app.right == NAMES
+    assert counts(app, 'right') == {'agreed': 1, 'untold': 1}
+
+
 def test_bounded(app: App, tenant: str) -> None:
     """Of one scope, a limited number of hits is recomputed."""
     for _ in range(2):

@@ -211,6 +211,16 @@ def test_recording(cache: OrmCache, tenant: str) -> None:
     ]
 
 
+def test_recording_in_an_open_scope(cache: OrmCache, tenant: str) -> None:
+    """A read is recorded, also if its scope has read the same before the recording."""
+    names = Names(cache)
+    with cache.scope(tenant):
+        names.users, names.users
+        with cache.recording() as events:
+            names.users, names.users
+    assert [(event.kind, event.tier) for event in events] == [('read', 'request')] * 2
+
+
 @pytest.mark.parametrize('first_ends', [True, False])
 def test_recordings_that_overlap(cache: OrmCache, tenant: str, first_ends: bool) -> None:
     """Each of several blocks that record at once has all events of its time, in whichever order

@@ -187,6 +187,22 @@ def test_shared_schema(app: App, make_tenant: Callable[[str], str], statement: A
     assert [each['own'] for each in after] == [each['own'] for each in before]
 
 
+def test_statistics_of_shared_tables(app: App, make_tenant: Callable[[str], str]) -> None:
+    """A tenant is told who has changed what it shares: once, and as no commit of its own."""
+    writer, reader = make_tenant('own'), make_tenant('other')
+    with committed(app, writer) as scope:
+        scope.session().add_all([Common(), Own()])
+    statistics, tag = app.orm_cache.statistics, 'table:shared_by_places.common'
+    written, read = statistics.of(writer), statistics.of(reader)
+    assert written.last_commits[0].tags == ('table:own', tag)
+    assert read.last_commits[0].tags == (tag,)
+    assert read.last_commits[0].at == written.last_commits[0].at
+    assert read.tags[tag] == written.tags[tag]
+    assert sum(tag in commit.tags for commit in written.last_commits) == read.tags[tag].changes
+    assert (written.commits, read.commits) == (1, 0)
+    assert 'shared_by_places' not in statistics.tenants()
+
+
 @pytest.mark.parametrize('way', ['text', 'translated', 'path', 'connection'])
 def test_reads_of_another_tenant(
     on_servers: Applications, make_tenant: Callable[[str], str], runs: Runs, way: str

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -128,6 +129,25 @@ def test_all_keys_expire(client: Client) -> None:
     assert min(lifetimes.values()) <= HOUR * (stores.HOURS + 1)
 
 
+@pytest.mark.parametrize('command', ['zadd', 'evalsha', 'hgetall'])
+def test_a_server_that_refuses_to_keep_numbers(
+    client: Client, own_redis: RedisServer, command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A Redis that does not permit what the numbers need is not lost for the cache; the log
+    says so once."""
+    process = of_process(client)
+    process.take('main', {HITS: 2})
+    with closing(own_redis.client()) as plain:
+        plain.execute_command('ACL', 'SETUSER', 'default', f'-{command}')
+        for _ in range(2):
+            with pytest.raises(StoreUnreachable, match=f"{command}' command"):
+                process.of('main')
+        assert not client.breaker.is_open
+        plain.execute_command('ACL', 'SETUSER', 'default', f'+{command}')
+    assert hits(process) >= 2
+    assert caplog.text.count('does not let us keep statistics') == 1
+
+
 def test_numbers_are_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenant with more names than there is room for loses numbers, and this is counted."""
     monkeypatch.setattr(redis, 'MAX_FIELDS', 10)
@@ -143,6 +163,26 @@ def test_numbers_are_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) ->
     assert len(process.of('main').last_commits) == stores.COMMITS
 
 
+@pytest.mark.parametrize('is_shared', [True, False])
+def test_tags_leave_room_for_properties(
+    client: Client, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+) -> None:
+    """A tenant whose tags are more than there is room for has the numbers of all properties, also
+    of those that came later."""
+    for module in (redis, fields):
+        monkeypatch.setattr(module, 'MAX_FIELDS', 20)
+    process = of_process(client) if is_shared else Statistics(MemoryStatistics(), None)
+    for number in range(40):
+        process.committed('main', [f'rows:books.id/{number}'], ())
+    process.flush()
+    process.take('main', {HITS: 2})
+    process.ran('main', USERS, LastRun(at=1.0, seconds=0.5, size=10))
+    found = process.of('main')
+    assert found.properties[USERS].process_hits == 2
+    assert found.properties[USERS].last_run is not None
+    assert 0 < len(found.tags) <= 10 < found.commits == 40
+
+
 def test_numbers_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same holds for the numbers of a process, before and after they are sent."""
     monkeypatch.setattr(fields, 'MAX_FIELDS', 10)
@@ -156,6 +196,20 @@ def test_numbers_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         process.take(f't{number}', {HITS: 1})
     assert len(process.tenants()) <= 2
+
+
+def test_hours_of_a_process_that_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that keeps its numbers in memory counts each one for its own hour, also if they
+    are read hours later."""
+    process, now = Statistics(MemoryStatistics(), None), time.time() // HOUR * HOUR + HOUR
+    for number in range(3):
+        monkeypatch.setattr(time, 'time', lambda at=now + number * HOUR: at)
+        process.take('main', {HITS: number + 1})
+    monkeypatch.setattr(time, 'time', lambda: now + 4 * HOUR)
+    slots = process.history('main')
+    assert [slot.properties[USERS].hits for slot in slots] == [1, 2, 3]
+    assert [slot.start - now for slot in slots] == [0, HOUR, 2 * HOUR]
+    assert hits(process) == 6
 
 
 def test_hours_of_a_clock_that_was_set_back() -> None:

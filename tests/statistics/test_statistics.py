@@ -8,12 +8,14 @@ from threading import Event
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from onegov_ormcache import OrmCache, orm_cached
 from onegov_ormcache.statistics.results import PropertyStatistics, TenantStatistics
 from onegov_ormcache.steps import Step
 from tests.core.plain_objects import Names, add
 from tests.support.backends import Backend
+from tests.support.forking import FORKS, in_child
 from tests.support.models import Base, User
 
 USERS = 'tests.core.plain_objects.Names.users'
@@ -98,6 +100,22 @@ def test_commits_are_counted(cache: OrmCache, tenant: str) -> None:
     assert ['table:users' in commit.tags for commit in found.last_commits] == [True, True]
 
 
+def test_commits_that_change_no_row(cache: OrmCache, tenant: str) -> None:
+    """A commit whose statements have matched no row evicts nothing on PostgreSQL, and is neither
+    counted nor recorded then."""
+    add(cache, tenant, User(name='Ada'))
+    before, version = cache.statistics.of(tenant), cache.snapshot(tenant).version('table:users')
+    with cache.scope(tenant) as scope, cache.recording() as events:
+        scope.session().execute(update(User).where(User.name == 'nobody').values(name='Bob'))
+        scope.commit()
+    has_evicted = cache.snapshot(tenant).version('table:users') != version
+    assert has_evicted == cache.tags.single_process
+    found = cache.statistics.of(tenant)
+    assert found.commits == before.commits + has_evicted
+    assert found.tags['table:users'].changes == before.tags['table:users'].changes + has_evicted
+    assert len(events) == has_evicted
+
+
 def test_changes_that_are_no_commits_of_this_process(cache: OrmCache, tenant: str) -> None:
     """A change that a process is told of counts for its tags, and is no commit."""
     with cache.scope(tenant) as scope:
@@ -145,6 +163,28 @@ def test_values_by_argument(cache: OrmCache, tenant: str) -> None:
         assert Odd(cache).name(3) == '3'
     counted = of(cache, tenant, 'name')
     assert (counted.misses, counted.runs, counted.stored) == (3, 3, 3)
+
+
+@pytest.mark.parametrize('fork', FORKS)
+def test_a_fork_in_a_scope(cache: OrmCache, tenant: str, fork: str) -> None:
+    """What a scope had counted before a fork is counted once, by the parent."""
+    if cache.tags.single_process:
+        pytest.skip('A child can not use the embedded default')
+
+    def child() -> None:
+        with cache.scope(tenant):
+            Names(cache).groups
+        scope.close()
+        cache.statistics.flush()
+
+    with cache.scope(tenant) as scope:
+        Names(cache).users
+        scope.commit()
+        Names(cache).users
+        in_child(FORKS[fork], child)
+    found = cache.statistics.of(tenant).properties
+    assert (found[USERS].misses, found[USERS].process_hits + found[USERS].misses) == (1, 2)
+    assert of(cache, tenant, 'groups').misses == 1
 
 
 def test_own_changes_pass_the_cache_by(cache: OrmCache, tenant: str) -> None:
@@ -206,3 +246,26 @@ def test_tenants_are_listed(cache: OrmCache, tenant: str) -> None:
     assert tenant not in cache.statistics.tenants()
     add(cache, tenant, User(name='Ada'))
     assert tenant in cache.statistics.tenants()
+
+
+def test_an_interrupt_while_numbers_are_handed_over(
+    cache: OrmCache, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scope whose thread is interrupted then, by a timeout of gevent for example, uses nothing
+    of the snapshot that has ended."""
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):  # the second time without a quarantine
+        with cache.scope(tenant):
+            assert Names(cache).users == ()
+    with cache.scope(tenant) as scope:
+        assert Names(cache).users == ()
+        assert scope.opened_session is None
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(cache.statistics, 'take', interrupt)
+            scope.commit()
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(add, cache, tenant, User(name='Ada')).result()
+        assert Names(cache).users == (('Ada',),)

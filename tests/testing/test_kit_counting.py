@@ -53,6 +53,14 @@ def test_statements_of_the_application_count(app: Site, tenant: str) -> None:
             scope.commit()
 
 
+def test_statements_of_many_rows(app: Site, tenant: str) -> None:
+    """One call of `execute` is one statement, also if SQLAlchemy sends its rows in batches."""
+    with app.request_scope(tenant) as scope, db_queries(2):
+        scope.session().add_all([Group(name=f'{number}') for number in range(2500)])
+        scope.session().flush()
+        scope.session().execute(text('SELECT 1'))
+
+
 def test_a_new_tenant_has_only_its_tables(
     applications: Applications, make_tenant: Callable[[str], str]
 ) -> None:
@@ -107,14 +115,17 @@ def test_commands_of_a_warm_request(app: Site, tenant: str, backend: Backend) ->
 
 
 def test_commands_of_others_do_not_count(
-    on_servers: Applications, redis_url: str, namespace: str, tenant: str
+    on_servers: Applications, tenant: str, redis_url: str, namespace: str
 ) -> None:
-    """The application's own client, and the statistics, are left out."""
+    """The application's own client, and all that sends or reads statistics, are left out."""
     app = on_servers.start(Site, statistics_interval=None)
     change(app, tenant, User(name='Ada'))
+    statistics = app.orm_cache.statistics
     with redis.Redis.from_url(redis_url) as client, redis_ops(0):
         client.get(namespace)
-        app.orm_cache.statistics.flush()
+        assert tenant in statistics.tenants()
+        assert statistics.of(tenant).commits == 1
+        statistics.history(tenant)
 
 
 def test_counters_nest_and_count_all_threads(app: Site, tenant: str) -> None:

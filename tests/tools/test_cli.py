@@ -22,7 +22,7 @@ from tests.support.models import User
 from tests.support.outside import outside
 from tests.support.servers import RedisServer
 from tests.support.wires import Wire
-from tests.tools.cli_town import Town
+from tests.tools.cli_town import Town, fresh
 from tests.tools.conftest import APP, Run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -126,6 +126,21 @@ def test_stats(cli: Run, used: Town, tenant: str, redis_options: tuple[str, ...]
         assert names['last_run']['why_not_stored'] == ''
     assert 'did you mean' in cli('stats', '--app', APP, '--tenant', tenant + 'x').err
     assert cli('stats', '--app', APP, '--watch', '--json').code == 2
+    for interval in 'nan', 'inf', '0':
+        code, out, err = cli('stats', '--app', APP, '--watch', '--interval', interval)
+        assert (code, out) == (2, '')
+        assert '--interval' in err
+
+
+def test_program_itself_is_no_application(used: Town) -> None:
+    """The module that has no specification, as a script has none, is looked at like any other."""
+    program = 'import sys; from onegov_ormcache.__main__ import main; sys.exit(main())'
+    done = subprocess.run(
+        [sys.executable, '-c', program, 'check', '--app', '__main__:app'],
+        cwd=ROOT, capture_output=True, encoding='utf-8',
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the module '__main__' has no 'app'")
 
 
 def test_nothing_is_counted_yet(cli: Run, redis_options: tuple[str, ...]) -> None:
@@ -192,6 +207,31 @@ def test_watching_while_redis_is_away(
         code, out, _ = cli('stats', *options, '--watch')
         assert code == 0
         assert 'is the server up' in out
+
+
+def test_watching_when_redis_has_lost_all(
+    cli: Run, environment: Environment, tenant: str, own_redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A tenant that is watched is waited for if Redis starts again without it."""
+    environment(redis_url=own_redis.url)
+    app = fresh()
+    app.setup_orm_cache()
+    value(app, tenant, lambda a: a.names)
+    app.close_orm_cache()
+    steps = iter([lambda: own_redis.restart(keep_data=False)])
+
+    def sleep(seconds: float) -> None:
+        step = next(steps, None)
+        if step is None:
+            raise KeyboardInterrupt
+        step()
+
+    monkeypatch.setattr(cli_stats, 'sleep', sleep)
+    code, out, _ = cli('stats', '--app', APP, '--watch', '--tenant', tenant)
+    assert code == 0
+    assert 'names' in out
+    assert 'nothing was counted' in out or 'there is no tenant' in out
 
 
 def test_explain(cli: Run, used: Town, tenant: str) -> None:
@@ -275,6 +315,29 @@ def test_evict_asks_first(
     answer('y\n')
     assert cli('evict', '--app', APP, '--tenant', tenant)[:2] == (0, f'{tenant}: evicted\n')
     assert valid(cli, tenant) == set()
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_question_that_is_interrupted(used: Town, tenant: str, number: signal.Signals) -> None:
+    """Ctrl-C instead of an answer has the exit code of Ctrl-C, and evicts nothing."""
+    process = subprocess.Popen(
+        [*COMMAND, 'evict', '--app', APP, '--all'], cwd=ROOT, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding='utf-8',
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        asked = ''
+        while not asked.endswith('[y/N]: '):
+            character = process.stderr.read(1)
+            assert character
+            asked += character
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, out) == (130, '')
+    assert err.split() == ['interrupted']
 
 
 def test_evict(cli: Run, used: Town, tenant: str, redis_options: tuple[str, ...]) -> None:
@@ -487,10 +550,21 @@ def test_what_is_no_application(
 def test_secrets_of_an_application(cli: Run, environment: Environment) -> None:
     """An error of the application that has a password is shown without it; see the fixture."""
     environment()
-    for attribute in 'raises', 'also_raises':
+    for attribute in 'raises', 'also_raises', 'proxy', 'variable':
         code, _, err = cli('tags', '--app', f'tests.tools.secretive:{attribute}')
         assert code == 2
         assert '***' in err
+
+
+@pytest.mark.parametrize('arguments', [['check'], ['tags'], ['check', '--json']])
+def test_application_that_ends_the_program(
+    cli: Run, environment: Environment, arguments: list[str]
+) -> None:
+    """An application that exits does not make a command a success that was not carried out."""
+    environment()
+    code, out, err = cli(*arguments, '--app', 'tests.tools.secretive:Ending')
+    assert (code, out) == (2, '')
+    assert 'the application has ended this program: 0' in err
 
 
 @pytest.mark.parametrize('command', ['stats', 'tags', 'values', 'outbox', 'evict', 'explain'])
@@ -518,6 +592,31 @@ def test_memory_of_another_process(
 
 
 # servers that are away, and output that nobody reads
+
+
+def test_what_is_no_text(cli: Run, used: Town, redis_options: tuple[str, ...]) -> None:
+    """Bytes that are no UTF-8 are one line that says so, wherever they stand; nothing is
+    evicted."""
+    wrong = os.fsdecode(b'hush\xff')
+    for arguments in (
+        ['values', *redis_options, '--decode', wrong],
+        ['stats', '--redis-url', f'redis://:{wrong}@127.0.0.1:1/0'],
+        ['outbox', '--dsn', f'postgresql+psycopg://me:{wrong}@127.0.0.1:1/db'],
+        ['evict', *redis_options, '--all', '--yes', '--table', wrong],
+        ['evict', '--app', APP, '--all', '--yes', 'found', wrong],
+    ):
+        code, out, err = cli(*arguments)
+        assert (code, out) == (2, '')
+        assert 'is no UTF-8' in err
+
+
+def test_variable_that_is_no_text(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So are those of an environment variable."""
+    wrong = os.fsdecode(b'postgresql+psycopg://me:hush\xff@127.0.0.1:1/db')
+    monkeypatch.setenv('ONEGOV_ORMCACHE_DSN', wrong)
+    code, out, err = cli('outbox')
+    assert (code, out) == (2, '')
+    assert 'is no UTF-8' in err
 
 
 def test_a_redis_that_is_away(cli: Run) -> None:
@@ -565,6 +664,31 @@ def test_broken_pipe(used: Town, command: str) -> None:
     os.close(write)
     assert done.returncode == 141
     assert 'rror' not in done.stderr
+
+
+@pytest.mark.parametrize('command', [['tags'], ['tags', '--json'], ['check'], ['--help']])
+def test_output_without_room(used: Town, command: list[str]) -> None:
+    """A full disk is one line, and not the exit code of something that was found."""
+    options = [] if command == ['--help'] else ['--app', APP]
+    with Path('/dev/full').open('w') as full:
+        done = subprocess.run(
+            [*COMMAND, *command, *options], cwd=ROOT, stdout=full, stderr=subprocess.PIPE,
+            encoding='utf-8',
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith('error: [Errno 28]')
+    assert 'Traceback' not in done.stderr
+
+
+def test_closed_output(used: Town) -> None:
+    """Where nobody has a standard output, a command works all the same."""
+    program = 'import os, sys; os.close(1); os.execv(sys.executable, sys.argv[1:])'
+    done = subprocess.run(
+        [sys.executable, '-c', program, *COMMAND, 'tags', '--app', APP],
+        cwd=ROOT, stderr=subprocess.PIPE, encoding='utf-8',
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert 'Traceback' not in done.stderr
 
 
 def test_ascii_terminal(used: Town) -> None:

@@ -84,6 +84,18 @@ def test_install_status_remove(
     assert run('remove', *which) == (0, f'{tenant}: nothing to do\n', '')
 
 
+def test_name_of_a_table_controls_no_terminal(
+    run: Run, program: psycopg.Connection[Any], postgres_dsn: str, tenant: str
+) -> None:
+    """A name from the database is shown with its control characters escaped."""
+    program.execute('CREATE TABLE "a\x1b[2Jb" ()')
+    which = ('--dsn', postgres_dsn, '--schema', tenant)
+    for command in 'status', 'install', 'remove':
+        _, out, _ = run(command, *which)
+        assert '\x1b' not in out
+        assert '\\x1b[2Jb' in out
+
+
 def test_installed_triggers_notify(
     run: Run, program: psycopg.Connection[Any], postgres_dsn: str, tenant: str
 ) -> None:

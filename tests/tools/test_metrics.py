@@ -195,6 +195,23 @@ def test_several_caches(cache: OrmCache, tmp_path: Any, stack: ExitStack) -> Non
     assert number(text, 'cache_gets_total', cache_manager=cache.settings.namespace) == 3
 
 
+def test_no_series_is_there_twice(servers_backend: Backend, stack: ExitStack, tenant: str) -> None:
+    """Two caches of a process that have one namespace tell their common numbers once, and the sum
+    of what each has by itself; Prometheus refuses a series that is there twice."""
+    first, second = (stack.enter_context(opened(servers_backend)) for _ in range(2))
+    for cache in first, second:
+        read(cache, tenant)
+        cache.statistics.flush()
+    for by_tenant in False, True:
+        text = metrics(first, second, by_tenant=by_tenant)
+        told = [line.rpartition(' ')[0] for line in text.decode().splitlines() if line[0] != '#']
+        assert len(told) == len(set(told))
+        assert number(text, 'cache_gets_total') == 2
+        held = sum(len(each.process_tier.held()) for each in (first, second))
+        assert number(text, 'cache_size') == held
+        assert number(text, 'cache_up') == 1
+
+
 def test_in_a_registry(cache: OrmCache) -> None:
     """A registry that describes what it registers does not ask the store; it serves the metrics
     in both formats."""

@@ -159,6 +159,16 @@ def test_responses_that_a_cdn_stores(name: str, value: str, is_shared: bool) -> 
     assert is_for_shared_caches([('Content-Type', 'text/html'), (name, value)]) is is_shared
 
 
+@pytest.mark.parametrize(
+    'name',
+    ['CDN-Cache-Control', 'Cloudflare-CDN-Cache-Control', 'Surrogate-Control', 'X-Accel-Expires'],
+)
+def test_what_is_private_to_browsers_alone(name: str) -> None:
+    """A CDN follows its own header, and not the one that keeps browsers from storing."""
+    for control in 'private', 'no-store':
+        assert is_for_shared_caches([('Cache-Control', control), (name, 'max-age=60')])
+
+
 def test_responses_that_a_cdn_stores_leave_without(client: TestApp) -> None:
     """Such a response leaves without the header."""
     response = client.get('/headers?Cache-Control=public,max-age%3D60')

@@ -10,6 +10,7 @@
 -- ARGV[5]  the most fields of a hash
 -- ARGV[6]  the most commits that are kept
 -- ARGV[7]  the field that counts what had no room
+-- ARGV[8]  the begin of the fields of tags, which get no room in the last half
 --
 -- The hour is that of this server's clock, the same for all processes. A key that another program
 -- has made is replaced.
@@ -25,7 +26,11 @@ local function typed(key, kind)
 end
 
 local function has_room(key, field)
-    return redis.call('HEXISTS', key, field) == 1 or redis.call('HLEN', key) < most
+    local limit = most
+    if string.sub(field, 1, #ARGV[8]) == ARGV[8] then
+        limit = math.floor(most / 2)
+    end
+    return redis.call('HEXISTS', key, field) == 1 or redis.call('HLEN', key) < limit
 end
 
 local function add(key, numbers)

@@ -15,11 +15,15 @@ This module does not know the pages: :mod:`.views` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from itertools import product
 from typing import Any
 
 import morepath
+from dectate import Query
+from reg import methodify
 
 from ...core.scope import RequestScope, innermost_scope
 from ...errors import ConfigurationError
@@ -100,12 +104,33 @@ class Inspector(morepath.App):
 
         :param model: an :class:`.AllTenants`, or a :class:`.Tenant`.
         """
-        host: Any = self.host
         with self.uncounted():
             return bool(
-                host._permits(identity, AllTenants(), permission)
-                or (isinstance(model, Tenant) and host._permits(identity, model, permission))
+                self._grants(identity, AllTenants(), permission)
+                or (isinstance(model, Tenant) and self._grants(identity, model, permission))
             )
+
+    def _grants(self, identity: Any, model: object, permission: type) -> bool:
+        """Return what the application's most specific rule says; False without any.
+
+        Morepath's own lookup does not do: it takes a function with two rules for one with the
+        rules for each model of the one and permission of the other, too.
+        """
+        for key in product(*(each.__mro__ for each in (type(identity), type(model), permission))):
+            # a rule for everything does not know that there are other tenants
+            if key in self._rules and key[1:] != (object, object):
+                return bool(self._rules[key](self.host, identity, model, permission))
+        return False
+
+    @cached_property
+    def _rules(self) -> Mapping[tuple[type, ...], Callable[..., Any]]:
+        """The application's permission rules, by the classes of identity and model, and the
+        permission."""
+        declared: Any = Query('permission_rule')(type(self.host))
+        return {
+            (rule.identity, rule.model, rule.permission): methodify(function, selfname='app')
+            for rule, function in declared
+        }
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:

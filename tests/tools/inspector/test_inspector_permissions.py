@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import morepath
@@ -10,7 +11,13 @@ from webtest import TestApp as Client
 
 from onegov_ormcache import OrmCacheMiddleware
 from onegov_ormcache.errors import ConfigurationError
-from onegov_ormcache.tools.inspector import Inspector
+from onegov_ormcache.tools.inspector import (
+    AllTenants,
+    ChangeCache,
+    Inspector,
+    Tenant,
+    ViewCache,
+)
 from onegov_ormcache.tools.inspector.forms import secret_of, token
 from tests.support.applications import Applications, change
 from tests.support.models import User
@@ -103,6 +110,63 @@ def test_no_tenant_sees_another(site: Granting, tenant: str, other: str, role: s
         assert name not in str(answers)
         for path in FORMS:
             visitor.client.post(CACHE + path.format(tenant=name), status=403)
+
+
+class WithRuleForEverything(Site):
+    """A site with rules from before it had the inspector, for whoever is logged in."""
+
+
+@WithRuleForEverything.permission_rule(model=object, permission=object)
+def anybody_may_all(app: Any, identity: Any, model: object, permission: Any) -> bool:
+    return True
+
+
+def test_rule_for_everything_is_none_for_the_inspector(
+    embedded: Applications, tenant: str
+) -> None:
+    """A rule that names neither the inspector's models nor its permissions lets nobody in: its
+    author did not think of other tenants."""
+    visitor = Visitor(started(embedded, WithRuleForEverything, tenant), tenant, 'clerk')
+    for path in PATHS:
+        assert visitor.get(path.format(tenant=tenant), status=403)
+    for path in FORMS:
+        assert visitor.client.post(CACHE + path.format(tenant=tenant), status=403)
+
+
+class WithSupport(Site):
+    """A site whose support sees all tenants, and changes that of the request."""
+
+
+@WithSupport.permission_rule(model=AllTenants, permission=ViewCache)
+@WithSupport.permission_rule(model=Tenant, permission=ChangeCache)
+def support_may(app: Any, identity: Any, model: object, permission: Any) -> bool:
+    return not isinstance(model, Tenant) or model.name == app.schema
+
+
+class WithOperator(WithSupport):
+    """That site with an operator, who changes all tenants."""
+
+
+@WithOperator.permission_rule(model=object, permission=ChangeCache)
+def operator_may(identity: Any, model: object, permission: Any) -> bool:
+    return bool(identity.role == 'operator')
+
+
+@pytest.mark.parametrize('app_class', [WithSupport, WithOperator])
+def test_function_with_two_rules_has_no_third(
+    embedded: Applications, tenant: str, make_tenant: Callable[[str], str], app_class: type[Site]
+) -> None:
+    """A function that tells who sees all tenants and who changes one is not asked who changes all,
+    though Morepath's own lookup does so."""
+    other, app = make_tenant('other'), started(embedded, app_class, tenant)
+    change(app, other, User(name='Bob'))
+    support = Visitor(app, tenant, 'support')
+    assert support.of(tenant).forms
+    assert not support.of(other).forms
+    for path in FORMS:
+        assert support.client.post(CACHE + path.format(tenant=other), status=403)
+    may_evict_all = bool(Visitor(app, tenant, 'operator').of(other).forms)
+    assert may_evict_all is (app_class is WithOperator)
 
 
 def test_looking_does_not_include_changing(site: Granting, tenant: str) -> None:

@@ -252,6 +252,9 @@ def test_wrong_hints(applications: Applications, tenant: str) -> None:
         change(app, tenant, User(name=name))
         assert client.get('/by/x').text.startswith('other' if kind == 'root' else 'root')
     assert runs.count('root') == 2
+    found = app.orm_cache.statistics.of(tenant).properties
+    [counted] = [counts for where, counts in found.items() if 'view(' in where]
+    assert (counted.runs, counted.failed_runs, counted.misses) == (2, 0, 2)
 
 
 @pytest.mark.parametrize(
