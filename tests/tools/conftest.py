@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,8 +17,17 @@ from tests.support.models import User
 from tests.tools import cli_town
 from tests.tools.cli_town import SETTINGS, Town
 
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = [sys.executable, '-m', 'onegov_ormcache']
+
 #: The path of the application.
 APP = 'tests.tools.cli_town:fresh'
+
+#: The short names of its properties that the fixture ``used`` has read.
+ALL = {'names', 'name', 'found'}
+
+#: The settings of an application, changed by keyword arguments.
+Environment = Callable[..., dict[str, Any]]
 
 
 class Done(NamedTuple):
@@ -33,6 +44,12 @@ class Done(NamedTuple):
 
 
 Run = Callable[..., Done]
+
+
+def valid(cli: Run, tenant: str) -> set[str]:
+    """The short names of the properties whose values are valid, as the command says."""
+    found = cli('values', '--app', APP, '--tenant', tenant, '--json').json['values']
+    return {each['where'].rpartition('.')[2] for each in found if each['is_valid']}
 
 
 @pytest.fixture
@@ -55,9 +72,7 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> R
 
 
 @pytest.fixture
-def environment(
-    servers_backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., dict[str, Any]]:
+def environment(servers_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Environment:
     """Gives the application settings, those of the servers and others."""
 
     def give(**settings: Any) -> dict[str, Any]:
@@ -69,7 +84,7 @@ def environment(
 
 
 @pytest.fixture
-def used(environment: Callable[..., dict[str, Any]], tenant: str) -> Iterator[Town]:
+def used(environment: Environment, tenant: str) -> Iterator[Town]:
     """The application in another process, as it were: one tenant, some values, a change."""
     environment()
     app = cli_town.fresh()
@@ -80,3 +95,10 @@ def used(environment: Callable[..., dict[str, Any]], tenant: str) -> Iterator[To
     app.orm_cache.statistics.flush()
     yield app
     app.close_orm_cache()
+
+
+@pytest.fixture
+def redis_options(servers_backend: Backend) -> tuple[str, ...]:
+    """The options that name the namespace on Redis, without an application."""
+    settings = servers_backend.settings
+    return '--redis-url', settings['redis_url'], '--namespace', settings['namespace']
