@@ -47,6 +47,7 @@ def look_at(url: str, picture: Path) -> None:
 
 
 @pytest.mark.skipif(not (shutil.which('curl') and shutil.which('bash')), reason='needs curl, bash')
+@pytest.mark.timeout(300)
 def test_tutorial(tmp_path: Path) -> None:
     """A newcomer who has what the page says to install, and nothing more, sees what it shows."""
     wanted = installed()

@@ -19,9 +19,12 @@ from tests.support.servers import RedisServer, drop_schemas
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ROOT / 'fixtures' / 'example_project'
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which('curl') and shutil.which('bash')), reason='needs curl and bash'
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (shutil.which('curl') and shutil.which('bash')), reason='needs curl and bash'
+    ),
+    pytest.mark.timeout(300),  # the first test waits for an installation
+]
 
 
 def requirements(project: Path) -> list[Requirement]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.support.environments import make_environment
+from tests.support.environments import make_environment, make_wheel
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -20,18 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package's folder as a wheel has it."""
     folder = tmp_path_factory.mktemp('wheel')
-    source = folder / 'source'
-    source.mkdir()
-    for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE'):
-        shutil.copy(ROOT / name, source)
-    ignored = shutil.ignore_patterns('__pycache__')
-    shutil.copytree(ROOT / 'onegov_ormcache', source / 'onegov_ormcache', ignore=ignored)
-    command = [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps']
-    subprocess.run(
-        [*command, '--no-build-isolation', '--wheel-dir', str(folder), str(source)], check=True
-    )
-    (wheel,) = folder.glob('*.whl')
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(make_wheel(ROOT, folder)) as archive:
         archive.extractall(folder / 'unpacked')
     (points,) = (folder / 'unpacked').glob('*.dist-info/entry_points.txt')
     assert 'onegov-ormcache = onegov_ormcache.__main__:main' in points.read_text()
