@@ -105,7 +105,9 @@ missing = []
 def note(name, error):
     if not isinstance(error, ImportError):
         raise error
-    missing.append((name, (error.name or '?').partition('.')[0]))
+    # the package's own error names the extra, and is raised from that of the import
+    lacking = error.name or getattr(error.__cause__, 'name', None) or '?'
+    missing.append((name, lacking.partition('.')[0]))
 
 morepath.scan({module}, {arguments})
 print(missing)
