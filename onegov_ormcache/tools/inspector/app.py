@@ -175,11 +175,13 @@ class HostIdentity(morepath.IdentityPolicy):
 
 @Inspector.identity_policy()
 def identity_policy() -> HostIdentity:
+    """Ask the host who sends a request."""
     return HostIdentity()
 
 
 @Inspector.verify_identity()
 def verify_identity(app: Inspector, identity: Any) -> bool:
+    """Ask the host whether somebody is who they claim to be."""
     host: Any = app.host
     with app.uncounted():
         return bool(host._verify_identity(identity))
@@ -188,6 +190,7 @@ def verify_identity(app: Inspector, identity: Any) -> bool:
 @Inspector.permission_rule(model=AllTenants, permission=object, identity=ANYBODY)
 @Inspector.permission_rule(model=Tenant, permission=object, identity=ANYBODY)
 def host_permits(app: Inspector, identity: Any, model: object, permission: type) -> bool:
+    """Ask the host's rules about one tenant, or about all."""
     return app.permits(identity, model, permission)
 
 
@@ -195,16 +198,19 @@ def host_permits(app: Inspector, identity: Any, model: object, permission: type)
 def host_permits_tenant(
     app: Inspector, identity: Any, model: TenantPart, permission: type
 ) -> bool:
+    """Ask the host's rules about the tenant that a page is about."""
     return app.permits(identity, model.tenant, permission)
 
 
 @Inspector.permission_rule(model=Servers, permission=object, identity=ANYBODY)
 def host_permits_all(app: Inspector, identity: Any, model: Servers, permission: type) -> bool:
+    """Show the servers to those who may see all tenants."""
     return app.permits(identity, AllTenants(), permission)
 
 
 @Inspector.permission_rule(model=Front, permission=ViewCache, identity=ANYBODY)
 def host_permits_any(app: Inspector, identity: Any, model: Front, permission: type) -> bool:
+    """Show the front page to those who may see all tenants, or that of the request."""
     return app.permits(identity, app.present_tenant or AllTenants(), permission)
 
 
@@ -213,26 +219,31 @@ def host_permits_any(app: Inspector, identity: Any, model: Front, permission: ty
 
 @Inspector.path(model=Front, path='')
 def front() -> Front:
+    """The list of tenants."""
     return Front()
 
 
 @Inspector.path(model=Servers, path='servers')
 def servers() -> Servers:
+    """The page on Redis, the database and the outboxes."""
     return Servers()
 
 
 @Inspector.path(model=Stylesheet, path='style.css')
 def stylesheet() -> Stylesheet:
+    """The style sheet of all pages."""
     return Stylesheet()
 
 
 @Inspector.path(model=Tenant, path='tenants/{tenant}', variables=lambda m: named(m))
 def one_tenant(tenant: str) -> Tenant:
+    """A tenant. Whether there is one is asked when it is shown, to those who may know."""
     return Tenant(tenant)
 
 
 @Inspector.path(model=Tags, path='tenants/{tenant}/tags', variables=lambda m: named(m.tenant))
 def tags(tenant: str) -> Tags:
+    """The tags of a tenant."""
     return Tags(Tenant(tenant))
 
 
@@ -242,6 +253,7 @@ def tags(tenant: str) -> Tags:
     variables=lambda m: {**named(m.tenant), 'name': m.name},
 )
 def tenant_property(tenant: str, name: str = '') -> TenantProperty:
+    """A property of a tenant, which the query of the address names."""
     return TenantProperty(Tenant(tenant), name)
 
 
