@@ -13,6 +13,8 @@ from onegov_ormcache import OrmCacheApp, orm_cached
 from onegov_ormcache.tiers.process import StoredValue
 from onegov_ormcache.tiers.serializer import Encoded
 from onegov_ormcache.tiers.shared import Fill
+from onegov_ormcache.tools.inspection.sites import Site
+from onegov_ormcache.tools.inspection.tags import tags_of
 from tests.support.applications import Applications, committed, value
 from tests.support.counting import RedisCommands, Runs
 
@@ -201,6 +203,11 @@ def test_statistics_of_shared_tables(app: App, make_tenant: Callable[[str], str]
     assert sum(tag in commit.tags for commit in written.last_commits) == read.tags[tag].changes
     assert (written.commits, read.commits) == (1, 0)
     assert 'shared_by_places' not in statistics.tenants()
+    site = Site.of(app.orm_cache)
+    listed = {place: tags_of(site, place) for place in (writer, 'shared_by_places')}
+    names = {place: {fact.name for fact in found.tags} for place, found in listed.items() if found}
+    assert tag in names['shared_by_places']
+    assert tag not in names[writer], 'its version is that of the shared schema'
 
 
 @pytest.mark.parametrize('way', ['text', 'translated', 'path', 'connection'])

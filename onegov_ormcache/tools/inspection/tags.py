@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...statistics.results import TagStatistics
+from ...tags.overview import place_of
 from .sites import Site
 
 
@@ -62,6 +63,8 @@ def tags_of(site: Site, tenant: str) -> TenantTags | None:
     counted, none = site.statistics.of(tenant).tags, TagStatistics()
     facts = []
     for name in sorted({*snapshot.versions, *snapshot.in_doubt, *counted}):
+        if place_of(tenant, name) != tenant:
+            continue  # the schema of the shared table has its version
         number = counted.get(name, none)
         facts.append(TagFacts(
             name, snapshot.version(name), name in snapshot.in_doubt,
